@@ -1,0 +1,79 @@
+"""Where kdcourse keeps things, and how it writes them: whole or not at all."""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+
+def home() -> Path:
+    """The folder for trained teachers, downloads and recorded rows; made when it is missing.
+
+    `KDCOURSE_HOME` names it; the default is the platform's cache folder.
+    """
+    folder = Path(os.environ.get("KDCOURSE_HOME") or user_cache_dir("kdcourse")).expanduser()
+    return make_folder(folder)
+
+
+def make_folder(folder: Path) -> Path:
+    """Make `folder` and its parents, or say in a sentence why that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(
+            f"Expected a folder at {folder}, got a file. "
+            "Move that file away, or set KDCOURSE_HOME to another folder."
+        ) from None
+    except OSError as error:
+        raise OSError(error.errno, f"Could not make the folder {folder} ({error.strerror}). "
+                      "Set KDCOURSE_HOME to a folder that you may write to.") from None
+    return folder
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write `content` to `path`: a reader sees the old file or the whole new one, never a half.
+
+    Raises `OSError` in a sentence when the disk is full; the old file is then untouched.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can leave an empty file under the new name
+        os.replace(partial, path)
+    except BaseException as error:
+        Path(partial).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno,
+                f"The disk is full: {path} needs {len(content) / 1e6:.1f} MB. "
+                "Free some space, or set KDCOURSE_HOME to a folder on another disk.",
+            ) from None
+        raise
+
+
+def write_json(path: Path, value) -> None:
+    """`write` of `value` as readable JSON."""
+    write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def digest(*parts) -> str:
+    """SHA-256 of the parts, in hex: bytes as they are, everything else by its JSON form."""
+    result = hashlib.sha256()
+    for part in parts:
+        if not isinstance(part, bytes):
+            part = json.dumps(part, sort_keys=True).encode()
+        result.update(part)
+    return result.hexdigest()
+
+
+def smoke() -> bool:
+    """True in smoke mode (`KDCOURSE_SMOKE=1`): a token amount of work, to see that code runs."""
+    return os.environ.get("KDCOURSE_SMOKE", "") not in ("", "0")

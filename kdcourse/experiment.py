@@ -1,0 +1,322 @@
+"""Arms, seeds and recorded rows: the comparison that a claim rests on."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+import kdcourse
+from kdcourse import _files, measure, models, teachers
+from kdcourse.data import Dataset
+from kdcourse.schemes import Scheme
+from kdcourse.training import Recipe, fit
+
+LOWER_IS_BETTER = ("nll", "ece", "teacher_kl")
+
+
+@dataclasses.dataclass
+class Comparison:
+    """The rows of several arms on the same seeds. Shows itself as a table.
+
+    rows: one dict per run: arm, seed, accuracy, nll, ece, agreement …, and where it was run.
+    baseline: the arm that the others are paired with.
+    """
+
+    rows: list[dict]
+    baseline: str
+
+    @property
+    def arms(self) -> list[str]:
+        """The names, in the order in which they were given."""
+        return list(dict.fromkeys(row["arm"] for row in self.rows))
+
+    def values(self, arm: str, quantity: str = "accuracy") -> list:
+        """One quantity of one arm, a value per seed."""
+        found = [row[quantity] for row in self.rows if row["arm"] == arm]
+        if not found:
+            raise KeyError(f"Expected one of the arms {self.arms}, got {arm!r}.")
+        return found
+
+    def mean(self, arm: str, quantity: str = "accuracy") -> float:
+        """The mean over the seeds."""
+        return measure.interval(self.values(arm, quantity))[0]
+
+    def interval(self, arm: str, quantity: str = "accuracy"):
+        """Mean and 95 % confidence interval over the seeds."""
+        return measure.interval(self.values(arm, quantity))
+
+    def difference(self, arm: str, baseline: str | None = None, quantity: str = "accuracy"):
+        """Mean and 95 % interval of `arm - baseline`, paired by seed."""
+        return measure.paired_difference(
+            self.values(arm, quantity), self.values(baseline or self.baseline, quantity))
+
+    def best(self, quantity: str = "accuracy") -> str:
+        """The arm with the best mean. Choose on validation rows only."""
+        pick = min if quantity in LOWER_IS_BETTER else max
+        return pick(self.arms, key=lambda arm: self.mean(arm, quantity))
+
+    @property
+    def seconds(self) -> float:
+        """What all runs took, also those that were recorded earlier."""
+        return sum(row["seconds"] for row in self.rows)
+
+    @property
+    def split(self) -> str:
+        return self.rows[0]["split"]
+
+    def cells(self):
+        """The table as text: header, and a line per arm."""
+        header = ["", "runs", f"accuracy ({self.split})", "95 % interval",
+                  f"minus {self.baseline}", "95 % interval", "ECE", "agreement"]
+        lines = []
+        for arm in self.arms:
+            mean, low, high = self.interval(arm)
+            line = [arm, str(len(self.values(arm))), f"{mean:.1%}", _range(low, high)]
+            if arm == self.baseline:
+                line += ["–", "–"]
+            else:
+                gain, low, high = self.difference(arm)
+                line += [f"{100 * gain:+.1f}", _range(low, high, sign="+")]
+            ece, alike = self.mean(arm, "ece"), self.values(arm, "agreement")
+            alike = "–" if None in alike else f"{measure.interval(alike)[0]:.1%}"
+            lines.append([*line, f"{ece:.3f}", alike])
+        return header, lines
+
+    def cost(self) -> str:
+        """Where, when and how long the rows were computed, in a sentence."""
+        hardware = " and ".join(sorted({row["hardware"] for row in self.rows}))
+        days = sorted({row["date"] for row in self.rows})
+        span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        versions = " and ".join(sorted({f"torch {row['torch']}" for row in self.rows}))
+        return (f"{len(self.rows)} runs, {_minutes(self.seconds)} on {hardware}, {versions}, "
+                f"{span}")
+
+    def to_dict(self) -> dict:
+        """Plain Python, for a results file."""
+        return dataclasses.asdict(self)
+
+    def __repr__(self):
+        return measure.text_table(*self.cells())
+
+    def _repr_html_(self):
+        return measure.html_table(*self.cells(), caption=self.cost())
+
+
+def compare(
+    arms: dict[str, Callable[[int], Scheme]],
+    data: Dataset,
+    recipe: Recipe | dict[str, Recipe] | None = None,
+    seeds: Iterable[int] = range(5),
+    *,
+    split: str = "val",
+    baseline: str | None = None,
+    teacher=None,
+    results: str | None = None,
+    rerun: bool = False,
+) -> Comparison:
+    """Train every arm on every seed, with the same data order for all arms of one seed.
+
+    arms: by name, a function of the seed that returns a fresh scheme.
+    recipe: one for all arms, or one by name of the arm.
+    split: what the trained student is measured on: "val" for choices, "test" once, at the end.
+    baseline: the arm to compare with; the first one by default.
+    teacher: with whom agreement is measured; by default each scheme's own teacher, if any.
+    results: a chapter's number, such as "01". Rows that were computed earlier for the same arm
+        (its repr), recipe, data, seed and `kdcourse.RESULTS` are loaded; the others are computed
+        and kept in `KDCOURSE_HOME/results`, one by one, so that nothing is lost when it stops.
+    rerun: compute all rows anew, and say first how long that took last time.
+
+    Ctrl-C stops, and returns the rows that are complete for all arms of a seed.
+
+    Raises `ValueError` when there are no arms or no seeds, or when an arm does not return a fresh
+    scheme each time.
+    """
+    seeds = list(seeds)
+    if not arms or not seeds:
+        raise ValueError(f"Expected at least one arm and one seed, got {len(arms)} and "
+                         f"{len(seeds)}.")
+    if split not in ("val", "test"):
+        raise ValueError(f'Expected split "val" or "test", got {split!r}.')
+    baseline = baseline or next(iter(arms))
+    if baseline not in arms:
+        raise ValueError(f"Expected the baseline among {list(arms)}, got {baseline!r}.")
+    if _files.smoke():
+        seeds, results = seeds[:2], None  # two seeds: enough for every interval to exist
+        print("KDCOURSE_SMOKE=1: compare makes two steps for two seeds; nothing is recorded.")
+    store = _Store(results)
+    answers = _Answers(teacher, getattr(data, split))
+
+    jobs = []
+    for seed in seeds:
+        for name, arm in arms.items():
+            scheme = _fresh(name, arm, seed)
+            if seed == seeds[0]:
+                _check_apart(name, scheme, _fresh(name, arm, seed))
+            chosen = (recipe[name] if isinstance(recipe, dict) else recipe) or Recipe()
+            key = {"scheme": repr(scheme), "recipe": repr(chosen), "data": repr(data),
+                   "teacher": answers.name, "seed": seed, "split": split,
+                   "results": kdcourse.RESULTS}
+            jobs.append((name, arm, chosen, key))
+    if rerun:
+        known = [row for *_, key in jobs if (row := store.find(key))]
+        if known:
+            print(f"Computing {len(jobs)} runs; {len(known)} of them took "
+                  f"{_minutes(sum(row['seconds'] for row in known))} on {known[0]['hardware']}.")
+
+    rows = []
+    for number, (name, arm, chosen, key) in enumerate(jobs, 1):
+        row = None if rerun else store.find(key)
+        if row is None:
+            scheme = _fresh(name, arm, key["seed"])
+            history = fit(scheme, data, chosen, key["seed"], label=f"{number}/{len(jobs)} {name}")
+            if history.interrupted:
+                break
+            row = key | _measured(scheme, data, split, answers, history)
+            store.add(row)
+        rows.append({"arm": name, **row})
+    whole = [row for row in rows if sum(other["seed"] == row["seed"] for other in rows) == len(arms)]
+    if not whole:
+        raise KeyboardInterrupt("Stopped before the first seed was complete for all arms.")
+    return Comparison(whole, baseline)
+
+
+def _fresh(name: str, arm, seed: int) -> Scheme:
+    scheme = arm(seed) if callable(arm) and not isinstance(arm, Scheme) else None
+    if not isinstance(scheme, Scheme):
+        got = type(arm if scheme is None else scheme).__name__
+        raise ValueError(f"Expected arm {name!r} to be a function of the seed that returns a "
+                         f"scheme, got {got}. Write lambda seed: Supervised(net(seed)).")
+    return scheme
+
+
+def _check_apart(name: str, first: Scheme, second: Scheme) -> None:
+    if first.student is second.student:
+        raise ValueError(f"Expected a fresh student from every call of arm {name!r}, got the same "
+                         "object twice: the second run would go on where the first ended. "
+                         "Make the student inside the function.")
+
+
+class _Answers:
+    """A teacher's logits on a split, computed at the first use."""
+
+    def __init__(self, teacher, split):
+        self.teacher = teachers.as_teacher(teacher) if teacher is not None else None
+        self.split, self.name = split, repr(self.teacher)
+        self._logits = None
+
+    def for_scheme(self, scheme):
+        if self.teacher is None:
+            own = getattr(scheme, "teacher", None)
+            return own.predict(self.split.x) if own is not None else None
+        if self._logits is None:
+            self._logits = self.teacher.predict(self.split.x)
+        return self._logits
+
+
+def _measured(scheme, data, split, answers, history) -> dict:
+    part = getattr(data, split)
+    logits = models.predict(scheme.student, part.x)
+    labels = part.y.to(logits.device)
+    found = {"agreement": None, "teacher_kl": None}
+    found |= measure.evaluate(logits, labels, answers.for_scheme(scheme))
+    bins = [[row["count"], row["confidence"], row["accuracy"]]
+            for row in measure.reliability(logits, labels)]
+    curve = [[row["epoch"], row["loss"], row["val_accuracy"]] for row in history.rows
+             if row["val_accuracy"] is not None]
+    return _rounded({
+        **found,
+        "per_class": measure.per_class(logits, labels, len(data.classes)),
+        "reliability": bins,
+        "curve": curve,
+        "seconds": history.seconds,
+        **where(history.device),
+    })
+
+
+def where(device: str = "cpu") -> dict:
+    """Hardware, versions and day, as every recorded row has them."""
+    if device.startswith("cuda"):
+        hardware = torch.cuda.get_device_name()
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        hardware = (f"{torch.get_num_threads()} CPU threads ({platform.machine()}, {capability}, "
+                    f"{platform.system()})")
+    return {"hardware": hardware, "torch": torch.__version__.split("+")[0],
+            "python": platform.python_version(),
+            "kdcourse": importlib.metadata.version("kdcourse"),
+            "date": datetime.date.today().isoformat()}
+
+
+class _Store:
+    """Recorded rows: those that ship with the package, and those that were computed here."""
+
+    KEY = ("scheme", "recipe", "data", "teacher", "seed", "split", "results")
+
+    def __init__(self, chapter: str | None):
+        self.rows: dict[tuple, dict] = {}
+        self.path = None
+        if chapter is None:
+            return
+        shipped = Path(__file__).parent / "results" / f"{chapter}.json"
+        own = _files.home() / "results" / f"{chapter}.json"
+        # KDCOURSE_RECORD=1 is set where a chapter's rows are made for the package itself.
+        self.path = shipped if os.environ.get("KDCOURSE_RECORD") == "1" else own
+        for path in dict.fromkeys((shipped, own, self.path)):
+            for row in self._read(path):
+                self.rows[self._key(row)] = row
+
+    def _read(self, path: Path) -> list[dict]:
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+            for row in rows:
+                self._key(row)
+            return rows
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"Expected recorded results in {path}, got a file that cannot be read ({error!r}). "
+                "Delete it to compute its rows again."
+            ) from None
+
+    def _key(self, row: dict) -> tuple:
+        return tuple(row[name] for name in self.KEY)
+
+    def find(self, key: dict) -> dict | None:
+        return self.rows.get(self._key(key))
+
+    def add(self, row: dict) -> None:
+        if self.path is None:
+            return
+        self.rows[self._key(row)] = row
+        kept = {self._key(row): row for row in self._read(self.path)} | {self._key(row): row}
+        lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in kept.values())
+        _files.write(self.path, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+
+
+def _rounded(value, digits: int = 5):
+    """Five digits are more than any seed agrees on, and keep the file small."""
+    if isinstance(value, float):
+        return round(value, digits)
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return value
+
+
+def _range(low: float, high: float, sign: str = "") -> str:
+    if math.isnan(low):
+        return "needs 2 seeds"
+    return f"{100 * low:{sign}.1f} to {100 * high:{sign}.1f}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -1,0 +1,117 @@
+"""Teachers that are trained once and then loaded."""
+
+import contextlib
+import json
+import time
+
+import safetensors.torch
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+
+import kdcourse
+from kdcourse import _files, data, experiment, measure, models, schemes
+from kdcourse.training import Recipe, fit
+
+# What each teacher is: its network, its own images (not those of any student), and how it learns.
+TEACHERS = {
+    "glyphs": {
+        "model": lambda: models.resnet(depth=8, width=16, stem_stride=2, seed=0),
+        "data": {"train": 40000, "val": 2000, "test": 36, "seed": 1000},
+        "recipe": Recipe(epochs=4, lr=1e-2),
+    },
+}
+
+
+def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
+    """A trained teacher: trained at the first call (about half a minute), then loaded.
+
+    "glyphs": a ResNet-8, trained on 40,000 glyphs of its own.
+
+    The weights lie in `KDCOURSE_HOME/teachers` as safetensors, beside a JSON card with the recipe,
+    the fingerprint of the data, the accuracy, versions and seconds; `model.card` holds it. Weights
+    that do not match their card are never loaded. A training that was killed leaves nothing
+    behind, and of two processes one trains while the other waits.
+
+    refresh: train anew, also when there is one.
+
+    Raises `ValueError` for an unknown name, and for files that were altered or cut short: they
+    are named and left as they are.
+    """
+    if name not in TEACHERS:
+        raise ValueError(f"Expected one of the teachers {sorted(TEACHERS)}, got {name!r}.")
+    entry = TEACHERS[name]
+    model = entry["model"]()
+    model.spec = f"teacher({name!r})"
+    expected = {
+        "name": name, "model": models.describe(entry["model"]()),
+        "recipe": repr(entry["recipe"]), "data": entry["data"],
+        "fingerprint": data.glyphs_fingerprint(), "results": kdcourse.RESULTS,
+        "smoke": _files.smoke(),
+    }
+    # Another recipe, another font file or another kdcourse is another folder: it is trained anew,
+    # and nothing that was trained before is lost.
+    version = _files.digest(expected)[:10]
+    folder = _files.make_folder(_files.home() / "teachers" / f"{name}-{version}")
+    weights, card = folder / "model.safetensors", folder / "card.json"
+    with FileLock(folder / "lock"):  # the system opens it when its holder is killed
+        if refresh:
+            card.unlink(missing_ok=True)
+        if not card.exists():  # never finished, or to be remade
+            model.card = _train(model, entry, expected)
+            content = safetensors.torch.save(
+                {key: tensor.contiguous() for key, tensor in model.state_dict().items()})
+            model.card["sha256"] = _files.digest(content)
+            with _full_disk_is_no_loss():
+                _files.write(weights, content)
+                _files.write_json(card, model.card)  # last: its presence says that all is there
+        else:
+            model.card = _load(model, weights, card, expected)
+    return model.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _train(model, entry, expected) -> dict:
+    own = data.glyphs(**entry["data"])
+    start = time.perf_counter()
+    history = fit(schemes.Supervised(model), own, entry["recipe"], seed=0,
+                  label=f"training the teacher {expected['name']!r} once")
+    if history.interrupted:
+        raise KeyboardInterrupt("The teacher's training was stopped; the next call starts anew.")
+    accuracy = measure.accuracy(models.predict(model, own.val.x), own.val.y.to(
+        models.device_of(model)))
+    return expected | {"accuracy": accuracy, "seconds": time.perf_counter() - start,
+                       **experiment.where(history.device)}
+
+
+def _load(model, weights, card, expected) -> dict:
+    remedy = (f"Delete the folder {card.parent}, or call "
+              f"kd.teacher({expected['name']!r}, refresh=True), to train it again.")
+    try:
+        found = json.loads(card.read_text(encoding="utf-8"))
+        different = [key for key, value in expected.items() if found.get(key) != value]
+    except (ValueError, AttributeError):
+        raise ValueError(f"Expected a teacher's card in {card}, got a file that is cut short or "
+                         f"altered; it was not used. {remedy}") from None
+    if different:
+        raise ValueError(f"Expected the card {card} to be for this teacher, but it differs in "
+                         f"{', '.join(different)}; it was not used. {remedy}")
+    try:
+        content = weights.read_bytes()
+        if _files.digest(content) != found.get("sha256"):
+            raise SafetensorError("its checksum is not the card's")
+        model.load_state_dict(safetensors.torch.load(content))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"Expected the teacher's weights in {weights}, got a file that is cut "
+                         f"short or altered; it was not loaded ({error}). {remedy}") from None
+    return found
+
+
+@contextlib.contextmanager
+def _full_disk_is_no_loss():
+    """The teacher is trained: hand it over even where it cannot be kept, and say so."""
+    try:
+        yield
+    except OSError as error:
+        import warnings
+
+        warnings.warn(f"The teacher was trained but not kept. {error.strerror}", stacklevel=4)
