@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -41,15 +41,15 @@ def write(path: Path, content: bytes) -> None:
     """
     path = Path(path)
     make_folder(path.parent)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # else a power cut can leave an empty file under the new name
         os.replace(partial, path)
     except BaseException as error:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
                 error.errno,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 import kdcourse
 from kdcourse import _files, measure, models, teachers
@@ -230,8 +231,11 @@ def _measured(scheme, data, split, answers, history) -> dict:
             for row in measure.reliability(logits, labels)]
     curve = [[row["epoch"], row["loss"], row["val_accuracy"]] for row in history.rows
              if row["val_accuracy"] is not None]
+    fitted = measure.accuracy(models.predict(scheme.student, data.train.x),
+                              data.train.y.to(logits.device))
     return _rounded({
         **found,
+        "train_accuracy": fitted,
         "per_class": measure.per_class(logits, labels, len(data.classes)),
         "reliability": bins,
         "curve": curve,
@@ -246,7 +250,8 @@ def where(device: str = "cpu") -> dict:
         hardware = torch.cuda.get_device_name()
     else:
         capability = torch.backends.cpu.get_cpu_capability()
-        hardware = (f"{torch.get_num_threads()} CPU threads ({platform.machine()}, {capability}, "
+        threads = torch.get_num_threads()
+        hardware = (f"{threads} CPU thread{'s' * (threads > 1)} ({platform.machine()}, {capability}, "
                     f"{platform.system()})")
     return {"hardware": hardware, "torch": torch.__version__.split("+")[0],
             "python": platform.python_version(),
@@ -296,9 +301,11 @@ class _Store:
         if self.path is None:
             return
         self.rows[self._key(row)] = row
-        kept = {self._key(row): row for row in self._read(self.path)} | {self._key(row): row}
-        lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in kept.values())
-        _files.write(self.path, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+        _files.make_folder(self.path.parent)
+        with FileLock(f"{self.path}.lock"):  # another process may add rows of its own
+            kept = {self._key(row): row for row in [*self._read(self.path), row]}
+            lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in kept.values())
+            _files.write(self.path, f'{{"rows": [\n{lines}\n]}}\n'.encode())
 
 
 def _rounded(value, digits: int = 5):

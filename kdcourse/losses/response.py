@@ -1,6 +1,7 @@
 """Losses on the answer of a network: its logits.
 
-Shapes: B batch, K classes. p is the teacher's distribution, q the student's; T the temperature.
+Shapes: B batch, K classes. v are the teacher's logits, z the student's, p and q their softmax; T the
+temperature.
 Values are in nats. All of it is computed in float32 at least, whatever autocast says.
 """
 
@@ -19,7 +20,7 @@ def kd(student_BK, teacher_BK, T: float = 4.0, reduction: str = "mean"):
     .. math::
 
         L = T^2 \sum_k p_k \log\frac{p_k}{q_k}, \qquad
-        p = \mathrm{softmax}(t / T), \quad q = \mathrm{softmax}(s / T)
+        p = \mathrm{softmax}(v / T), \quad q = \mathrm{softmax}(z / T)
 
     Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network", section 2
     (arXiv:1503.02531). Sum over classes, mean over samples. The paper minimises the cross-entropy

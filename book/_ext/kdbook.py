@@ -1,0 +1,54 @@
+"""What the book needs beyond its extensions: readable arguments, and small repairs to the HTML."""
+
+import inspect
+import itertools
+import re
+
+
+def list_arguments(app, what, name, obj, options, lines):
+    """Turn our plain "name: what it is" lines into a list, where `name` is an argument of `obj`."""
+    try:
+        known = "|".join(map(re.escape, inspect.signature(obj).parameters))
+    except (TypeError, ValueError):
+        return
+    argument = re.compile(rf"((?:{known})(?:, (?:{known}))*)(?:: *|  +)(.*)")
+    inside, result = False, []
+    for line in lines:
+        found = argument.fullmatch(line) if known else None
+        if found:
+            line = f":param {found[1]}: {found[2]}"
+        if bool(found) != inside and not line.startswith(" ") and result and result[-1]:
+            result.append("")  # a list and the text beside it are separate paragraphs
+        if not line.startswith(" "):
+            inside = bool(found)
+        result.append(line)
+    lines[:] = result
+
+
+def mend(app, pagename, templatename, context, doctree):
+    """Change the page's HTML just before it is written."""
+    body = context.get("body", "")
+    # docutils marks the entries of a bibliography with a role that browsers no longer support.
+    body = body.replace(' role="doc-biblioentry"', ' role="listitem"')
+    # The name of a fold must hold the words that one sees on it.
+    body = body.replace(' aria-label="Toggle hidden content"', "")
+    # A wide table can be scrolled by keyboard, so it needs a role and a name of its own.
+    number = itertools.count(1)
+    body = re.sub(
+        'class="pst-scrollable-table-container"',
+        lambda found: f'{found[0]} role="region" aria-label="Table {next(number)}"',
+        body,
+    )
+    context["body"] = body
+
+
+def use_svg_formulas(app):
+    """Let MathJax draw with paths: browsers may refuse its fonts on a page opened from disk."""
+    app.config.mathjax_path = "mathjax/tex-svg.js"
+
+
+def setup(app):
+    app.connect("builder-inited", use_svg_formulas)
+    app.connect("autodoc-process-docstring", list_arguments)
+    app.connect("html-page-context", mend)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,111 @@
+"""Execute notebooks in full and store their outputs: `nox -s run`, or `nox -s run -- 01`.
+
+A notebook is written only when every cell has run, so a failed or stopped run changes nothing.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER.parent / "kdcourse" / "results"
+
+
+def fingerprint(notebook) -> str:
+    """SHA-256 of all code: it is stored with the outputs, so that a test can name stale ones."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+
+def clean(notebook) -> None:
+    """Take out what changes from run to run without meaning anything."""
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+            "kdcourse": {"sources": fingerprint(notebook)},
+        }
+    )
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times
+        for output in cell.get("outputs", []):
+            # A live widget's number means nothing without its kernel; its static form stays.
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+
+
+def write(path: Path, notebook) -> None:
+    """Replace the file at once: a reader sees the old notebook or the new one, never a half."""
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            nbformat.write(notebook, file)
+        os.chmod(partial, 0o644)  # mkstemp's files are private
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def execute(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = NotebookClient(
+        notebook,
+        timeout=None,  # a cell may measure for an hour
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,
+        coalesce_streams=True,
+    )
+    client.execute()
+    clean(notebook)
+    write(path, notebook)
+
+
+def find(names: list[str]) -> list[Path]:
+    """Paths from "01", "01_hinton" or a path; all chapters when there is no name."""
+    if not names:
+        return sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
+    paths = []
+    for name in names:
+        found = [Path(name)] if Path(name).is_file() else sorted(FOLDER.glob(f"{name}*.ipynb"))
+        if not found:
+            sys.exit(f"Expected a notebook such as 01 or 01_hinton.ipynb, found none for {name!r}.")
+        paths += found
+    return [path.resolve() for path in paths]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="such as 01; all chapters when left out")
+    parser.add_argument(
+        "--fresh", action="store_true", help="measure everything anew: forget the recorded rows"
+    )
+    arguments = parser.parse_args()
+    os.environ |= {"TQDM_DISABLE": "1", "KDCOURSE_RECORD": "1"}
+    os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook
+    os.environ.pop("KDCOURSE_SMOKE", None)  # token numbers do not
+    for path in find(arguments.names):
+        if arguments.fresh:
+            (RESULTS / f"{path.name[:2]}.json").unlink(missing_ok=True)
+        print(f"{path.name} ...", end=" ", flush=True)
+        start = time.perf_counter()
+        try:
+            execute(path)
+        except CellExecutionError as error:
+            sys.exit(f"failed; the file is left as it was.\n\n{error}")
+        print(f"{time.perf_counter() - start:.0f} s, {path.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The commands of this project. ``nox -l`` lists them; README.md shows how to start.
+
+    pip install "nox[uv]"
+    nox -s book          build the book and print the page to open
+    nox -s test          run every test
+    nox -s lab           open the notebooks in JupyterLab
+
+All of them share one environment, ``.nox/dev``: torch is large, so it is installed once.
+Delete the folder ``.nox`` to start afresh.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+if sys.version_info < (3, 11):
+    sys.exit(
+        "kdcourse needs Python 3.11 or newer, and this is Python "
+        + ".".join(map(str, sys.version_info[:2]))
+        + ': install a newer one, then run `python3.11 -m pip install "nox[uv]"` and '
+        "`python3.11 -m nox -s book`."
+    )
+
+nox.needs_version = ">=2025.5.1"  # sessions that require another one
+nox.options.default_venv_backend = "uv|virtualenv"  # works without uv, only slower
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["book"]  # a bare `nox` does what a newcomer wants first
+
+# Importing torch and its friends takes 12 s without compiled files and 4 s with them,
+# and every notebook pays it. So compile at installation, even where a machine says not to.
+os.environ["PYTHONDONTWRITEBYTECODE"] = ""
+os.environ["UV_COMPILE_BYTECODE"] = "1"
+
+ROOT = Path(__file__).parent
+ENV = ROOT / ".nox" / "dev"
+PYTHON = ENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+JUPYTER_BOOK = ("-c", "from jupyter_book.cli.main import main; main()")  # it has no `python -m`
+
+
+def python(session: nox.Session, *args: str, **env: str | None) -> None:
+    """Run the shared environment's Python."""
+    path = os.pathsep.join([str(PYTHON.parent), os.environ.get("PATH", "")])
+    env = {"VIRTUAL_ENV": str(ENV), "PATH": path, "PYTHONHOME": None} | env
+    session.run(str(PYTHON), *args, env=env, external=True)
+
+
+@nox.session
+def dev(session: nox.Session) -> None:
+    """Install the pinned versions into .nox/dev; the other sessions call this one first."""
+    recipe = "".join((ROOT / name).read_text("utf-8") for name in INPUTS)
+    stamp = ENV / "kdcourse-recipe.txt"  # written last, so an interrupted installation is redone
+    if stamp.exists() and stamp.read_text("utf-8") == recipe:
+        session.log("up to date")
+        return
+    session.install("-c", "constraints.txt", "-e", ".[dev]")
+    stamp.write_text(recipe, "utf-8")
+
+
+INPUTS = ("pyproject.toml", "constraints.txt")
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def book(session: nox.Session) -> None:
+    """Build the book from the stored notebooks (none is executed). Warnings are errors."""
+    python(session, *JUPYTER_BOOK, "build", ".", "-W", "-n", "--keep-going", *session.posargs)
+    print(f"\nOpen this page:\n  {ROOT / '_build' / 'html' / 'index.html'}\n")
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def test(session: nox.Session) -> None:
+    """Run the tests, then every notebook with a token amount of work. `-- ARGS` go to pytest."""
+    if session.posargs:
+        python(session, "-m", "pytest", *session.posargs)
+        return
+    python(session, "-m", "pytest")
+    # Outputs are compared nowhere: a token run measures other numbers. What counts is that no
+    # cell raises. MPLBACKEND is removed so that figures are drawn as they are in Jupyter.
+    python(
+        session,
+        *("-m", "pytest", "--nbval-lax", "--nbval-current-env", "notebooks"),
+        KDCOURSE_SMOKE="1",
+        TQDM_DISABLE="1",
+        MPLBACKEND=None,
+    )
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def lab(session: nox.Session) -> None:
+    """Open the notebooks in JupyterLab."""
+    python(session, "-m", "jupyterlab", "--notebook-dir", "notebooks", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def run(session: nox.Session) -> None:
+    """Execute the notebooks in full and store their outputs; `-- 01` for one chapter."""
+    python(session, "notebooks/run.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def linkcheck(session: nox.Session) -> None:
+    """Ask every address that the book names whether it still answers (needs the network)."""
+    python(session, *JUPYTER_BOOK, "build", ".", "--builder", "linkcheck")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the code and the notebooks with ruff; `-- --fix` mends what it can."""
+    session.install("-c", "constraints.txt", "ruff")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]))
+
+
+@nox.session(venv_backend="uv")
+def oldest(session: nox.Session) -> None:
+    """Run the package's tests with the oldest versions that pyproject.toml allows."""
+    session.install("--resolution", "lowest-direct", "-e", ".[test]")
+    skip = [f"--ignore=tests/test_{name}.py" for name in ("book", "browser", "notebooks")]
+    session.run("pytest", *skip, *session.posargs)
+
+
+@nox.session
+def pin(session: nox.Session) -> None:
+    """Write constraints.txt anew: the newest versions, for every system and Python >= 3.11."""
+    session.install("uv")
+    session.run(
+        *("uv", "pip", "compile", "pyproject.toml", "--extra", "dev", "--upgrade", "--universal"),
+        *("--python-version", "3.11", "--no-annotate", "--quiet"),
+        *("--custom-compile-command", "nox -s pin", "--output-file", "constraints.txt"),
+        *session.posargs,
+    )
