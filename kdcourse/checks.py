@@ -105,6 +105,93 @@ def _distillation_laws(fn, T: float) -> None:
     )
 
 
+def freezes_teacher(step) -> None:
+    """Check a training step `step(student, teacher, x, y, optimizer)` that you wrote: afterwards
+    the student has moved, and the teacher is exactly what it was, batch statistics included.
+
+    The step is called three times on small random networks with batch normalisation and dropout;
+    the teacher is handed over in train mode, as a careless caller would. The optimiser holds the
+    student's parameters.
+
+    Raises `AssertionError` that says what moved. A stub is reported as not done yet.
+    """
+    with _stub() as stub:
+        _freezing_laws(step)
+    if stub.not_done:
+        print("Not done yet: your function raises NotImplementedError.")
+
+
+def _freezing_laws(step) -> None:
+    rng = generator(0, "checks", "freezing")
+    x, y = torch.rand(16, 1, 8, 8, generator=rng), torch.arange(16) % 4
+
+    def network():
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(1, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.ReLU(),
+            torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(216, 4))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        teacher, student = network(), network()
+        before = {key: value.clone() for key, value in teacher.state_dict().items()}
+        start = [p.clone() for p in student.parameters()]
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+        seen = []
+        hook = teacher.register_forward_hook(lambda *call: seen.append(call[2].detach().clone()))
+        for _ in range(3):
+            step(student.train(), teacher.train(), x, y, optimizer)
+        hook.remove()
+    assert seen, "Expected the teacher to be asked, but it was never called."
+    moved = [key for key, value in teacher.state_dict().items() if not value.equal(before[key])]
+    statistics = [key for key in moved if "running" in key or "num_batches" in key]
+    assert not statistics, (
+        f"Expected the teacher to stay as it was, but its batch statistics moved ({statistics[0]}): "
+        "it was in train mode, and no_grad does not stop that. Call teacher.eval() first."
+    )
+    assert not moved, (
+        f"Expected the teacher to stay as it was, but its weights moved ({moved[0]}). Give the "
+        "optimiser the student's parameters only."
+    )
+    assert all(answer.equal(seen[0]) for answer in seen), (
+        "Expected the teacher to give the same answer each time, but it changes its mind: dropout "
+        "is on. Call teacher.eval() first."
+    )
+    assert all(p.grad is None or not p.grad.any() for p in teacher.parameters()), (
+        "Expected no gradient in the teacher, got one: memory and time for nothing. Ask the teacher "
+        "under torch.no_grad()."
+    )
+    assert any(not p.equal(old) for p, old in zip(student.parameters(), start, strict=True)), (
+        "Expected the student to learn, but none of its weights moved. Are there backward() and "
+        "optimizer.step()?"
+    )
+
+
+def same_budget(comparison, seeds: int = 5) -> None:
+    """Check a `Comparison`: every arm on the same `seeds` or more, with the same data and the same
+    recipe (the learning rate may differ: it is tuned for each arm).
+
+    Raises `AssertionError` that names the arm.
+    """
+    import re
+
+    def budget(row):
+        return re.sub(r"lr=[^,]+", "lr", row["recipe"]), row["data"], row["split"]
+
+    arms = {arm: [row for row in comparison.rows if row["arm"] == arm] for arm in comparison.arms}
+    first, *others = arms.items()
+    for arm, rows in arms.items():
+        assert len(rows) >= seeds, (
+            f"Expected at least {seeds} seeds per arm, got {len(rows)} for {arm!r}. The spread "
+            "between seeds is what a difference is measured against."
+        )
+    for arm, rows in others:
+        assert {row["seed"] for row in rows} == {row["seed"] for row in first[1]}, (
+            f"Expected the same seeds for {arm!r} as for {first[0]!r}: pairs need both.")
+        assert {*map(budget, rows)} == {*map(budget, first[1])}, (
+            f"Expected the same budget for {arm!r} as for {first[0]!r}, got another recipe, data "
+            "or split. Then the difference may come from there.")
+
+
 def _by_loops(student, teacher, T) -> float:
     """T² KL(p || q) written out: float64, a loop over samples and classes."""
     total = 0.0

@@ -19,6 +19,7 @@ from kdcourse.data import Dataset
 from kdcourse.schemes import Scheme
 from kdcourse.training import Recipe, fit
 
+SHIPPED = Path(__file__).parent / "results"  # the rows that come with the package
 LOWER_IS_BETTER = ("nll", "ece", "teacher_kl")
 
 
@@ -244,6 +245,55 @@ def _measured(scheme, data, split, answers, history) -> dict:
     })
 
 
+@dataclasses.dataclass
+class Cost:
+    """What a chapter's recorded rows took to compute, and how long it takes to open with them."""
+
+    chapter: str
+    rows: list[dict]
+    opened: dict | None
+
+    @property
+    def recompute(self) -> str:
+        """How long the rows took, in words."""
+        return _minutes(sum(row["seconds"] for row in self.rows)) if self.rows else "not recorded"
+
+    @property
+    def open(self) -> str:
+        """How long the notebook ran from top to bottom with all rows recorded, in words."""
+        return _minutes(self.opened["seconds"]) if self.opened else "not measured yet"
+
+    def _repr_markdown_(self):
+        groups: dict[tuple, list[dict]] = {}
+        for row in self.rows:
+            key = tuple(row[name] for name in ("hardware", "torch", "python", "date"))
+            groups.setdefault(key, []).append(row)
+        lines = ["| runs | seeds | time | hardware | torch | Python | date |",
+                 "|---|---|---|---|---|---|---|"]
+        for (hardware, version, python, date), rows in sorted(groups.items()):
+            seconds = _minutes(sum(row["seconds"] for row in rows))
+            seeds = len({row["seed"] for row in rows})
+            lines.append(f"| {len(rows)} | {seeds} | {seconds} | {hardware} | {version} | "
+                         f"{python} | {date} |")
+        return "\n".join(lines)
+
+    def __repr__(self):
+        return (f"Chapter {self.chapter}: {len(self.rows)} recorded runs took {self.recompute}; "
+                f"with them the notebook opens in {self.open}.")
+
+
+def cost(chapter: str) -> Cost:
+    """The price of a chapter, from `kdcourse/results`: nothing here is typed by hand."""
+    path = SHIPPED / f"{chapter}.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+    return Cost(chapter, content["rows"], content.get("opened"))
+
+
+def record_opening(chapter: str, seconds: float) -> None:
+    """Note how long the notebook ran with all of its rows recorded. New rows erase the note."""
+    _write(SHIPPED / f"{chapter}.json", cost(chapter).rows, {"seconds": seconds} | where())
+
+
 def where(device: str = "cpu") -> dict:
     """Hardware, versions and day, as every recorded row has them."""
     if device.startswith("cuda"):
@@ -269,7 +319,7 @@ class _Store:
         self.path = None
         if chapter is None:
             return
-        shipped = Path(__file__).parent / "results" / f"{chapter}.json"
+        shipped = SHIPPED / f"{chapter}.json"
         own = _files.home() / "results" / f"{chapter}.json"
         # KDCOURSE_RECORD=1 is set where a chapter's rows are made for the package itself.
         self.path = shipped if os.environ.get("KDCOURSE_RECORD") == "1" else own
@@ -304,8 +354,13 @@ class _Store:
         _files.make_folder(self.path.parent)
         with FileLock(f"{self.path}.lock"):  # another process may add rows of its own
             kept = {self._key(row): row for row in [*self._read(self.path), row]}
-            lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in kept.values())
-            _files.write(self.path, f'{{"rows": [\n{lines}\n]}}\n'.encode())
+            _write(self.path, list(kept.values()))
+
+
+def _write(path: Path, rows: list[dict], opened: dict | None = None) -> None:
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    tail = f', "opened": {json.dumps(opened)}' if opened else ""
+    _files.write(path, f'{{"rows": [\n{lines}\n]{tail}}}\n'.encode())
 
 
 def _rounded(value, digits: int = 5):

@@ -346,7 +346,7 @@ def visit(chromium, tmp_path):
     yield go
     for context in contexts:
         context.close()
-    assert wrong == []
+    assert wrong == [], "\n".join(wrong)
 
 
 def expected(z_K, T, answer):
@@ -386,7 +386,7 @@ def agree(card, z_K, T, answer):
 
 def axe(page, context=".kdx"):
     sync = pytest.importorskip("axe_playwright_python.sync_playwright")
-    found = sync.Axe().run(page, context=context, options={}).response
+    found = sync.Axe().run(page, context=context, options={"preload": False}).response
     assert found["violations"] == [], json.dumps(found["violations"], indent=1)[:3000]
     return found
 
@@ -702,7 +702,7 @@ def book(chromium, tmp_path_factory):
     # The extensions by name: by default Jupyter Book takes some that load scripts from elsewhere.
     (folder / "_config.yml").write_text(
         "title: Cards\nexecute: {execute_notebooks: 'off'}\n"
-        "sphinx:\n  recursive_update: true\n  config:\n    nb_ipywidgets_js: {}\n"
+        "sphinx:\n  recursive_update: true\n  config:\n    nb_ipywidgets_js: {}\n    html_context: {default_mode: auto}\n"
         "    extensions: [myst_nb, jupyter_book, sphinx_external_toc, sphinx_book_theme,"
         " sphinx_comments, sphinx_copybutton, sphinx_design, sphinx_togglebutton]\n"
     )

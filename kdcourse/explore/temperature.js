@@ -120,7 +120,7 @@ function render({ model, el }) {
   const picture = h("img", { class: "picture", alt: "" });
   const entropy = tile("Entropy", "");
   const wrong = tile(labels ? "On wrong classes" : "Besides the first", "of the probability");
-  const ratio = tile(labels ? "Between two wrong" : "Second to third", "");
+  const ratio = tile(labels ? "First two wrong" : "Second to third", "");
   const sample = (kind, text) => h("span", {}, h("i", { class: `swatch ${kind}` }), text);
 
   body.append(

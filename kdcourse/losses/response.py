@@ -1,7 +1,7 @@
 """Losses on the answer of a network: its logits.
 
-Shapes: B batch, K classes. v are the teacher's logits, z the student's, p and q their softmax; T the
-temperature.
+Shapes: B batch, K classes. v are the teacher's logits, z the student's, p and q their softmax at
+temperature T.
 Values are in nats. All of it is computed in float32 at least, whatever autocast says.
 """
 
@@ -25,8 +25,8 @@ def kd(student_BK, teacher_BK, T: float = 4.0, reduction: str = "mean"):
     Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network", section 2
     (arXiv:1503.02531). Sum over classes, mean over samples. The paper minimises the cross-entropy
     with soft targets; this is that minus the teacher's entropy: same gradient, and 0 when the
-    student agrees. T² keeps the gradient from vanishing as 1/T² when T grows; T² times the
-    gradient tends to a constant from about T = 4 on, and is not constant below.
+    student agrees. Without T² the gradient would vanish as 1/T² when T grows; with it, it tends to
+    (z - v) / K (centred logits) once T is large compared with the logits, and changes with T below.
 
     student_BK, teacher_BK: logits [B, K]. No gradient reaches the teacher.
     T: temperature, above 0. Larger means softer.

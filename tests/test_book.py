@@ -1,0 +1,115 @@
+"""The built book: complete, and nothing in it comes from another host."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+bs4 = pytest.importorskip("bs4")
+yaml = pytest.importorskip("yaml")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def pages(book) -> dict[Path, bs4.BeautifulSoup]:
+    """Every page, parsed. The front door is only a redirect; it has a test of its own."""
+    paths = [p for p in book.rglob("*.html") if "_static" not in p.relative_to(book).parts]
+    parse = {p: bs4.BeautifulSoup(p.read_text("utf-8"), "html.parser") for p in paths}
+    parse.pop(book / "index.html")
+    return parse
+
+
+def remote(address: str) -> bool:
+    return address.startswith(("http:", "https:", "//"))
+
+
+def loaded(page) -> list[str]:
+    """The addresses that a browser fetches by itself when it shows the page."""
+    found = [tag["src"] for tag in page.select("[src]")]
+    found += [tag["data"] for tag in page.select("object[data]")]
+    found += [part.split()[0] for tag in page.select("[srcset]")
+              for part in tag["srcset"].split(",")]
+    fetching = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch",
+                "modulepreload", "manifest", "apple-touch-icon"}
+    found += [tag["href"] for tag in page.select("link[href]") if fetching & set(tag["rel"])]
+    found += re.findall(r"url\(\s*['\"]?([^'\")]+)", " ".join(
+        [tag.get_text() for tag in page.select("style")]
+        + [tag["style"] for tag in page.select("[style]")]))
+    return found
+
+
+def test_every_chapter_is_there(book):
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
+    names = [contents["root"]]
+    names += [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    assert [name for name in names if not (book / f"{name}.html").is_file()] == []
+
+
+def test_front_door_leads_to_the_first_page(book):
+    target = re.search(r"url=([^\"]+)\"", (book / "index.html").read_text("utf-8"))
+    assert (book / target[1]).is_file()
+
+
+def test_pages_load_nothing_from_other_hosts(pages, book):
+    found = [(str(path.relative_to(book)), address) for path, page in pages.items()
+             for address in loaded(page) if remote(address)]
+    assert found == []
+
+
+def test_style_sheets_load_nothing_from_other_hosts(book):
+    found = []
+    for path in book.rglob("*.css"):
+        addresses = re.findall(r"(?:url\(|@import)\s*['\"]?([^'\")\s]+)", path.read_text("utf-8"))
+        found += [(path.name, address) for address in addresses if remote(address)]
+    assert found == []
+
+
+def test_everything_that_pages_load_exists(pages, book):
+    missing = []
+    for path, page in pages.items():
+        for address in loaded(page):
+            local = unquote(urlsplit(address).path)
+            if not urlsplit(address).scheme and not (path.parent / local).is_file():
+                missing.append((str(path.relative_to(book)), address))
+    assert missing == []
+
+
+def test_internal_links_and_anchors_resolve(pages, book):
+    broken = []
+    for path, page in pages.items():
+        for link in page.select("a[href]"):
+            parts = urlsplit(link["href"])
+            if parts.scheme or parts.netloc or link["href"] == "#":
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            anchor = unquote(parts.fragment)
+            there = target.is_file() and (
+                not anchor
+                or target not in pages
+                or pages[target].find(attrs={"id": anchor})
+                or pages[target].find("a", attrs={"name": anchor})
+            )
+            if not there:
+                broken.append((str(path.relative_to(book)), link["href"]))
+    assert broken == []
+
+
+def test_every_page_says_what_it_is(pages, book):
+    for path, page in pages.items():
+        assert page.title.get_text(strip=True), path
+        assert page.html.get("lang"), path
+        assert len(page.select("h1")) == 1, path
+
+
+def test_every_picture_has_a_text(pages, book):
+    bare = [(path.name, tag["src"][:60]) for path, page in pages.items()
+            for tag in page.select("article img") if not tag.get("alt", "").strip()
+            or tag["alt"].endswith((".png", ".svg"))]  # without a text, Sphinx gives the file name
+    assert bare == []
+
+
+def test_search_finds_the_first_chapter(book):
+    index = (book / "searchindex.js").read_text("utf-8")
+    assert "notebooks/01_hinton" in index
+    assert '"temperatur"' in index or "temperatur:" in index  # the stem of "temperature"

@@ -1,0 +1,132 @@
+"""Every page in a real browser, opened from disk: light and dark, on a phone and on a desktop.
+
+Screenshots go to _build/screenshots, for a person to look at.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+SCREENSHOTS = Path(__file__).parent.parent / "_build" / "screenshots"
+
+# WCAG 2.2 AA, and beyond it what axe calls best practice. No rule is switched off. `preload` only
+# spares axe from reading style sheets a second time, which browsers refuse on pages from disk.
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice", "experimental"]
+AXE = {
+    "resultTypes": ["violations"],
+    "preload": False,
+    "runOnly": {"type": "tag", "values": RULES},
+}
+
+# Formulas are drawn, folds are open and pictures are loaded before we look.
+READY = """async () => {
+  for (const fold of document.querySelectorAll("details")) fold.open = true;
+  if (window.MathJax?.startup) await MathJax.startup.promise;
+  for (const image of document.images) image.loading = "eager";
+  await Promise.all([...document.images].map(image => image.decode().catch(() => {})));
+}"""
+
+LOOK = """() => ({
+  theme: document.documentElement.dataset.theme,
+  sideways: document.documentElement.scrollWidth - window.innerWidth,
+  broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src.slice(-80)),
+  formulas: document.querySelectorAll(".math").length,
+  drawn: document.querySelectorAll("mjx-container").length,
+  errors: document.querySelectorAll("[data-mjx-error], mjx-merror").length,
+})"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as tool:
+        names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+        candidates = [os.environ.get("CHROMIUM"), *map(shutil.which, names)]
+        candidates += [tool.chromium.executable_path]  # playwright's own, where it was installed
+        program = next((path for path in candidates if path and Path(path).is_file()), None)
+        if program is None:
+            pytest.skip("No Chromium found: install one, or set CHROMIUM to its path, and the "
+                        "book is tested in a browser as well.")
+        # The switches keep the browser itself from talking to its maker.
+        quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update",
+                 "--disable-background-networking", "--disable-sync"]
+        browser = tool.chromium.launch(executable_path=program, args=quiet)
+        yield browser
+        browser.close()
+
+
+def look_at(context, path: Path, name: str, mode: str, width: int) -> list[str]:
+    """Open one page; return what is wrong with it."""
+    wrong = []
+    page = context.new_page()
+    page.on("console", lambda m: m.type == "error" and wrong.append(f"console: {m.text}"))
+    page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+    page.on("requestfailed", lambda r: wrong.append(f"not found: {r.url[-80:]}"))
+    page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:"))
+            or wrong.append(f"asks another host: {r.url}"))
+    page.goto(path.as_uri())
+    page.evaluate(READY)
+    page.wait_for_timeout(100)  # explorables draw in the next frame
+    seen = page.evaluate(LOOK)
+    page.screenshot(path=SCREENSHOTS / f"{name}-{mode}-{width}.png", full_page=True)
+
+    if seen["theme"] != mode:
+        wrong.append(f"shown in {seen['theme']}")
+    if seen["sideways"] > 0:
+        wrong.append(f"scrolls sideways by {seen['sideways']} pixels")
+    if seen["drawn"] < seen["formulas"] or seen["errors"]:
+        wrong.append(f"{seen['drawn']} of {seen['formulas']} formulas, {seen['errors']} with errors")
+    wrong += [f"picture missing: {source}" for source in seen["broken"]]
+    for rule in axe.Axe().run(page, options=AXE).response["violations"]:
+        places = [" ".join(map(str, node["target"])) for node in rule["nodes"][:3]]
+        wrong.append(f"accessibility, {rule['id']}: {rule['help']} ({'; '.join(places)})")
+    page.close()
+    return [f"{name}: {fault}" for fault in wrong]
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_every_page(browser, book, mode, width):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    context = browser.new_context(
+        color_scheme=mode, viewport={"width": width, "height": 900}, reduced_motion="reduce"
+    )
+    wrong = []
+    for path in sorted(book.rglob("*.html")):
+        name = "_".join(path.relative_to(book).with_suffix("").parts)
+        if not name.startswith("_static") and name != "index":  # the index only redirects
+            wrong += look_at(context, path, name, mode, width)
+    context.close()
+    assert not wrong, "\n".join(wrong)
+
+
+def test_front_door(browser, book):
+    page = browser.new_page()
+    page.goto((book / "index.html").as_uri())
+    page.wait_for_url("**/book/intro.html")
+    page.close()
+
+
+def test_theme_button_changes_the_theme(browser, book):
+    context = browser.new_context(color_scheme="light", viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.goto((book / "book" / "intro.html").as_uri())
+    before = page.evaluate("document.documentElement.dataset.theme")
+    seen = {before}
+    for _ in range(3):
+        page.get_by_role("button", name="Color mode").click()
+        seen.add(page.evaluate("document.documentElement.dataset.theme"))
+    assert seen == {"light", "dark"}
+    context.close()
+
+
+def test_search_works_from_disk(browser, book):
+    page = browser.new_page()
+    page.goto((book / "search.html").as_uri() + "?q=temperature")
+    page.wait_for_selector("#search-results li a")
+    assert any("notation" in link.get_attribute("href")
+               for link in page.query_selector_all("#search-results li a"))
+    page.close()
