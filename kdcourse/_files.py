@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import operator
 import os
 import uuid
 from pathlib import Path
@@ -65,11 +66,14 @@ def write_json(path: Path, value) -> None:
 
 
 def digest(*parts) -> str:
-    """SHA-256 of the parts, in hex: bytes as they are, everything else by its JSON form."""
+    """SHA-256 of the parts, in hex: bytes as they are, everything else by its JSON form.
+
+    A NumPy whole number counts as the Python number that it equals.
+    """
     result = hashlib.sha256()
     for part in parts:
         if not isinstance(part, bytes):
-            part = json.dumps(part, sort_keys=True).encode()
+            part = json.dumps(part, sort_keys=True, default=operator.index).encode()
         result.update(part)
     return result.hexdigest()
 

@@ -102,6 +102,11 @@ class Dataset:
             if len(split) == 0:
                 raise ValueError(f"Expected at least one sample in {name}, got none.")
             _check_split(split, len(self.classes), name)
+            if split.x.shape[1:] != self.train.x.shape[1:]:
+                raise ValueError(
+                    f"Expected inputs of one shape, got {list(split.x.shape[1:])} in {name} and "
+                    f"{list(self.train.x.shape[1:])} in train."
+                )
 
     @property
     def name(self) -> str:
@@ -121,6 +126,9 @@ class Dataset:
         import matplotlib.pyplot as plt
 
         part = getattr(self, split)
+        if len(self.shape) != 3 or self.shape[0] not in (1, 3):
+            raise ValueError("Expected images [C, H, W] with 1 or 3 channels to draw, got inputs "
+                             f"of shape {list(self.shape)}.")
         rows = math.ceil(min(len(part), rows * columns) / columns)
         if ax is None:
             _, ax = plt.subplots(figsize=(0.62 * columns, 0.8 * rows), layout="constrained")
@@ -380,7 +388,10 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
 
 
 def _split(x, y, name: str) -> Split:
-    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    x, y = _tensor(x, f"inputs in {name}"), _tensor(y, f"labels in {name}")
+    if x.ndim not in (2, 3, 4):
+        raise ValueError(f"Expected inputs of shape [N, C, H, W], [N, H, W] or [N, D] in {name}, "
+                         f"got {list(x.shape)}.")
     if len(x) == 0:
         raise ValueError(f"Expected at least one sample in {name}, got none.")
     if len(x) != len(y):
@@ -400,6 +411,17 @@ def _split(x, y, name: str) -> Split:
     return Split(x.float() / 255 if x.dtype == torch.uint8 else x.float(), y)
 
 
+def _tensor(values, what: str) -> torch.Tensor:
+    try:
+        values = torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"Expected numbers as {what}, got something else ({error}). For labels "
+                         "that are names, pass np.unique(names, return_inverse=True)[1].") from None
+    if values.ndim == 0:
+        raise ValueError(f"Expected an array as {what}, got the single number {values}.")
+    return values
+
+
 def _check_split(split: Split, classes: int, name: str) -> None:
     if not torch.isfinite(split.x).all():
         bad = int((~torch.isfinite(split.x)).flatten(1).any(1).nonzero()[0])
@@ -417,6 +439,15 @@ def _check_split(split: Split, classes: int, name: str) -> None:
     elif split.y.ndim != 2 or split.y.shape[1] != classes:
         raise ValueError(f"Expected soft labels of shape [N, {classes}] in {name}, "
                          f"got {list(split.y.shape)}.")
+    else:
+        fair = (split.y >= 0).all(1) & ((split.y.sum(1) - 1).abs() < 1e-3)  # NaN is neither
+        if not fair.all():
+            bad = int((~fair).nonzero()[0])
+            raise ValueError(
+                f"Expected soft labels in {name} that are at least 0 and sum to 1 in each row, got "
+                f"{[round(value, 4) for value in split.y[bad].tolist()[:6]]} in row {bad}. For "
+                "class numbers pass them as [N]; for logits pass their softmax."
+            )
 
 
 def _stratified(labels: torch.Tensor, sizes: list[int], seed: int, name: str):
@@ -433,7 +464,8 @@ def _stratified(labels: torch.Tensor, sizes: list[int], seed: int, name: str):
         else:
             counts = np.unique(labels[rest], return_counts=True)[1]
             fair = counts.min() >= 2 and min(size, len(rest) - size) >= len(counts)
-            rest, part = train_test_split(rest, test_size=size, random_state=seed,
+            # scikit-learn takes no negative seed.
+            rest, part = train_test_split(rest, test_size=size, random_state=seed % 2**32,
                                           stratify=labels[rest] if fair else None)
         taken.append(torch.from_numpy(np.sort(part)))
     return taken[::-1]

@@ -1,10 +1,12 @@
 """Arms, seeds and recorded rows: the comparison that a claim rests on."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import json
 import math
+import operator
 import os
 import platform
 from collections.abc import Callable, Iterable
@@ -140,10 +142,15 @@ def compare(
     Raises `ValueError` when there are no arms or no seeds, or when an arm does not return a fresh
     scheme each time.
     """
-    seeds = list(seeds)
+    seeds = [operator.index(seed) for seed in seeds]
     if not arms or not seeds:
         raise ValueError(f"Expected at least one arm and one seed, got {len(arms)} and "
                          f"{len(seeds)}.")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"Expected different seeds, got {seeds}.")
+    if isinstance(recipe, dict) and set(recipe) != set(arms):
+        raise ValueError(f"Expected a recipe for each of the arms {list(arms)}, got recipes for "
+                         f"{list(recipe)}.")
     if split not in ("val", "test"):
         raise ValueError(f'Expected split "val" or "test", got {split!r}.')
     baseline = baseline or next(iter(arms))
@@ -173,16 +180,18 @@ def compare(
                   f"{_minutes(sum(row['seconds'] for row in known))} on {known[0]['hardware']}.")
 
     rows = []
-    for number, (name, arm, chosen, key) in enumerate(jobs, 1):
-        row = None if rerun else store.find(key)
-        if row is None:
-            scheme = _fresh(name, arm, key["seed"])
-            history = fit(scheme, data, chosen, key["seed"], label=f"{number}/{len(jobs)} {name}")
-            if history.interrupted:
-                break
-            row = key | _measured(scheme, data, split, answers, history)
-            store.add(row)
-        rows.append({"arm": name, **row})
+    with contextlib.suppress(KeyboardInterrupt):  # while a student is measured
+        for number, (name, arm, chosen, key) in enumerate(jobs, 1):
+            row = None if rerun else store.find(key)
+            if row is None:
+                scheme = _fresh(name, arm, key["seed"])
+                history = fit(scheme, data, chosen, key["seed"],
+                              label=f"{number}/{len(jobs)} {name}")
+                if history.interrupted:
+                    break
+                row = key | _measured(scheme, data, split, answers, history)
+                store.add(row)
+            rows.append({"arm": name, **row})
     whole = [row for row in rows if sum(other["seed"] == row["seed"] for other in rows) == len(arms)]
     if not whole:
         raise KeyboardInterrupt("Stopped before the first seed was complete for all arms.")

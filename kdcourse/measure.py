@@ -36,8 +36,9 @@ def reliability(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -
     The confidence of an answer is its largest probability. Rows: equal bins (low, high] of the
     confidence, with count, mean confidence and accuracy (None in an empty bin).
     """
-    confidence, answer = logits_NK.double().softmax(1).max(1)
-    right = (answer == _hard(labels)).double()
+    # On the CPU, because not every device has float64.
+    confidence, answer = logits_NK.cpu().double().softmax(1).max(1)
+    right = (answer == _hard(labels).cpu()).double()
     # ceil - 1: a value on an edge belongs to the bin below, as in Guo et al. 2017.
     which = ((confidence * bins).ceil() - 1).clamp(0, bins - 1).long()
     rows = []
@@ -81,16 +82,16 @@ def teacher_kl(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
 
 
 def entropy(logits_NK: torch.Tensor, T: float = 1.0) -> torch.Tensor:
-    """The entropy of softmax(logits / T), in nats, [N]."""
-    log_p = F.log_softmax(logits_NK.double() / T, 1)
+    """The entropy of softmax(logits / T), in nats, [N], on the CPU."""
+    log_p = F.log_softmax(logits_NK.cpu().double() / T, 1)
     p = log_p.exp()
     return -(p * log_p.masked_fill(p == 0, 0)).sum(1)
 
 
 def per_class(logits_NK: torch.Tensor, labels: torch.Tensor, classes: int) -> list[float | None]:
     """The accuracy on the samples of each class; None for a class without samples."""
-    labels = _hard(labels)
-    right = (logits_NK.argmax(1) == labels).double()
+    labels = _hard(labels).cpu()
+    right = (logits_NK.argmax(1).cpu() == labels).double()
     return [float(right[labels == k].mean()) if (labels == k).any() else None
             for k in range(classes)]
 
@@ -251,7 +252,7 @@ def report(scheme, data: Dataset, split: str = "test") -> Report:
     teacher = getattr(scheme, "teacher", None)
     networks = {"student": scheme.student}
     if teacher is not None:
-        model = getattr(teacher, "model", None) or getattr(teacher.source, "model", None)
+        model = getattr(getattr(teacher, "source", None) or teacher, "model", None)
         if model is not None:
             networks = {"teacher": model, **networks}
             teacher_logits = models.predict(model, part.x)

@@ -87,7 +87,7 @@ def _seeded(build):
         bound.apply_defaults()
         settings = {k: v for k, v in bound.arguments.items() if k != "seed"}
         for name, value in settings.items():
-            for number in value if isinstance(value, tuple) else (value,):
+            for number in value if isinstance(value, (tuple, list)) else (value,):
                 if name != "dropout" and number < 1:
                     raise ValueError(f"Expected {name} of at least 1, got {value}.")
         with torch.random.fork_rng(devices=[]):

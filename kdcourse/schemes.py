@@ -65,6 +65,14 @@ class Scheme(nn.Module):
 
     def check(self, data: Dataset) -> None:
         """Raise `ValueError` when the scheme does not fit the data."""
+        for student in self.students:
+            outputs = models.predict(student, data.train.x[:1]).shape[1]
+            if outputs < len(data.classes):
+                raise ValueError(
+                    f"Expected a student with an output for each of the {len(data.classes)} "
+                    f"classes of {data.name}, got {outputs}. Make it with "
+                    f"classes={len(data.classes)}."
+                )
 
     def after_step(self) -> None:
         """Called after each optimiser step (moving averages, curricula)."""
@@ -107,7 +115,7 @@ class Distiller(Scheme):
         self.teacher = teachers.as_teacher(teacher)
 
     def _check_apart(self, teacher) -> None:
-        model = getattr(teacher, "model", teacher)
+        model = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "model", None)
         if isinstance(model, nn.Module):
             ours = {id(p) for p in self.student.parameters()}
             if any(id(p) in ours for p in model.parameters()):
@@ -133,6 +141,7 @@ class Distiller(Scheme):
         super().build(batch, seed)
 
     def check(self, data: Dataset) -> None:
+        super().check(data)
         self.teacher.check(data)
 
     def _apply(self, move, *args, **kwargs):

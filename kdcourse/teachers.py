@@ -33,8 +33,7 @@ class Live:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> View:
         """The teacher's view of the batch: logits [B, K]."""
-        if self.model.training:  # somebody else has the model too, and called train() on it
-            self.model.eval()
+        self.model.eval()  # somebody else may have the model too, and train() all or part of it
         return View(models.logits_of(self.model(batch.x)))
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
@@ -77,7 +76,7 @@ class Cached:
     def __init__(self, teacher, data: Dataset):
         self.source = as_teacher(teacher)
         self.logits = self.source.predict(data.train.x).cpu()
-        self.params = data.params
+        self.params, self._x = data.params, data.train.x
         self._name = repr(self.source)
 
     @classmethod
@@ -93,6 +92,7 @@ class Cached:
                              f"got {list(logits.shape)}.")
         self = cls.__new__(cls)
         self.source, self.logits, self.params, self._name = None, logits, data.params, name
+        self._x = data.train.x
         return self
 
     def __call__(self, batch: Batch) -> View:
@@ -119,6 +119,11 @@ class Cached:
             raise ValueError(
                 f"Expected the data that was cached, {self.params}, got {data.params}. "
                 "Make Cached(teacher, data) again for this data."
+            )
+        if data.train.x is not self._x and not torch.equal(data.train.x, self._x):
+            raise ValueError(
+                "Expected the training samples that were cached, in the same order, got others: "
+                "the answers would belong to other images. Make Cached(teacher, data) again."
             )
 
     def __deepcopy__(self, memo):

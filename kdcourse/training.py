@@ -83,10 +83,9 @@ class History:
     def __repr__(self):
         if not self.rows:
             return "History(no epoch was finished)"
-        last = self.rows[-1]
         end = ", interrupted" if self.interrupted else ""
         return (f"History({len(self)} epochs in {self.seconds:.1f} s on {self.device}: "
-                f"loss {last['loss']:.3f}, validation {last['val_accuracy']:.1%}{end})")
+                f"{_summary(self)}{end})")
 
 
 def default_device() -> torch.device:
@@ -133,6 +132,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, max(2, epochs * steps))
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     history, log = History(device=str(device)), _Log(device)
+    optimizer.zero_grad()  # whatever an earlier training or the caller left there
 
     try:
         with _seeded(seed, device), _bar(epochs, label) as bar:
@@ -178,24 +178,26 @@ class _Log:
 
     def _reset(self):
         self.sums, self.names, self.count = None, [], 0
-        self.bad = torch.full((), -1, device=self.device)
+        self.bad, self.bad_values = torch.full((), -1, device=self.device), None
 
     def add(self, outcome) -> None:
         self.names = ["loss", *outcome.parts]
         values = torch.stack([outcome.loss.detach().float(),
                               *(part.detach().float() for part in outcome.parts.values())])
-        finite = torch.isfinite(values[0])
-        self.bad = torch.where(finite | (self.bad >= 0), self.bad, self.count)
+        first = ~torch.isfinite(values[0]) & (self.bad < 0)
+        self.bad = torch.where(first, self.count, self.bad)
+        self.bad_values = (values if self.bad_values is None
+                           else torch.where(first, values, self.bad_values))
         self.sums = values if self.sums is None else self.sums + values
         self.count += 1
 
     def close(self, steps_before: int) -> dict:
         means = dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
-        bad = int(self.bad)
+        bad, values = int(self.bad), dict(zip(self.names, self.bad_values.tolist(), strict=True))
         self._reset()
         if bad >= 0:
-            parts = [name for name, mean in means.items()
-                     if name != "loss" and not math.isfinite(mean)]
+            parts = [name for name, value in values.items()
+                     if name != "loss" and not math.isfinite(value)]
             raise FloatingPointError(
                 f"The loss became NaN or inf at step {steps_before + bad + 1} "
                 f"(part: {', '.join(parts) or 'the weighted sum'}). Lower Recipe(lr=…), set "

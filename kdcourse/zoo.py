@@ -67,7 +67,8 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
                 _files.write_json(card, model.card)  # last: its presence says that all is there
         else:
             model.card = _load(model, weights, card, expected)
-    return model.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    # On the CPU whether it was trained (perhaps on a GPU) or loaded: schemes move it.
+    return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def _train(model, entry, expected) -> dict:

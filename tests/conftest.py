@@ -1,12 +1,44 @@
 """What several test files share."""
 
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure(config):
+    """Keep everybody's cache untouched, figures off the screen, and modes of the caller out."""
+    config.kdcourse_home = tempfile.mkdtemp(prefix="kdcourse-tests-")
+    os.environ["KDCOURSE_HOME"] = config.kdcourse_home
+    os.environ["MPLBACKEND"] = "Agg"
+    for name in ("KDCOURSE_SMOKE", "KDCOURSE_RECORD"):
+        os.environ.pop(name, None)
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(config.kdcourse_home, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _offline(request, monkeypatch):
+    """No test reaches out, unless it is marked `network`. This machine's own ports are free."""
+    if request.node.get_closest_marker("network"):
+        return
+    look_up = socket.getaddrinfo
+
+    def only_here(host, *args, **settings):
+        if host in (None, "localhost", "127.0.0.1", "::1", b"localhost", b"127.0.0.1"):
+            return look_up(host, *args, **settings)
+        raise socket.gaierror(socket.EAI_NONAME, f"the tests are offline, asked for {host}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", only_here)
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +55,56 @@ def book(tmp_path_factory) -> Path:
     )
     assert done.returncode == 0, f"The book does not build:\n{done.stdout}\n{done.stderr}"
     return folder / "_build" / "html"
+
+
+# --- for the tests of the package ---------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """A KDCOURSE_HOME of this test's own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("KDCOURSE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def smoke(monkeypatch):
+    """Smoke mode, as the notebooks run under test."""
+    monkeypatch.setenv("KDCOURSE_SMOKE", "1")
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Glyphs small enough to train on in a second: 12 x 12 pixels, 144 of them."""
+    import kdcourse as kd
+
+    return kd.data.glyphs(train=144, val=72, test=72, size=12)
+
+
+@pytest.fixture(scope="session")
+def glyph_teacher():
+    """The real teacher of glyphs, trained once for the whole run (up to a minute)."""
+    import kdcourse as kd
+
+    return kd.teacher("glyphs")
+
+
+@pytest.fixture
+def python():
+    """Run a program in a process of its own; returns what it printed, or fails with its error."""
+
+    def run(code: str, **env: str) -> str:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                              encoding="utf-8", env={**os.environ, **env}, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

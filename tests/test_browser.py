@@ -78,7 +78,7 @@ def look_at(context, path: Path, name: str, mode: str, width: int) -> list[str]:
     if seen["sideways"] > 0:
         wrong.append(f"scrolls sideways by {seen['sideways']} pixels")
     if seen["drawn"] < seen["formulas"] or seen["errors"]:
-        wrong.append(f"{seen['drawn']} of {seen['formulas']} formulas, {seen['errors']} with errors")
+        wrong.append(f"formulas: {seen['drawn']} of {seen['formulas']}, {seen['errors']} errors")
     wrong += [f"picture missing: {source}" for source in seen["broken"]]
     for rule in axe.Axe().run(page, options=AXE).response["violations"]:
         places = [" ".join(map(str, node["target"])) for node in rule["nodes"][:3]]

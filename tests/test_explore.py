@@ -240,6 +240,7 @@ class TestOutput:
         assert "We measured 13.2 points (95 % interval 11.9 to 14.5). Five seeds of KD." in str(
             one_of_each()[6]
         )
+        assert one_of_each()[5].choices == ["On *all* alike", "On those like `O` and `0`"]
         assert repr(one_of_each()[6]).startswith("<kdcourse.explore.score: We measured")
 
     def test_still_version(self):
@@ -282,6 +283,7 @@ class TestWidget:
             assert all(widget.traits(sync=True)[key] for key in [*state, "data"])
             assert str(widget._esm) == _page.module(card.kind)
             assert widget.data == card.data
+            assert repr(widget) == repr(card)
 
     def test_traits_reject_nonsense(self):
         traitlets = pytest.importorskip("traitlets")
@@ -600,6 +602,20 @@ class TestAnswers:
         page.keyboard.press("Enter")
         assert "well predicted" in third.inner_text()
 
+    def test_colab(self, chromium):
+        """There each output is a page of its own on another host, with a memory of its own."""
+        number = one_of_each()[4]
+        context = chromium.new_context()
+        text = page_of(score(number, 13.24))
+        context.route("**/*", lambda route: route.fulfill(body=text, content_type="text/html"))
+        page = context.new_page()
+        page.goto("https://abc-0-colab.googleusercontent.com/outputframe.html")
+        card = page.locator(".card.score")
+        assert "Colab gives every output a memory of its own" in card.inner_text()
+        card.get_by_role("button", name="Place the bet").click()
+        assert "You bet 15.0" in card.inner_text()
+        context.close()
+
     def test_without_storage(self, visit, tmp_path):
         """Where the browser refuses storage, answers live as long as the page."""
         number, *_ = one_of_each()[4:]
@@ -702,7 +718,8 @@ def book(chromium, tmp_path_factory):
     # The extensions by name: by default Jupyter Book takes some that load scripts from elsewhere.
     (folder / "_config.yml").write_text(
         "title: Cards\nexecute: {execute_notebooks: 'off'}\n"
-        "sphinx:\n  recursive_update: true\n  config:\n    nb_ipywidgets_js: {}\n    html_context: {default_mode: auto}\n"
+        "sphinx:\n  recursive_update: true\n  config:\n    nb_ipywidgets_js: {}\n"
+        "    html_context: {default_mode: auto}\n"
         "    extensions: [myst_nb, jupyter_book, sphinx_external_toc, sphinx_book_theme,"
         " sphinx_comments, sphinx_copybutton, sphinx_design, sphinx_togglebutton]\n"
     )

@@ -27,15 +27,16 @@ def temperature(logits, classes, images=None, labels=None, T=4.0, title=None, to
     classes, and the ratio of the first two among them. Without `labels` the teacher's first choice
     takes the place of the true class.
 
-    logits   [N, K], N from 1 to 16; array or tensor on any device
-    classes  K names, in the order of the logits
-    images   [N, 1, H, W] or [N, 3, H, W] in [0, 1]; shown at most 96 pixels large
-    labels   [N] class numbers
-    T        where the slider starts, > 0
-    top      so many classes have a bar of their own, the others share one (all have one when K
-             is at most top + 2)
+    logits: [N, K], N from 1 to 16; a list, an array, or a tensor on any device.
+    classes: K names, in the order of the logits.
+    images: [N, 1, H, W] or [N, 3, H, W] in [0, 1]; larger ones are shrunk to 96 pixels.
+    labels: [N] class numbers.
+    T: where the slider starts, above 0.
+    title: what stands above, instead of "What the teacher says at temperature T".
+    top: so many classes have a bar of their own, the others share one (all have one when K is at
+    most top + 2).
 
-    Raises ValueError for other shapes, values that are not finite, T <= 0, labels outside 0 to
+    Raises `ValueError` for other shapes, values that are not finite, T <= 0, labels outside 0 to
     K - 1.
 
     >>> print(temperature([[6.0, 2.0, 0.0]], ["O", "0", "Q"], labels=[0], T=2))
@@ -122,7 +123,8 @@ def temperature(logits, classes, images=None, labels=None, T=4.0, title=None, to
     still = (
         f"<table><caption>{html.escape(text)}</caption>"
         f"<thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table><p>Where scripts run, a slider moves T here.</p>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
+        "<p>In the book, and in a notebook that is trusted, a slider moves T here.</p>"
     )
     data = {
         "title": heading,
@@ -140,12 +142,12 @@ def temperature(logits, classes, images=None, labels=None, T=4.0, title=None, to
 def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str) -> Explorable:
     """One quiz question; every answer is explained, the wrong ones too.
 
-    choices  {answer: why it is right or wrong}, 2 or more, shown in this order
-    name     a unique name under which the browser remembers; "01/why-t2" counts for the score of
-             chapter 01
-    answer   the right one: its text, or an unmistakable beginning of it
+    choices: {answer: why it is right or wrong}, 2 or more, shown in this order.
+    name: a unique name under which the browser remembers; "01/why-t2" counts for the score of
+    chapter 01.
+    answer: the right one, as its text or an unmistakable beginning of it.
 
-    Raises ValueError for fewer than 2 choices, an empty explanation, no name, no right answer.
+    Raises `ValueError` for fewer than 2 choices, an empty explanation, no name, no right answer.
 
     >>> quiz = question(
     ...     "What does T = 20 do to the teacher's softmax?",
@@ -165,9 +167,10 @@ def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str)
         repr(choices),
         "write {'answer': 'why it is right or wrong', ...}",
     )
+    choices = {str(text): str(why) for text, why in choices.items()}
     for text, why in choices.items():
         expect(
-            str(text).strip() and str(why).strip(),
+            text.strip() and why.strip(),
             "choices",
             "an explanation for every answer",
             f"{why!r} for {text!r}",
@@ -200,15 +203,17 @@ def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str)
     )
 
 
-def bet(prompt: str, choices: Sequence, name: str, *, unit: str = "", step: float | None = None):
+def bet(
+    prompt: str, choices: Sequence, name: str, *, unit: str = "", step: float | None = None
+) -> Explorable:
     """A prediction that the reader makes before the experiment; `score` compares it afterwards.
 
-    choices  a list of answers (radio buttons), or a pair of numbers (low, high) (a slider)
-    name     a unique name under which the browser remembers, such as "01/gain"
-    unit     of the number, such as "points" or "%"
-    step     of the slider; by default about a hundredth of its length
+    choices: a list of answers (radio buttons), or a pair of numbers (low, high) (a slider).
+    name: a unique name under which the browser remembers, such as "01/gain".
+    unit: of the number, such as "points" or "%".
+    step: of the slider; by default about a hundredth of its length.
 
-    Raises ValueError for fewer than 2 choices, low >= high, step <= 0, an empty name.
+    Raises `ValueError` for fewer than 2 choices, low >= high, step <= 0, an empty name.
 
     >>> print(bet("By how much will the student improve?", (0, 30), "01/gain", unit="points"))
     By how much will the student improve?
@@ -242,14 +247,14 @@ def score(
 ) -> Explorable:
     """The reader's bet beside what was measured; who has not bet can still do so here.
 
-    name       what `bet` returned (then prompt, choices and unit come from it), or its name
-    measured   the number, or the text of the choice that turned out right
-    interval   (low, high), the 95 % interval of the measured number; a bet inside it is a good one
-    tolerance  a bet as near as this is a good one too, in units of the number
-    digits     after the decimal point; by default about three significant ones
-    note       a sentence that follows the comparison
+    name: what `bet` returned (then prompt, choices and unit come from it), or its name.
+    measured: the number, or the text of the choice that turned out right.
+    interval: (low, high), the 95 % interval of the measured number; a bet inside is a good one.
+    tolerance: a bet as near as this is a good one too, in units of the number.
+    digits: so many after the decimal point; by default about three significant ones.
+    note: a sentence that follows the comparison.
 
-    Raises ValueError when `measured` is not finite or not among the choices, or when a choice is
+    Raises `ValueError` when `measured` is not finite or not among the choices, or when a choice is
     scored without its choices.
 
     >>> print(score("01/gain", 13.24, unit="points", interval=(11.9, 14.5)))

@@ -148,6 +148,11 @@ class Explorable:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         return {"text/plain": self.text, "text/html": self._html()}
 
+    @property
+    def choices(self) -> list[str]:
+        """The texts that one can choose from, as they were given."""
+        return [choice["text"] for choice in self.data.get("choices") or []]
+
     def __str__(self) -> str:
         return self.text
 
@@ -167,6 +172,7 @@ class Explorable:
             key: kinds.get(type(value), traitlets.Any)(value).tag(sync=True)
             for key, value in self.state.items()
         }
+        traits |= {"__module__": __package__, "__repr__": lambda _: repr(self)}  # no address in it
         body = {"_esm": module(self.kind), "_css": tokens(), **traits}
         body["data"] = traitlets.Dict(self.data).tag(sync=True)
         return type(self.kind.capitalize(), (anywidget.AnyWidget,), body)()

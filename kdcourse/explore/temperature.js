@@ -33,6 +33,7 @@ function percent(p, digits = 1) {
   return p < 1 && Number(text) === 100 ? `>${SPACE}99.9${SPACE}%` : `${text}${SPACE}%`;
 }
 
+const short = (T) => String(Number(T.toPrecision(4)));
 const times = (x) => (x < 10 ? x.toFixed(1) : x < 10000 ? x.toFixed(0) : power(x));
 
 // The slider stops at round numbers, closer together where temperature changes more.
@@ -51,7 +52,7 @@ function sentence({ data, T, index, now, answer, order }) {
   const rivals = order.filter((k) => k !== answer);
   const [first, second] = rivals.map((k) => classes[k]);
   const others = labels ? "the wrong classes" : `the classes besides ${classes[answer]}`;
-  const at = `At T = ${T}`;
+  const at = `At T = ${short(T)}`;
   const mistake = labels && order[0] !== answer
     ? `Image ${index + 1} is ${classes[answer]}, but the teacher's first choice is `
       + `${classes[order[0]]}. `
@@ -210,10 +211,10 @@ function render({ model, el }) {
         log.checked ? (x ? `10⁻${"⁰¹²³⁴⁵⁶"[-x]}` : "1") : `${100 * x}${SPACE}%`)));
     body.classList.toggle("log", log.checked);
 
-    value.textContent = `T = ${T}`;
+    value.textContent = `T = ${short(T)}`;
     const place = grid.findIndex((stop) => stop >= T - 1e-9);
     slider.value = place < 0 ? grid.length - 1 : place;
-    slider.setAttribute("aria-valuetext", `T = ${T}`);
+    slider.setAttribute("aria-valuetext", value.textContent);
     slider.style.setProperty("--at", slider.valueAsNumber / (grid.length - 1));
 
     const text = sentence({ data, T, index, now, answer, order });

@@ -82,9 +82,7 @@ def cross_entropy(student_BK, labels, reduction: str = "mean"):
     tensor(1.3863)
     """
     student_BK = _logits(student_BK, "student")
-    _check_labels(student_BK, labels)
-    if labels.ndim == 2:
-        labels = labels.to(student_BK.dtype)
+    labels = _labels(student_BK, labels)
     return F.cross_entropy(student_BK, labels, reduction=_known(reduction))
 
 
@@ -104,9 +102,7 @@ def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str =
     if not 0 <= smoothing <= 1:
         raise ValueError(f"Expected smoothing between 0 and 1, got {smoothing}.")
     student_BK = _logits(student_BK, "student")
-    _check_labels(student_BK, labels)
-    if labels.ndim == 2:
-        labels = labels.to(student_BK.dtype)
+    labels = _labels(student_BK, labels)
     return F.cross_entropy(student_BK, labels, label_smoothing=smoothing,
                            reduction=_known(reduction))
 
@@ -197,12 +193,19 @@ def _pair(student, teacher, T):
     return student, teacher
 
 
-def _check_labels(student_BK, labels) -> None:
+def _labels(student_BK, labels) -> torch.Tensor:
+    """Labels that fit the logits: int64 [B], or soft [B, K] in the logits' dtype."""
     expected = f"labels of shape [{len(student_BK)}] (or {list(student_BK.shape)}, soft)"
     if not isinstance(labels, torch.Tensor):
         raise ValueError(f"Expected {expected}, got {type(labels).__name__}.")
     if labels.shape not in (student_BK.shape[:1], student_BK.shape):
         raise ValueError(f"Expected {expected}, got {list(labels.shape)}.")
+    if labels.ndim == 2:
+        return labels.to(student_BK.dtype)
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"Expected whole numbers as labels, got {labels.dtype}. "
+                         "Use labels.long().")
+    return labels.long()
 
 
 def _known(reduction: str) -> str:

@@ -1,0 +1,123 @@
+"""Every chapter has the parts of a chapter, and outputs that belong to its code."""
+
+import re
+import runpy
+import statistics
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+ROOT = Path(__file__).parent.parent
+PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+pytestmark = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def cells(path: Path, kind: str) -> list:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def text(path: Path) -> str:
+    return "\n\n".join(cell.source for cell in cells(path, "markdown"))
+
+
+def code(path: Path) -> str:
+    return "\n\n".join(cell.source for cell in cells(path, "code"))
+
+
+def headings(path: Path) -> list[str]:
+    return re.findall(r"^#{1,4} +(.+)$", text(path), flags=re.MULTILINE)
+
+
+def test_is_valid(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+    assert path.stat().st_size < 3e6, "over 3 MB: save figures with fewer dots per inch"
+
+
+def test_outputs_belong_to_the_code(path):
+    notebook = nbformat.read(path, as_version=4)
+    stamp = notebook.metadata.get("kdcourse", {}).get("sources")
+    now = runpy.run_path(str(ROOT / "notebooks" / "run.py"))["fingerprint"](notebook)
+    assert stamp == now, f"stale outputs: run `nox -s run -- {path.stem[:2]}`"
+
+
+def test_ran_once_from_top_to_bottom(path):
+    counts = [cell.execution_count for cell in cells(path, "code")]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_outputs_are_clean(path):
+    for cell in cells(path, "code"):
+        assert "execution" not in cell.metadata
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", f"{cell.source}\n->\n{output.get('text')}"
+            printed = output.get("text", "") + output.get("data", {}).get("text/plain", "")
+            assert "Traceback" not in printed, cell.source
+            assert str(ROOT) not in printed, f"a path of one machine: {cell.source}"
+
+
+def test_code_is_short(path):
+    lengths = [len(cell.source.splitlines()) for cell in cells(path, "code")]
+    assert statistics.median(lengths) <= 8
+    longest = max(cells(path, "code"), key=lambda cell: len(cell.source.splitlines()))
+    assert max(lengths) <= 30, longest.source
+
+
+def test_has_no_code_for_tests(path):
+    assert "KDCOURSE_SMOKE" not in code(path)
+    assert "KDCOURSE_RECORD" not in code(path)
+
+
+def test_first_cell_installs_on_colab_and_only_there(path):
+    first = cells(path, "code")[0].source
+    assert '"google.colab" in sys.modules' in first
+    assert "pip install" in first
+    assert "pip install" not in "".join(cell.source for cell in cells(path, "code")[1:])
+
+
+def test_every_figure_has_a_text(path):
+    for cell in cells(path, "code"):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            assert len(alt) > 20, f"say what the figure shows, in mystnb.image.alt: {cell.source}"
+
+
+def test_the_title_is_a_question(path):
+    assert headings(path)[0].endswith("?")
+
+
+def test_says_first_what_one_will_learn(path):
+    first = cells(path, "markdown")[0].source
+    assert re.search("objectives|you will be able to", first, flags=re.IGNORECASE)
+    assert re.search("minutes", first)
+
+
+@pytest.mark.parametrize("part", [
+    r"\bbet\b", "what did not work", "exercises", "quiz", "literature",
+    "take-away", r"\bcost\b"])
+def test_has_every_part(path, part):
+    # a heading, or the title of a box
+    boxes = re.findall(r"^(?::{3,}|`{3,}) *\{[\w-]+\} *(.+)$", text(path), flags=re.MULTILINE)
+    titles = "\n".join([*headings(path), *boxes])
+    assert re.search(part, titles, flags=re.IGNORECASE), f"no part on {part} in:\n{titles}"
+
+
+def test_the_bet_comes_before_the_experiment_and_is_scored(path):
+    bet, score = code(path).find("explore.bet("), code(path).find("explore.score(")
+    assert 0 <= bet < code(path).find("kd.compare("), "ask before the answer is shown"
+    assert score > bet
+
+
+def test_has_three_exercises_that_do_not_stop_a_run(path):
+    section = text(path).split("\n## Exercises")[1].split("\n## ")[0]
+    assert len(re.findall(r"^### ", section, flags=re.MULTILINE)) >= 3
+    assert code(path).count("raise NotImplementedError") >= 3
+
+
+def test_has_four_quiz_questions(path):
+    assert code(path).count("explore.question(") == 4
+
+
+def test_cites_papers(path):
+    assert "{cite" in text(path)
