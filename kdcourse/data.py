@@ -289,7 +289,7 @@ def cifar10(root=None, train=None, val=5000, test=None, seed=0, download=True):
     `cifar10(train=4000)` has 4,000 training images. `None` takes all.
 
     Raises `ConnectionError` when the files are not there and cannot be fetched, `ValueError` when
-    more images are asked for than there are.
+    one is cut short, and when more images are asked for than there are.
     """
     return _torchvision(datasets.CIFAR10, "cifar10", root, train, val, test, seed, download)
 
@@ -303,11 +303,16 @@ def _torchvision(source, name, root, train, val, test, seed, download) -> Datase
     root = Path(root) if root is not None else _files.make_folder(_files.home() / "data")
     try:
         parts = [source(root, train=flag, download=download) for flag in (True, False)]
-    except (OSError, RuntimeError) as error:
-        raise ConnectionError(
-            f"Expected the files of {name} in {root}, and could not fetch them ({error}). "
-            "Go online once, or copy the files there; kd.data.glyphs() and kd.data.digits() "
-            "need no network."
+    except (OSError, RuntimeError, AssertionError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) or "download" in str(error).lower():
+            raise ConnectionError(
+                f"Expected the files of {name} in {root}, and could not fetch them ({error}). "
+                "Go online once, or copy the files there; kd.data.glyphs() and kd.data.digits() "
+                "need no network."
+            ) from error
+        raise ValueError(  # torchvision checks the archive, not what lies unpacked beside it
+            f"Expected the files of {name} in {root}, got one that is cut short or altered "
+            f"({error!r}). Delete its folder there and call this again."
         ) from error
     to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     images = [_stack(part.data, to_tensor) for part in parts]

@@ -4,6 +4,7 @@ A notebook is written only when every cell has run, so a failed or stopped run c
 """
 
 import argparse
+import base64
 import hashlib
 import os
 import sys
@@ -16,6 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 FOLDER = Path(__file__).parent
+COVER = FOLDER.parent / "book" / "_static" / "hinton.png"
 RESULTS = FOLDER.parent / "kdcourse" / "results"
 
 
@@ -70,6 +72,17 @@ def execute(path: Path) -> None:
     client.execute()
     clean(notebook)
     write(path, notebook)
+    for cell in notebook.cells:
+        if "cover" in cell.metadata.get("tags", []):  # the picture of README and front page
+            pictures = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+            COVER.write_bytes(base64.b64decode(pictures[0]))
+
+
+def measured(chapter: str) -> str:
+    """The chapter's recorded rows, as text: the same before and after if nothing was computed."""
+    from kdcourse.experiment import cost  # imports torch, so only when it is needed
+
+    return str(cost(chapter).rows)
 
 
 def find(names: list[str]) -> list[Path]:
@@ -85,6 +98,14 @@ def find(names: list[str]) -> list[Path]:
     return [path.resolve() for path in paths]
 
 
+def forget(chapter: str) -> None:
+    """Delete the chapter's measured rows: those that ship, and those of this computer."""
+    from kdcourse._files import home  # imports torch, so only when it is needed
+
+    for folder in (RESULTS, home() / "results"):
+        (folder / f"{chapter}.json").unlink(missing_ok=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="such as 01; all chapters when left out")
@@ -97,14 +118,19 @@ def main() -> None:
     os.environ.pop("KDCOURSE_SMOKE", None)  # token numbers do not
     for path in find(arguments.names):
         if arguments.fresh:
-            (RESULTS / f"{path.name[:2]}.json").unlink(missing_ok=True)
+            forget(path.name[:2])
         print(f"{path.name} ...", end=" ", flush=True)
-        start = time.perf_counter()
+        start, rows = time.perf_counter(), measured(path.name[:2])
         try:
             execute(path)
         except CellExecutionError as error:
             sys.exit(f"failed; the file is left as it was.\n\n{error}")
-        print(f"{time.perf_counter() - start:.0f} s, {path.stat().st_size / 1e6:.2f} MB")
+        seconds = time.perf_counter() - start
+        if rows and measured(path.name[:2]) == rows:  # this is what a reader waits who opens it
+            from kdcourse.experiment import record_opening
+
+            record_opening(path.name[:2], seconds)
+        print(f"{seconds:.0f} s, {path.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

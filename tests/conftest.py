@@ -82,6 +82,32 @@ def data():
     return kd.data.glyphs(train=144, val=72, test=72, size=12)
 
 
+def network(seed=0, **settings):
+    """A student for `data` that trains in no time."""
+    from kdcourse import models
+
+    return models.convnet(**{"width": 4, "size": 12, "seed": seed} | settings)
+
+
+def restless(seed=0, classes=36):
+    """A network that changes when it is used carelessly: batch statistics and dropout."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5),
+            nn.Flatten(), nn.Linear(200, classes),
+        )
+
+
+def state(model):
+    """All of a model's weights and buffers, as one hashable value."""
+    return tuple((name, value.detach().contiguous().numpy().tobytes())
+                 for name, value in model.state_dict().items())
+
+
 @pytest.fixture(scope="session")
 def glyph_teacher():
     """The real teacher of glyphs, trained once for the whole run (up to a minute)."""

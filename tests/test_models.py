@@ -1,0 +1,193 @@
+"""Networks: their shapes, their seeds, and what one sees of any of them."""
+
+import collections
+import types
+
+import pytest
+import torch
+from torch import nn
+
+import kdcourse as kd
+from kdcourse import models
+
+BUILDERS = {
+    "mlp": models.mlp, "convnet": models.convnet, "resnet": models.resnet, "vit": models.vit,
+}
+every_builder = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+SMALL = {"resnet": {"depth": 8, "width": 4}, "vit": {"dim": 8, "depth": 1, "patch": 4}}
+
+
+def weights(model):
+    return torch.cat([value.flatten().float() for value in model.state_dict().values()])
+
+
+# --- our own networks ---------------------------------------------------------------------------
+
+
+@every_builder
+@pytest.mark.parametrize(("channels", "classes", "size"), [(1, 36, 28), (3, 10, 32), (2, 2, 16)])
+def test_logits_for_any_input(build, channels, classes, size):
+    settings = SMALL.get(build.__name__, {})
+    model = build(channels=channels, classes=classes, size=size, **settings)
+    assert model(torch.rand(2, channels, size, size)).shape == (2, classes)
+    assert model.eval()(torch.rand(1, channels, size, size)).shape == (1, classes)
+
+
+@every_builder
+def test_weights_come_from_the_seed_alone(build):
+    torch.manual_seed(1)
+    first = weights(build(seed=3))
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    assert torch.equal(weights(build(seed=3)), first)
+    assert not torch.equal(weights(build(seed=4)), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_builder
+def test_a_network_says_how_it_was_made(build):
+    model = build(classes=10, seed=5)
+    assert model.spec == models.describe(model)
+    assert model.spec.startswith(f"{build.__name__}(")
+    assert "classes=10" in model.spec
+    assert "seed" not in model.spec  # the seed is a column of its own
+
+
+def linear(inputs, outputs):
+    return inputs * outputs + outputs
+
+
+def conv_bn(inputs, outputs, kernel=3):
+    return inputs * outputs * kernel**2 + 2 * outputs
+
+
+def block(inputs, outputs):
+    same = inputs == outputs
+    return conv_bn(inputs, outputs) + conv_bn(outputs, outputs) + (
+        0 if same else conv_bn(inputs, outputs, 1))
+
+
+@pytest.mark.parametrize(("model", "expected"), [
+    (models.mlp(hidden=(800, 800), classes=10),
+     linear(784, 800) + linear(800, 800) + linear(800, 10)),
+    (models.mlp(hidden=()), linear(784, 36)),
+    (models.mlp(hidden=[32]), linear(784, 32) + linear(32, 36)),
+    (models.convnet(width=16),
+     conv_bn(1, 16) + conv_bn(16, 32) + conv_bn(32, 64) + linear(64, 36)),
+    (models.resnet(depth=8, width=16, stem_stride=2),
+     conv_bn(1, 16) + block(16, 16) + block(16, 32) + block(32, 64) + linear(64, 36)),
+    (models.resnet(depth=20, channels=3, classes=10),
+     conv_bn(3, 16) + 3 * block(16, 16) + block(16, 32) + 2 * block(32, 32) + block(32, 64)
+     + 2 * block(64, 64) + linear(64, 10)),
+    (models.vit(),  # class token, positions, patches; per layer 2 norms, attention, MLP; norm, head
+     64 + 17 * 64 + linear(49, 64) + 4 * (2 * 128 + linear(64, 192) + linear(64, 64)
+                                          + linear(64, 128) + linear(128, 64))
+     + 128 + linear(64, 36)),
+])
+def test_number_of_parameters(model, expected):
+    assert kd.measure.parameters(model) == expected
+
+
+def test_networks_normalise_for_themselves():
+    x = torch.rand(4, 1, 28, 28)
+    for build in BUILDERS.values():
+        normalize = next(m for m in build().modules() if isinstance(m, models.Normalize))
+        torch.testing.assert_close(normalize(x), (x - 0.5) / 0.5)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: models.resnet(depth=10), r"depth of 6n\+2 \(8, 14, .*\), got 10"),
+    (lambda: models.resnet(depth=2), r"depth of 6n\+2"),
+    (lambda: models.vit(patch=5), "patch that divides the image size 28, got 5"),
+    (lambda: models.vit(dim=30), "heads that divide dim 30, got 4"),
+    (lambda: models.convnet(width=0), "width of at least 1, got 0"),
+    (lambda: models.convnet(classes=0), "classes of at least 1, got 0"),
+    (lambda: models.mlp(hidden=(8, 0)), r"hidden of at least 1, got \(8, 0\)"),
+    (lambda: models.mlp(channels=-1), "channels of at least 1, got -1"),
+])
+def test_sizes_that_cannot_be(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# --- any network --------------------------------------------------------------------------------
+
+
+class Answers(nn.Module):
+    """A network that wraps its logits in something."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.fc, self.wrap = nn.Linear(4, 3), wrap
+
+    def forward(self, x):
+        return self.wrap(self.fc(x))
+
+
+Named = collections.namedtuple("Named", "logits aux")
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda z: z, lambda z: (z, "more"), lambda z: [z], lambda z: Named(z, None),
+    lambda z: types.SimpleNamespace(loss=None, logits=z),
+    lambda z: types.SimpleNamespace(logits=(z, z)),
+])
+def test_logits_are_found_in_what_networks_return(wrap):
+    model, x = Answers(wrap), torch.rand(5, 4)
+    torch.testing.assert_close(models.predict(model, x), model.fc(x).detach())
+
+
+@pytest.mark.parametrize(("wrap", "message"), [
+    (lambda z: {"out": z}, r"shape \[B, K\] from the model, got <class 'dict'>.*Wrap"),
+    (lambda z: None, "got <class 'NoneType'>"),
+    (lambda z: z[:, :, None], r"got shape \[2, 3, 1\]"),
+    (lambda z: z[0], r"got shape \[3\]"),
+])
+def test_what_are_no_logits(wrap, message):
+    with pytest.raises(TypeError, match=message):
+        models.predict(Answers(wrap), torch.rand(2, 4))
+
+
+def restless():
+    """Batch normalisation and dropout, each in a mode of its own."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
+    model.train()
+    model[1].eval()
+    return model
+
+
+def test_predict_leaves_every_submodule_as_it_was():
+    model = restless()
+    before = weights(model).clone(), [module.training for module in model.modules()]
+    first, second = models.predict(model, torch.rand(9, 4)), None
+    torch.testing.assert_close(weights(model), before[0], rtol=0, atol=0)
+    assert [module.training for module in model.modules()] == before[1] == [
+        True, True, False, True, True]
+    x = torch.rand(9, 4)
+    first, second = models.predict(model, x), models.predict(model, x, batch=2)
+    torch.testing.assert_close(first, second)  # no dropout, no batch statistics
+    assert not first.requires_grad
+
+
+def test_modes_return_also_after_an_error():
+    model = restless()
+    with pytest.raises(RuntimeError):
+        models.predict(model, torch.rand(2, 5))
+    assert [module.training for module in model] == [True, False, True, True]
+
+
+def test_predict_gives_float32_also_from_a_half_precision_network():
+    model = nn.Linear(4, 3).bfloat16()
+    assert models.predict(model, torch.rand(2, 4).bfloat16()).dtype == torch.float32
+
+
+def test_a_foreign_network_is_told_from_another():
+    small, large = nn.Linear(3, 2), nn.Linear(3, 4)
+    assert models.describe(small) == models.describe(nn.Linear(3, 2))
+    assert models.describe(small) != models.describe(large)
+    assert models.describe(small).startswith("Linear(8 parameters, ")
+
+
+def test_where_a_network_without_parameters_lies():
+    assert models.device_of(nn.ReLU()) == torch.device("cpu")
+    assert models.device_of(nn.Linear(1, 1, device="meta")) == torch.device("meta")

@@ -1,0 +1,424 @@
+"""The one loop: reproducible, honest about what went wrong, and nothing lost on the way."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import network, restless, state
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import kdcourse as kd
+from kdcourse.losses import CE, Loss
+from kdcourse.schemes import Supervised
+
+RECIPE = kd.Recipe(epochs=2, batch=36)
+
+
+class Watched(Supervised):
+    """Calls `watch(self, step)` after each step, and notes which samples it saw."""
+
+    def __init__(self, student, watch=lambda scheme, step: None, objective=None):
+        super().__init__(student, objective)
+        self.watch, self.steps, self.seen = watch, 0, []
+
+    def forward(self, batch):
+        self.seen.append(batch.index.tolist())
+        return super().forward(batch)
+
+    def after_step(self):
+        self.steps += 1
+        self.watch(self, self.steps)
+
+
+@pytest.fixture
+def optimizers(monkeypatch):
+    """The optimisers that `fit` makes; `.rates` and `.norms` of the gradients, step by step."""
+    made, AdamW = [], torch.optim.AdamW
+
+    class Remembered(AdamW):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            self.rates, self.norms = [], []
+            self.register_step_pre_hook(self.note)
+            made.append(self)
+
+        def note(self, *_):
+            self.rates.append({group["lr"] for group in self.param_groups})
+            gradients = [p.grad for group in self.param_groups for p in group["params"]]
+            self.norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+
+    monkeypatch.setattr(torch.optim, "AdamW", Remembered)
+    return made
+
+
+def trained(data, seed=0, recipe=RECIPE, build=restless):
+    student = build(0)
+    history = kd.fit(Supervised(student), data, recipe, seed)
+    return state(student), [row["loss"] for row in history.rows]
+
+
+# --- reproducible -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_seed_gives_the_same_bits(data, precision):
+    recipe = kd.Recipe(epochs=2, batch=36, precision=precision, clip=1.0)
+    torch.manual_seed(1)
+    first = trained(data, 3, recipe)
+    torch.manual_seed(2)  # dropout does not draw from here
+    assert trained(data, 3, recipe) == first
+    assert trained(data, 4, recipe) != first
+
+
+def test_the_global_generators_are_left_alone(data):
+    torch.manual_seed(5)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002
+    trained(data)
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_all_schemes_of_one_seed_see_the_same_order(data):
+    seen = {}
+    for name, seed, width in (("a", 0, 4), ("b", 0, 8), ("c", 1, 4)):
+        scheme = Watched(network(width=width))
+        kd.fit(scheme, data, RECIPE, seed)
+        seen[name] = scheme.seen
+    assert seen["a"] == seen["b"] != seen["c"]
+    for epoch in (seen["a"][:4], seen["a"][4:]):
+        assert sorted(index for batch in epoch for index in batch) == list(range(144))
+    assert seen["a"][:4] != seen["a"][4:]
+
+
+def test_what_lay_in_the_gradients_before_does_not_matter(data):
+    clean, dirty = network(), network()
+    for p in dirty.parameters():
+        p.grad = torch.full_like(p, 100.0)
+    for student in (clean, dirty):
+        kd.fit(Supervised(student), data, kd.Recipe(epochs=1, batch=36))
+    assert state(clean) == state(dirty)
+
+
+def test_the_layout_of_images_changes_only_rounding(data):
+    students = [network(), network()]
+    for student, last in zip(students, (True, False), strict=True):
+        recipe = kd.Recipe(epochs=1, batch=36, channels_last=last)
+        kd.fit(Supervised(student), data, recipe)
+    for one, other in zip(*(student.parameters() for student in students), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+# --- what is trained, and how -------------------------------------------------------------------
+
+
+def test_the_optimiser_holds_exactly_what_can_be_trained(data, optimizers):
+    student = restless()
+    student[0].requires_grad_(False)  # frozen by its owner
+    frozen, free = state(student[0]), state(student[5])
+    kd.fit(kd.Distiller(student, network(1)), data, RECIPE)
+    (optimizer,) = optimizers
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len({id(p) for p in held})
+    assert {id(p) for p in held} == {id(p) for p in student.parameters() if p.requires_grad}
+    assert state(student[0]) == frozen
+    assert state(student[5]) != free
+
+
+def test_every_weight_moves(data):
+    student = restless()
+    before = [p.detach().clone() for p in student.parameters()]
+    kd.fit(Supervised(student), data, RECIPE)
+    for (name, p), old in zip(student.named_parameters(), before, strict=True):
+        assert not torch.equal(p, old), name
+
+
+def test_biases_and_norms_do_not_decay(data, optimizers):
+    student = restless()
+    kd.fit(Supervised(student), data, kd.Recipe(epochs=1, batch=36, weight_decay=0.3))
+    decay = {id(p): group["weight_decay"]
+             for group in optimizers[0].param_groups for p in group["params"]}
+    kept = {name: decay[id(p)] for name, p in student.named_parameters()}
+    assert kept == {"0.weight": 0.3, "0.bias": 0, "1.weight": 0, "1.bias": 0,
+                    "5.weight": 0.3, "5.bias": 0}
+
+
+@pytest.mark.parametrize("make", [
+    lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 36, bias=False)),
+    lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 36).requires_grad_(False),
+                          nn.BatchNorm1d(36)),
+])
+def test_networks_of_matrices_only_or_of_norms_only(data, make):
+    student = make()
+    before = state(student)
+    kd.fit(Supervised(student), data, RECIPE)
+    assert state(student) != before
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_almost_nothing(data, optimizers):
+    kd.fit(Supervised(network()), data, kd.Recipe(epochs=15, batch=36, lr=0.01))
+    rates = [rate for (rate,) in optimizers[0].rates]  # one for both groups
+    peak = int(np.argmax(rates))
+    assert len(rates) == 60
+    assert rates[peak] == pytest.approx(0.01, rel=0.02)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 1e-3 * 0.01
+
+
+class Scaled(Loss):
+    """A term with something to train, and a huge gradient."""
+
+    needs_teacher = False
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def values(self, student, teacher=None, labels=None):
+        return 1000 * self.scale * student.logits.square().sum(1)
+
+
+def test_clipping_covers_everything_that_is_trained(data, optimizers):
+    for clip in (0.5, None):
+        scheme = Supervised(network(), CE() + Scaled())
+        kd.fit(scheme, data, kd.Recipe(epochs=1, batch=36, clip=clip))
+        held = [p for group in optimizers[-1].param_groups for p in group["params"]]
+        assert {id(p) for p in held} == {id(p) for p in scheme.parameters()}
+    assert optimizers[0].norms == pytest.approx([0.5] * 4, rel=1e-4)
+    assert min(optimizers[1].norms) > 100
+
+
+def test_the_student_trains_in_train_mode_also_after_it_was_looked_at(data):
+    modes = []
+    student = restless()
+    student.register_forward_pre_hook(
+        lambda *_: modes.append((torch.is_grad_enabled(), student[1].training)))
+    kd.fit(Supervised(student.eval()), data, kd.Recipe(epochs=3, batch=36))
+    assert {training for learning, training in modes if learning} == {True}
+    assert {training for learning, training in modes if not learning} == {False}
+    assert sum(learning for learning, _ in modes) == 12
+
+
+def test_bf16_keeps_the_weights_in_float32(data):
+    student = network()
+    history = kd.fit(Supervised(student), data, kd.Recipe(epochs=2, batch=36, precision="bf16"))
+    assert {p.dtype for p in student.parameters()} == {torch.float32}
+    assert all(map(math.isfinite, history["loss"]))
+
+
+class Waits(TorchDispatchMode):
+    """Counts every time that a number is fetched from the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_in_an_epoch_waits_for_the_device(data):
+    counts = []
+    scheme = kd.Distiller(network(), network(1))
+    scheme.after_step = lambda: counts.append(waits.count)
+    with Waits() as waits:
+        kd.fit(scheme, data, kd.Recipe(epochs=2, batch=12, clip=1.0))
+    assert len(counts) == 24
+    for epoch in (counts[:12], counts[12:]):
+        assert len(set(epoch)) == 1
+    assert 0 < counts[12] - counts[0] <= 3  # the first bad step and the accuracy, once an epoch
+
+
+def test_a_step_that_waits_would_be_noticed(data):
+    counts = []
+    scheme = Watched(network(), lambda scheme, step: counts.append(
+        (float(scheme.student[-1].bias[0].detach()), waits.count)[1]))
+    with Waits() as waits:
+        kd.fit(scheme, data, kd.Recipe(epochs=1, batch=36))
+    assert len(set(counts)) == 4
+
+
+# --- the history --------------------------------------------------------------------------------
+
+
+def test_the_history_has_a_row_per_epoch(data):
+    scheme = kd.Distiller(network(), network(1))
+    history = kd.fit(scheme, data, kd.Recipe(epochs=5, batch=36, validate_every=2))
+    assert history["epoch"] == [1, 2, 3, 4, 5]
+    assert [i + 1 for i, seen in enumerate(history["val_accuracy"]) if seen is None] == [1, 3]
+    for row in history.rows:
+        assert row["loss"] == pytest.approx(0.1 * row["CE"] + 0.9 * row["KD"], rel=1e-5)
+        assert row["seconds"] > 0
+    accuracy = kd.measure.accuracy(kd.models.predict(scheme.student, data.val.x), data.val.y)
+    assert history["val_accuracy"][-1] == accuracy
+    assert history.seconds == pytest.approx(sum(history["seconds"]))
+    assert not history.interrupted
+    assert repr(history).startswith("History(5 epochs in ")
+    assert f"validation {accuracy:.1%})" in repr(history)
+    assert json.loads(json.dumps(history.to_dict()))["rows"] == history.rows
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(data):
+    seen = []
+    scheme = Watched(network())
+    forward = scheme.forward
+    scheme.forward = lambda batch: seen.append(outcome := forward(batch)) or outcome
+    history = kd.fit(scheme, data, RECIPE)
+    losses = [outcome.loss.item() for outcome in seen]
+    assert history["loss"] == pytest.approx([np.mean(losses[:4]), np.mean(losses[4:])], rel=1e-6)
+
+
+def test_training_learns(data):
+    history = kd.fit(Supervised(network(width=16)), data, kd.Recipe(epochs=30, batch=36, lr=0.02))
+    assert history["loss"][-1] < 0.2 * history["loss"][0]
+
+
+# --- when something goes wrong ------------------------------------------------------------------
+
+
+class Breaks(Loss):
+    """NaN or inf from a given training step on."""
+
+    needs_teacher = False
+
+    def __init__(self, at, value=math.nan):
+        super().__init__()
+        self.at, self.value, self.steps = at, value, 0
+
+    def values(self, student, teacher=None, labels=None):
+        if torch.is_grad_enabled():  # build does not count
+            self.steps += 1
+        bad = self.value if self.steps >= self.at else 1.0
+        return bad * student.logits.square().sum(1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_at_the_end_of_its_epoch(data, value):
+    scheme = Watched(network(), objective=CE() + 0.1 * Breaks(6, value))
+    with pytest.raises(FloatingPointError, match=r"at step 6 \(part: Breaks\). Lower Recipe\(lr="):
+        kd.fit(scheme, data, kd.Recipe(epochs=3, batch=36))
+    assert scheme.steps == 8
+
+
+def test_ctrl_c_returns_what_was_finished(data, capsys):
+    def stop(scheme, step):
+        if step == 11:
+            raise KeyboardInterrupt
+
+    before = state(network())
+    scheme = Watched(network(), stop)
+    history = kd.fit(scheme, data, kd.Recipe(epochs=50, batch=36, validate_every=10))
+    assert history.interrupted
+    assert history["epoch"] == [1, 2]
+    assert "interrupted" in repr(history)
+    assert "Stopped by hand after 2 of 50 epochs" in capsys.readouterr().out
+    assert state(scheme.student) != before  # it keeps what it has learned
+    kd.models.predict(scheme.student, data.val.x)
+
+
+def test_ctrl_c_before_the_first_epoch_is_over(data):
+    def stop(scheme, step):
+        raise KeyboardInterrupt
+
+    history = kd.fit(Watched(network(), stop), data, RECIPE)
+    assert history.interrupted
+    assert repr(history) == "History(no epoch was finished)"
+    assert history.seconds == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C in another way")
+def test_a_real_ctrl_c():
+    program = (
+        "import kdcourse as kd\n"
+        "data = kd.data.glyphs(train=144, val=36, test=36, size=12)\n"
+        "scheme = kd.Supervised(kd.models.convnet(width=4, size=12))\n"
+        "steps = iter(range(10**9))\n"
+        "scheme.after_step = lambda: next(steps) == 40 and print('running', flush=True)\n"
+        "history = kd.fit(scheme, data, kd.Recipe(epochs=10**6, batch=36))\n"
+        "print(len(history) >= 5, history.interrupted)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert "Stopped by hand after" in out
+    assert out.endswith("True True\n")
+    assert err == ""
+    assert process.returncode == 0
+
+
+def test_a_batch_larger_than_the_data(data):
+    with pytest.raises(ValueError, match=r"at most 144 samples .*, got 145. Lower Recipe\(batch"):
+        kd.fit(Supervised(network()), data, kd.Recipe(epochs=1, batch=145))
+    assert len(kd.fit(Supervised(network()), data, kd.Recipe(epochs=1, batch=144))) == 1
+
+
+def test_a_frozen_student(data):
+    for scheme in (Supervised(network().requires_grad_(False)), Supervised(nn.Flatten())):
+        scheme.check = lambda data: None
+        with pytest.raises(ValueError, match=r"something to train, .*frozen \(requires_grad_"):
+            kd.fit(scheme, data, RECIPE)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"epochs": 0}, "epochs to be a whole number of at least 1, got 0"),
+    ({"epochs": -3}, "epochs to be a whole number of at least 1, got -3"),
+    ({"epochs": 1.5}, "epochs to be a whole number of at least 1, got 1.5"),
+    ({"batch": 0}, "batch to be a whole number of at least 1, got 0"),
+    ({"validate_every": 0}, "validate_every to be a whole number of at least 1"),
+    ({"lr": 0}, "learning rate above 0, got 0"),
+    ({"lr": -1e-3}, "learning rate above 0, got -0.001"),
+    ({"lr": math.nan}, "learning rate above 0, got nan"),
+    ({"lr": math.inf}, "learning rate above 0, got inf"),
+    ({"weight_decay": -1}, "weight decay of at least 0, got -1"),
+    ({"clip": 0}, "clip above 0, or None, got 0"),
+    ({"clip": math.nan}, "clip above 0, or None, got nan"),
+    ({"precision": "fp16"}, 'precision "fp32" or "bf16", got \'fp16\''),
+])
+def test_recipes_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        kd.Recipe(**settings)
+
+
+def test_a_recipe_is_frozen_and_knows_its_fields():
+    recipe = kd.Recipe(epochs=3)
+    with pytest.raises(AttributeError):
+        recipe.epochs = 4
+    with pytest.raises(TypeError, match="epoch"):
+        kd.Recipe(epoch=3)
+    with pytest.raises(TypeError):
+        kd.Recipe(3)
+    assert kd.Recipe(epochs=3) == recipe
+
+
+# --- what one sees ------------------------------------------------------------------------------
+
+
+def test_silent_where_nobody_watches(data, capfd):
+    kd.fit(Supervised(network()), data, RECIPE)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_smoke_mode_makes_two_steps_and_says_so(data, smoke, capsys):
+    scheme = Watched(network())
+    history = kd.fit(scheme, data, kd.Recipe(epochs=500, batch=36))
+    assert scheme.steps == 2
+    assert len(history) == 1
+    assert capsys.readouterr().out.startswith("KDCOURSE_SMOKE=1: fit makes two steps only")
+
+
+def test_the_default_device_has_no_surprises(data):
+    assert kd.fit(Supervised(network()), data, RECIPE, device="cpu").device == "cpu"
+    expected = "cuda" if torch.cuda.is_available() else "mps" if (
+        torch.backends.mps.is_available()) else "cpu"
+    assert kd.training.default_device().type == expected
