@@ -6,7 +6,7 @@
     teacher = kd.teacher("glyphs")
     student = kd.models.convnet(width=16, classes=len(data.classes), seed=0)
     scheme  = kd.Distiller(student, teacher, 0.1 * kd.losses.CE() + 0.9 * kd.losses.KD(T=4))
-    history = kd.fit(scheme, data, kd.Recipe(epochs=60), seed=0)
+    history = kd.fit(scheme, data, kd.Recipe(epochs=60, lr=0.32), seed=0)
     kd.report(scheme, data)
 """
 

@@ -103,7 +103,7 @@ def _distillation_laws(fn, T: float) -> None:
     near = far.roll(1, 1).requires_grad_()
     large = fn(near, far, 1.0)
     assert torch.isfinite(large), (
-        f"Expected a finite loss for logits of ±100, got {float(large)}. log(softmax(x)) rounds to "
+        f"Expected a finite loss for logits of ±100, got {large.item()}. log(softmax(x)) rounds to "
         "log 0: use log_softmax."
     )
     large.backward()
