@@ -153,8 +153,8 @@ def _freezing_laws(step) -> None:
     moved = [key for key, value in teacher.state_dict().items() if not value.equal(before[key])]
     statistics = [key for key in moved if "running" in key or "num_batches" in key]
     assert not statistics, (
-        f"Expected the teacher to stay as it was, but its batch statistics moved ({statistics[0]}): "
-        "it was in train mode, and no_grad does not stop that. Call teacher.eval() first."
+        f"Expected the teacher to stay as it was, but its batch statistics moved ({statistics[0]}):"
+        " it was in train mode, and no_grad does not stop that. Call teacher.eval() first."
     )
     assert not moved, (
         f"Expected the teacher to stay as it was, but its weights moved ({moved[0]}). Give the "
@@ -165,8 +165,8 @@ def _freezing_laws(step) -> None:
         "is on. Call teacher.eval() first."
     )
     assert all(p.grad is None or not p.grad.any() for p in teacher.parameters()), (
-        "Expected no gradient in the teacher, got one: memory and time for nothing. Ask the teacher "
-        "under torch.no_grad()."
+        "Expected no gradient in the teacher, got one: memory and time for nothing. Ask the "
+        "teacher under torch.no_grad()."
     )
     assert any(not p.equal(old) for p, old in zip(student.parameters(), start, strict=True)), (
         "Expected the student to learn, but none of its weights moved. Are there backward() and "

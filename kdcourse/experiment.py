@@ -1,6 +1,7 @@
 """Arms, seeds and recorded rows: the comparison that a claim rests on."""
 
 import contextlib
+import collections
 import dataclasses
 import datetime
 import importlib.metadata
@@ -82,7 +83,7 @@ class Comparison:
         lines = []
         for arm in self.arms:
             mean, low, high = self.interval(arm)
-            line = [arm, str(len(self.values(arm))), f"{mean:.1%}", _range(low, high)]
+            line = [str(arm), str(len(self.values(arm))), f"{mean:.1%}", _range(low, high)]
             if arm == self.baseline:
                 line += ["–", "–"]
             else:
@@ -172,6 +173,11 @@ def compare(
             key = {"scheme": repr(scheme), "recipe": repr(chosen), "data": repr(data),
                    "teacher": answers.name, "seed": seed, "split": split,
                    "results": kdcourse.RESULTS}
+            twin = next((other for other, *_, known in jobs if known == key), None)
+            if results and twin is not None:
+                raise ValueError(f"Expected arms that read differently, got {key['scheme']} for "
+                                 f"{twin!r} and {name!r}: their recorded rows could not be told "
+                                 "apart. Set student.spec to a text that says what differs.")
             jobs.append((name, arm, chosen, key))
     if rerun:
         known = [row for *_, key in jobs if (row := store.find(key))]
@@ -192,16 +198,18 @@ def compare(
                 row = key | _measured(scheme, data, split, answers, history)
                 store.add(row)
             rows.append({"arm": name, **row})
-    whole = [row for row in rows if sum(other["seed"] == row["seed"] for other in rows) == len(arms)]
+    done = collections.Counter(row["seed"] for row in rows)
+    whole = [row for row in rows if done[row["seed"]] == len(arms)]
     if not whole:
         raise KeyboardInterrupt("Stopped before the first seed was complete for all arms.")
     return Comparison(whole, baseline)
 
 
 def _fresh(name: str, arm, seed: int) -> Scheme:
-    scheme = arm(seed) if callable(arm) and not isinstance(arm, Scheme) else None
+    function = callable(arm) and not isinstance(arm, Scheme)
+    scheme = arm(seed) if function else None
     if not isinstance(scheme, Scheme):
-        got = type(arm if scheme is None else scheme).__name__
+        got = f"one that returns {type(scheme).__name__}" if function else type(arm).__name__
         raise ValueError(f"Expected arm {name!r} to be a function of the seed that returns a "
                          f"scheme, got {got}. Write lambda seed: Supervised(net(seed)).")
     return scheme
@@ -310,8 +318,8 @@ def where(device: str = "cpu") -> dict:
     else:
         capability = torch.backends.cpu.get_cpu_capability()
         threads = torch.get_num_threads()
-        hardware = (f"{threads} CPU thread{'s' * (threads > 1)} ({platform.machine()}, {capability}, "
-                    f"{platform.system()})")
+        hardware = (f"{threads} CPU thread{'s' * (threads > 1)} "
+                    f"({platform.machine()}, {capability}, {platform.system()})")
     return {"hardware": hardware, "torch": torch.__version__.split("+")[0],
             "python": platform.python_version(),
             "kdcourse": importlib.metadata.version("kdcourse"),

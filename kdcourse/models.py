@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +132,7 @@ def mlp(hidden: tuple = (128, 128), channels=1, classes=36, size=28, seed=0) -> 
     """
     widths = [channels * size * size, *hidden]
     layers = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(Normalize(), nn.Flatten(), *layers, nn.Linear(widths[-1], classes))
 

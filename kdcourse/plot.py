@@ -17,7 +17,8 @@ MARKERS = "osD^vP"
 
 STYLE = {
     "figure.figsize": (6.0, 3.6), "figure.dpi": 150, "savefig.dpi": 150,
-    "figure.facecolor": "white", "savefig.facecolor": "white", "figure.constrained_layout.use": True,
+    "figure.facecolor": "white", "savefig.facecolor": "white",
+    "figure.constrained_layout.use": True,
     "font.size": 12, "axes.titlesize": 12.5, "axes.titlelocation": "left",
     "axes.titleweight": "bold", "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E4E4E4",

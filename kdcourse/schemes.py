@@ -16,7 +16,7 @@ from kdcourse.models import View
 
 @dataclasses.dataclass
 class Outcome:
-    """One step: the scalar `loss`, its unweighted `parts` by name, the student's `logits` [B, K]."""
+    """One step: the scalar `loss`, its unweighted `parts` by name, and `logits` [B, K]."""
 
     loss: torch.Tensor
     parts: dict[str, torch.Tensor]

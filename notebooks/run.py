@@ -74,7 +74,8 @@ def execute(path: Path) -> None:
     write(path, notebook)
     for cell in notebook.cells:
         if "cover" in cell.metadata.get("tags", []):  # the picture of README and front page
-            pictures = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+            pictures = [output.data["image/png"] for output in cell.outputs
+                        if "image/png" in output.get("data", {})]
             COVER.write_bytes(base64.b64decode(pictures[0]))
 
 

@@ -1,4 +1,4 @@
-"""Each exercise: the solution passes its check, and the unfinished stub says so and stops nothing."""
+"""Each exercise: its solution passes the check; the unfinished stub says so and stops nothing."""
 
 import contextlib
 import io

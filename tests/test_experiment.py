@@ -179,6 +179,17 @@ def test_the_name_of_an_arm_is_only_a_name(data, arms, fits):
     assert result.arms == ["labels only"]
 
 
+def test_arms_that_read_alike_cannot_be_recorded(data, fits):
+    """A pretrained student reads as a fresh one: its row must not be taken for the other's."""
+    arms = {"fresh": lambda seed: kd.Supervised(network(seed)),
+            "pretrained": lambda seed: kd.Supervised(network(seed + 100))}
+    with pytest.raises(ValueError, match=r"read differently, .* for 'fresh' and 'pretrained'"):
+        kd.compare(arms, data, RECIPE, seeds=[0], results="t")
+    assert fits == []
+    first, second = kd.compare(arms, data, RECIPE, seeds=[0]).rows  # not recorded: not confused
+    assert first["nll"] != second["nll"]
+
+
 def test_a_half_done_table_is_completed(data, arms, fits):
     kd.compare({"KD": arms["KD"]}, data, RECIPE, seeds=[1], results="t")
     result = kd.compare(arms, data, RECIPE, seeds=range(3), results="t")
@@ -261,13 +272,14 @@ def test_two_processes_that_add_rows_at_once_lose_none(home):
 # --- stopped by hand ----------------------------------------------------------------------------
 
 
-class Stopped(kd.Supervised):
+class Stopped(kd.Distiller):
     def after_step(self):
         raise KeyboardInterrupt
 
 
 def stops_at(seed):
-    return lambda s: (Stopped if s >= seed else kd.Supervised)(network(s))
+    teacher = network(9)
+    return lambda s: (Stopped if s >= seed else kd.Distiller)(network(s), teacher)
 
 
 def test_ctrl_c_returns_whole_seeds_and_keeps_the_rest(data, arms, fits, home):
@@ -351,7 +363,7 @@ def test_the_table_compares_by_pairs():
     assert (lines[0][-1], lines[1][-1]) == ("–", "50.0%")
     text = repr(result).splitlines()
     assert len({len(line) for line in text}) == 1
-    with pytest.raises(KeyError, match="one of the arms .*, got 'X'"):
+    with pytest.raises(KeyError, match=r"one of the arms .*, got 'X'"):
         result.mean("X")
 
 

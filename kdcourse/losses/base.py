@@ -116,7 +116,8 @@ class Objective(nn.Module):
 
     def __repr__(self):
         return " + ".join(
-            repr(term) if weight == 1 else f"{weight:g} * {term!r}" for weight, term in self._pairs()
+            repr(term) if weight == 1 else f"{weight:g} * {term!r}"
+            for weight, term in self._pairs()
         )
 
 
