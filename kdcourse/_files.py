@@ -1,11 +1,13 @@
 """Where kdcourse keeps things, and how it writes them: whole or not at all."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import operator
 import os
 import uuid
+import warnings
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -58,6 +60,18 @@ def write(path: Path, content: bytes) -> None:
                 "Free some space, or set KDCOURSE_HOME to a folder on another disk.",
             ) from None
         raise
+
+
+@contextlib.contextmanager
+def warn_if_not_kept(sentence: str):
+    """What was computed is handed over even where the disk does not take it: a warning, no error.
+
+    sentence: what was not kept; the reason follows it.
+    """
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"{sentence} {error.strerror}", stacklevel=4)
 
 
 def write_json(path: Path, value) -> None:

@@ -456,7 +456,7 @@ def _check_split(split: Split, classes: int, name: str) -> None:
 
 
 def _stratified(labels: torch.Tensor, sizes: list[int], seed: int, name: str):
-    """Disjoint sets of rows, `sizes` of them, with the classes in equal shares where possible."""
+    """Disjoint sets of rows, `sizes` of them, with every class in its share where possible."""
     from sklearn.model_selection import train_test_split
 
     if min(sizes) < 1 or sum(sizes) > len(labels):

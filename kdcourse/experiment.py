@@ -1,7 +1,7 @@
 """Arms, seeds and recorded rows: the comparison that a claim rests on."""
 
-import contextlib
 import collections
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -368,6 +368,10 @@ class _Store:
         if self.path is None:
             return
         self.rows[self._key(row)] = row
+        with _files.warn_if_not_kept("A row was computed but not recorded."):
+            self._keep(row)
+
+    def _keep(self, row: dict) -> None:
         _files.make_folder(self.path.parent)
         with FileLock(f"{self.path}.lock"):  # another process may add rows of its own
             kept = {self._key(row): row for row in [*self._read(self.path), row]}

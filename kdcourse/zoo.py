@@ -1,6 +1,5 @@
 """Teachers that are trained once and then loaded."""
 
-import contextlib
 import json
 import time
 
@@ -62,7 +61,7 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
             content = safetensors.torch.save(
                 {key: tensor.contiguous() for key, tensor in model.state_dict().items()})
             model.card["sha256"] = _files.digest(content)
-            with _full_disk_is_no_loss():
+            with _files.warn_if_not_kept("The teacher was trained but not kept."):
                 _files.write(weights, content)
                 _files.write_json(card, model.card)  # last: its presence says that all is there
         else:
@@ -105,14 +104,3 @@ def _load(model, weights, card, expected) -> dict:
         raise ValueError(f"Expected the teacher's weights in {weights}, got a file that is cut "
                          f"short or altered; it was not loaded ({error}). {remedy}") from None
     return found
-
-
-@contextlib.contextmanager
-def _full_disk_is_no_loss():
-    """The teacher is trained: hand it over even where it cannot be kept, and say so."""
-    try:
-        yield
-    except OSError as error:
-        import warnings
-
-        warnings.warn(f"The teacher was trained but not kept. {error.strerror}", stacklevel=4)

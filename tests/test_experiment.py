@@ -331,8 +331,8 @@ def same_student():
     ({"recipe": {"CE": RECIPE}}, r"a recipe for each of the arms .*, got recipes for \['CE'\]"),
     ({"recipe": {"CE": RECIPE, "KD": RECIPE, "X": RECIPE}}, "a recipe for each of the arms"),
     ({"arms": {"CE": kd.Supervised(network())}}, "arm 'CE' to be a function of the seed"),
-    ({"arms": {"CE": lambda seed: network(seed)}}, "a function of the seed .* got Sequential"),
-    ({"arms": {"CE": lambda seed: None}}, "a function of the seed .* got NoneType"),
+    ({"arms": {"CE": lambda seed: network(seed)}}, "of the seed .*, got one that returns Sequential"),
+    ({"arms": {"CE": lambda seed: None}}, "of the seed .*, got one that returns NoneType"),
     ({"arms": {"CE": same_student()}}, "a fresh student from every call of arm 'CE'"),
 ])
 def test_comparisons_that_cannot_be(data, arms, fits, change, message):

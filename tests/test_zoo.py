@@ -1,0 +1,267 @@
+"""Trained teachers: trained once, verified at every loading, and never half there."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import network, state
+
+import kdcourse as kd
+from kdcourse import _files, zoo
+
+ENTRY = {
+    "model": network,
+    "data": {"train": 144, "val": 72, "test": 36, "seed": 7, "size": 12},
+    "recipe": kd.Recipe(epochs=2, batch=36),
+}
+# The same in a process of its own; every training says so.
+PROGRAM = """
+import kdcourse as kd
+from kdcourse import zoo
+zoo.TEACHERS["tiny"] = {{
+    "model": lambda: kd.models.convnet(width=4, size=12, seed=0),
+    "data": {{"train": 144, "val": 72, "test": 36, "seed": 7, "size": 12}},
+    "recipe": kd.Recipe(epochs={epochs}, batch=36),
+}}
+fit = zoo.fit
+def noted(*args, **settings):
+    print("training", flush=True)
+    return fit(*args, **settings)
+zoo.fit = noted
+print("accuracy", kd.teacher("tiny").card["accuracy"])
+"""
+
+
+@pytest.fixture
+def fits(monkeypatch, home):
+    """A tiny teacher by the name "tiny"; every training of it."""
+    runs, fit = [], zoo.fit
+    monkeypatch.setitem(zoo.TEACHERS, "tiny", ENTRY)
+    monkeypatch.setattr(zoo, "fit", lambda *args, **settings: (
+        runs.append(args), fit(*args, **settings))[1])
+    return runs
+
+
+def folder() -> Path:
+    """Where the tiny teacher lies."""
+    (found,) = (_files.home() / "teachers").glob("tiny-*")
+    return found
+
+
+# --- trained once -------------------------------------------------------------------------------
+
+
+def test_trained_at_the_first_call_and_loaded_afterwards(fits):
+    first = kd.teacher("tiny")
+    start = time.perf_counter()
+    second = kd.teacher("tiny")
+    assert time.perf_counter() - start < 0.5
+    assert len(fits) == 1
+    assert state(second) == state(first) != state(network())
+    assert second.card == first.card
+    assert second is not first
+
+
+def test_a_teacher_comes_frozen(fits):
+    for model in (kd.teacher("tiny"), kd.teacher("tiny")):
+        assert not any(module.training for module in model.modules())
+        assert not any(p.requires_grad for p in model.parameters())
+        assert {p.device.type for p in model.parameters()} == {"cpu"}
+        assert repr(kd.Live(model)) == "teacher('tiny')"
+
+
+def test_the_card_says_what_the_teacher_is(fits):
+    model = kd.teacher("tiny")
+    card = json.loads((folder() / "card.json").read_text(encoding="utf-8"))
+    assert card == model.card
+    own = kd.data.glyphs(**ENTRY["data"])
+    assert card["accuracy"] == kd.measure.accuracy(kd.models.predict(model, own.val.x), own.val.y)
+    assert card["recipe"] == repr(ENTRY["recipe"])
+    assert card["data"] == ENTRY["data"]
+    assert card["model"] == network().spec
+    assert card["fingerprint"] == kd.data.glyphs_fingerprint()
+    assert card["sha256"] == _files.digest((folder() / "model.safetensors").read_bytes())
+    assert card["seconds"] > 0
+    assert {"hardware", "torch", "python", "kdcourse", "date", "results"} <= set(card)
+
+
+def test_nothing_but_the_teacher_is_left_behind(fits):
+    kd.teacher("tiny")
+    assert {path.name for path in folder().iterdir()} <= {"model.safetensors", "card.json", "lock"}
+
+
+def test_a_distiller_takes_it_and_a_cache_knows_its_name(fits, data):
+    teacher = kd.teacher("tiny")
+    cached = kd.Cached(teacher, data)
+    assert repr(cached) == "Cached(teacher('tiny'))"
+    assert len(kd.fit(kd.Distiller(network(1), cached), data, ENTRY["recipe"])) == 2
+
+
+def test_the_teachers_images_are_not_the_students(fits):
+    for name, entry in zoo.TEACHERS.items():
+        assert entry["data"]["seed"] != 0, name  # the default seed of every student's data
+
+
+def test_an_unknown_name():
+    with pytest.raises(ValueError, match=r"one of the teachers \['glyphs'\], got 'resnet50'"):
+        kd.teacher("resnet50")
+
+
+# --- anew, beside the old -----------------------------------------------------------------------
+
+
+def test_refresh_trains_anew(fits):
+    first = kd.teacher("tiny")
+    assert state(kd.teacher("tiny", refresh=True)) == state(first)
+    assert len(fits) == 2
+    assert len(list((_files.home() / "teachers").iterdir())) == 1
+
+
+@pytest.mark.parametrize("change", ["recipe", "data", "model", "results", "smoke", "fonts"])
+def test_another_teacher_is_another_folder(fits, monkeypatch, change):
+    kd.teacher("tiny")
+    changed = {"recipe": {"recipe": kd.Recipe(epochs=1, batch=36)},
+               "data": {"data": ENTRY["data"] | {"seed": 8}},
+               "model": {"model": lambda: network(width=5)}}.get(change)
+    if changed:
+        monkeypatch.setitem(zoo.TEACHERS, "tiny", ENTRY | changed)
+    elif change == "results":
+        monkeypatch.setattr(kd, "RESULTS", kd.RESULTS + 1)
+    elif change == "smoke":
+        monkeypatch.setenv("KDCOURSE_SMOKE", "1")
+    else:
+        monkeypatch.setattr(kd.data, "glyphs_fingerprint", lambda: "another font")
+    kd.teacher("tiny")
+    assert len(fits) == 2
+    assert len(list((_files.home() / "teachers").iterdir())) == 2
+
+
+# --- altered files ------------------------------------------------------------------------------
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1  # in the middle of a weight
+    path.write_bytes(content)
+
+
+def rewrite(**changes):
+    def alter(path):
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes))
+
+    return alter
+
+
+DAMAGE = {
+    "altered weights": ("model.safetensors", flip),
+    "weights cut short": ("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-100])),
+    "empty weights": ("model.safetensors", lambda p: p.write_bytes(b"")),
+    "no weights": ("model.safetensors", lambda p: p.unlink()),
+    "weights of another": ("model.safetensors", lambda p: p.write_bytes(
+        safetensors.torch.save({"fc.weight": torch.zeros(2)}))),
+    "card cut short": ("card.json", lambda p: p.write_bytes(p.read_bytes()[:100])),
+    "empty card": ("card.json", lambda p: p.write_bytes(b"")),
+    "card that is a list": ("card.json", lambda p: p.write_text("[]")),
+    "card in no known text": ("card.json", lambda p: p.write_bytes(b"\xff\xfe\xfa")),
+    "card of another recipe": ("card.json", rewrite(recipe="Recipe(epochs=9)")),
+    "card of another teacher": ("card.json", rewrite(name="digits", model="vit()")),
+    "card of other fonts": ("card.json", rewrite(fingerprint="0" * 64)),
+    "card of other weights": ("card.json", rewrite(sha256="0" * 64)),
+    "card without a checksum": ("card.json", rewrite(sha256=None)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_files_that_do_not_match_are_named_and_left_alone(fits, damage):
+    first = state(kd.teacher("tiny"))
+    name, alter = DAMAGE[damage]
+    alter(folder() / name)
+    found = {path.name: path.read_bytes() for path in folder().iterdir()}
+    named = "model.safetensors" if damage.startswith("card of other w") or damage.endswith(
+        "checksum") else name
+    with pytest.raises(ValueError, match=rf"Expected .*{named}.*refresh=True\), to train it again"):
+        kd.teacher("tiny")
+    assert {path.name: path.read_bytes() for path in folder().iterdir()} == found
+    assert len(fits) == 1
+    assert state(kd.teacher("tiny", refresh=True)) == first
+    assert state(kd.teacher("tiny")) == first
+    assert len(fits) == 2
+
+
+# --- when the training or the disk stops --------------------------------------------------------
+
+
+def test_ctrl_c_leaves_nothing_that_would_be_loaded(fits, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(kd.Supervised, "after_step", lambda scheme: (_ for _ in ()).throw(
+            KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt, match="the next call starts anew"):
+            kd.teacher("tiny")
+    assert kd.teacher("tiny").card["accuracy"] >= 0
+    assert len(fits) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_killed_half_way_and_started_again(home):
+    environment = os.environ | {"KDCOURSE_HOME": str(home)}
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM.format(epochs=10**6)],
+                               stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline() == "training\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert [path.name for path in folder().iterdir() if path.name != "lock"] == []
+    # The same teacher again, with its recipe cut short behind the card's back.
+    zoo.TEACHERS["tiny"] = ENTRY | {"recipe": kd.Recipe(epochs=10**6, batch=36)}
+    fit = zoo.fit
+    try:
+        zoo.fit = lambda scheme, data, recipe, **settings: fit(scheme, data, ENTRY["recipe"],
+                                                               **settings)
+        assert kd.teacher("tiny").card["accuracy"] >= 0
+    finally:
+        zoo.fit = fit
+        del zoo.TEACHERS["tiny"]
+    assert (folder() / "card.json").exists()
+
+
+def test_of_two_processes_one_trains(home):
+    environment = os.environ | {"KDCOURSE_HOME": str(home)}
+    running = [subprocess.Popen([sys.executable, "-c", PROGRAM.format(epochs=40)],
+                                stdout=subprocess.PIPE, text=True, env=environment)
+               for _ in range(2)]
+    said = [process.communicate(timeout=120)[0].split("\n") for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert sum(lines.count("training") for lines in said) == 1
+    assert said[0][-2] == said[1][-2]  # one accuracy
+
+
+def test_a_full_disk_does_not_cost_the_teacher(fits, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.warns(UserWarning, match="trained but not kept. The disk is full: ") as caught:
+            model = kd.teacher("tiny")
+    assert caught[0].filename == __file__  # it points to the call
+    assert model.card["accuracy"] >= 0
+    assert state(model) != state(network())
+    assert [path.name for path in folder().iterdir() if path.name != "lock"] == []
+    assert state(kd.teacher("tiny")) == state(model)
+    assert len(fits) == 2
+
+
+def test_a_home_that_is_a_file(fits, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("KDCOURSE_HOME", str(tmp_path / "file"))
+    with pytest.raises(NotADirectoryError, match=r"Expected a folder at .*file, got a file\. Move"):
+        kd.teacher("tiny")
+    assert fits == []
