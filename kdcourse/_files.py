@@ -71,7 +71,7 @@ def warn_if_not_kept(sentence: str):
     try:
         yield
     except OSError as error:
-        warnings.warn(f"{sentence} {error.strerror}", stacklevel=4)
+        warnings.warn(f"{sentence} {error.strerror or error}", stacklevel=4)
 
 
 def write_json(path: Path, value) -> None:

@@ -122,7 +122,7 @@ def python():
 
     def run(code: str, **env: str) -> str:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                              encoding="utf-8", env={**os.environ, **env}, timeout=300)
+                              encoding="utf-8", env={**os.environ, **env}, timeout=600)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -350,7 +350,7 @@ def test_a_real_ctrl_c():
                                stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "running\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert "Stopped by hand after" in out
     assert out.endswith("True True\n")
     assert err == ""

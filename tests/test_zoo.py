@@ -61,9 +61,9 @@ def folder() -> Path:
 
 def test_trained_at_the_first_call_and_loaded_afterwards(fits):
     first = kd.teacher("tiny")
-    start = time.perf_counter()
+    start = time.process_time()
     second = kd.teacher("tiny")
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert len(fits) == 1
     assert state(second) == state(first) != state(network())
     assert second.card == first.card
@@ -237,7 +237,7 @@ def test_of_two_processes_one_trains(home):
     running = [subprocess.Popen([sys.executable, "-c", PROGRAM.format(epochs=40)],
                                 stdout=subprocess.PIPE, text=True, env=environment)
                for _ in range(2)]
-    said = [process.communicate(timeout=120)[0].split("\n") for process in running]
+    said = [process.communicate(timeout=600)[0].split("\n") for process in running]
     assert [process.returncode for process in running] == [0, 0]
     assert sum(lines.count("training") for lines in said) == 1
     assert said[0][-2] == said[1][-2]  # one accuracy
