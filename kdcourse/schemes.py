@@ -66,7 +66,7 @@ class Scheme(nn.Module):
     def check(self, data: Dataset) -> None:
         """Raise `ValueError` when the scheme does not fit the data."""
         for student in self.students:
-            outputs = models.predict(student, data.train.x[:1]).shape[1]
+            outputs = models.predict(student, data.train.x[:2]).shape[1]
             if outputs < len(data.classes):
                 raise ValueError(
                     f"Expected a student with an output for each of the {len(data.classes)} "

@@ -62,6 +62,7 @@ def look_at(context, path: Path, name: str, mode: str, width: int) -> list[str]:
     """Open one page; return what is wrong with it."""
     wrong = []
     page = context.new_page()
+    page.set_default_timeout(120_000)  # a busy machine is no fault of the page
     page.on("console", lambda m: m.type == "error" and wrong.append(f"console: {m.text}"))
     page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
     page.on("requestfailed", lambda r: wrong.append(f"not found: {r.url[-80:]}"))

@@ -149,7 +149,7 @@ def test_curves_show_the_mean_and_the_range(comparison):
 
 def test_a_history_shows_only_epochs_that_were_validated(history):
     ax = plot.history(history)
-    assert ax.lines[0].get_xdata() == [1, 2, 3, 4, 5]
+    assert list(ax.lines[0].get_xdata()) == [1, 2, 3, 4, 5]
     right = ax.figure.axes[1]
     assert list(right.lines[0].get_xdata()) == [2, 4, 5]
     assert right.get_ylabel()
