@@ -63,7 +63,7 @@ def dots(comparison, quantity: str = "accuracy", label: str | None = None, perce
     ax = ax or _axes(height=0.9 + 0.62 * len(arms or comparison.arms))
     arms = list(arms or comparison.arms)
     for i, arm in enumerate(arms):
-        color, values = CYCLE[i % len(CYCLE)], comparison.values(arm, quantity)
+        color, values = _color(comparison, arm), comparison.values(arm, quantity)
         mean, low, high = comparison.interval(arm, quantity)
         ax.plot(values, [i] * len(values), "o", color=color, alpha=0.45, ms=6, mew=0)
         if not math.isnan(low):
@@ -73,11 +73,11 @@ def dots(comparison, quantity: str = "accuracy", label: str | None = None, perce
         ax.annotate(text, (mean, i + 0.2), (0, -14), textcoords="offset points", ha="center",
                     fontsize=10.5, color=color, weight="bold")
     ax.set_yticks(range(len(arms)), arms)
-    ax.set_ylim(len(arms) - 0.35, -0.5)
+    ax.set_ylim(len(arms) - 0.2, -0.5)
     ax.set_xlabel(label or f"{quantity} on the {comparison.split} split")
     ax.grid(visible=False, axis="y")
     if percent:
-        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.xaxis.set_major_formatter(PercentFormatter(1))  # as many digits as the ticks need
     return ax
 
 
@@ -137,13 +137,13 @@ def reliability(comparison, arms=None, ax=None):
         kept = total >= 20  # a mean over fewer answers is noise
         x = (counts * sure).sum(0)[kept] / total[kept]
         y = (counts * right).sum(0)[kept] / total[kept]
-        ax.plot(x, y, marker=MARKERS[i % len(MARKERS)], color=CYCLE[i % len(CYCLE)],
+        ax.plot(x, y, marker=MARKERS[i % len(MARKERS)], color=_color(comparison, arm),
                 label=f"{arm} (ECE {comparison.mean(arm, 'ece'):.3f})")
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="how sure the student was",
            ylabel="how often it was right")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.legend(loc="upper left", fontsize=10.5)
+    ax.legend(loc="lower right", fontsize=10.5)
     return ax
 
 
@@ -154,7 +154,7 @@ def curves(comparison, arms=None, ax=None):
         runs = comparison.values(arm, "curve")  # per run: [epoch, loss, validation accuracy]
         epochs = [point[0] for point in runs[0]]
         table = np.array([[point[2] for point in run] for run in runs])
-        color = CYCLE[i % len(CYCLE)]
+        color = _color(comparison, arm)
         ax.plot(epochs, table.mean(0), marker=MARKERS[i % len(MARKERS)], ms=5, color=color,
                 label=arm)
         ax.fill_between(epochs, table.min(0), table.max(0), color=color, alpha=0.18, lw=0)
@@ -181,6 +181,11 @@ def history(record, ax=None):
     lines = ax.get_lines() + right.get_lines()
     ax.legend(lines, [line.get_label() for line in lines], loc="center right", fontsize=10.5)
     return ax
+
+
+def _color(comparison, arm) -> str:
+    """An arm has one colour in all figures of a comparison."""
+    return CYCLE[comparison.arms.index(arm) % len(CYCLE)]
 
 
 def _axes(height: float = 3.6):

@@ -137,7 +137,7 @@ function render({ model, el }) {
           h("caption", { class: "unseen" }, "The teacher's probability for each class"),
           h("thead", {}, h("tr", {},
             h("th", { scope: "col", class: "name" }, h("span", { class: "unseen" }, "Class")),
-            h("td", { "aria-hidden": "true" }, axis),
+            h("th", { scope: "col", "aria-hidden": "true" }, axis),
             h("th", { scope: "col", class: "number" }, h("span", { class: "unseen" }, "Probability")))),
           rows),
         h("div", { class: "legend" },
