@@ -131,9 +131,9 @@ class Dataset:
                              f"of shape {list(self.shape)}.")
         rows = math.ceil(min(len(part), rows * columns) / columns)
         if ax is None:
-            _, ax = plt.subplots(figsize=(0.62 * columns, 0.8 * rows), layout="constrained")
+            _, ax = plt.subplots(figsize=(0.62 * columns, 0.95 * rows), layout="constrained")
         height, width = self.shape[1:]
-        gap = round(0.32 * height)  # room for the class name above each picture
+        gap = round(0.55 * height)  # room for the class name above each picture
         sheet = np.ones((rows * (height + gap), columns * (width + 2), 3), dtype=np.float32)
         for i in range(min(len(part), rows * columns)):
             row, column = divmod(i, columns)

@@ -77,7 +77,7 @@ def dots(comparison, quantity: str = "accuracy", label: str | None = None, perce
     ax.set_xlabel(label or f"{quantity} on the {comparison.split} split")
     ax.grid(visible=False, axis="y")
     if percent:
-        ax.xaxis.set_major_formatter(PercentFormatter(1))  # as many digits as the ticks need
+        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     return ax
 
 

@@ -242,7 +242,7 @@ def _accuracy(model: nn.Module, split) -> float:
 
 def _bar(epochs: int, label: str):
     """One progress line; none where nobody watches (no terminal), and none left behind."""
-    notebook = type(tqdm(disable=True)).__module__.endswith("notebook")
+    notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
     # tqdm reads TQDM_DISABLE by itself in a terminal, but not in a notebook.
     disable = bool(os.environ.get("TQDM_DISABLE")) if notebook else None
     return tqdm(total=epochs, desc=label or "epochs", leave=False, unit="epoch", disable=disable)
