@@ -386,7 +386,8 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
         for part, index in zip(missing, rows[1:], strict=True):
             given[part] = Split(whole.x[index], whole.y[index])
         whole = Split(whole.x[rows[0]], whole.y[rows[0]])
-    content = [part.numpy().tobytes() for part in (whole.x, whole.y)]
+    content = [part.numpy().tobytes() for split in (whole, given["val"], given["test"])
+               for part in (split.x, split.y)]
     params = {"name": name, "train": len(whole), "val": len(given["val"]),
               "test": len(given["test"]), "seed": seed, "sha256": _files.digest(*content)[:12]}
     return Dataset(whole, given["val"], given["test"], tuple(map(str, classes)), params)

@@ -78,6 +78,7 @@ def dots(comparison, quantity: str = "accuracy", label: str | None = None, perce
     ax.grid(visible=False, axis="y")
     if percent:
         ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+        ax.locator_params(axis="x", nbins=6)
     return ax
 
 
@@ -115,8 +116,9 @@ def heatmap(table, rows, columns, xlabel: str, ylabel: str, label: str, deviatio
         ax.text(j, i, f"{100 * table[i, j]:.1f}", ha="center", va="center",
                 color="white" if table[i, j] < middle else "black")
     if deviation:
-        bar.ax.errorbar(0.5, middle, yerr=deviation, color="white", capsize=5, lw=2.5)
-        bar.ax.errorbar(0.5, middle, yerr=deviation, color="black", capsize=4, lw=1)
+        for color, width in (("black", 3.5), ("white", 1.8)):  # seen on dark and on light
+            bar.ax.errorbar(0.5, middle, yerr=deviation, color=color, capsize=4, lw=width,
+                            capthick=width, zorder=10)
     ax.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     ax.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     ax.set(xlabel=xlabel, ylabel=ylabel)

@@ -35,7 +35,7 @@ def mend(app, pagename, templatename, context, doctree):
     # A wide table can be scrolled by keyboard, so it needs a role and a name of its own.
     number = itertools.count(1)
     body = re.sub(
-        'class="pst-scrollable-table-container"',
+        'class="pst-scrollable-table-container"|class="output text_html"(?=>\\s*<table)',
         lambda found: f'{found[0]} role="region" aria-label="Table {next(number)}"',
         body,
     )

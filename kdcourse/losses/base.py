@@ -116,7 +116,7 @@ class Objective(nn.Module):
 
     def __repr__(self):
         return " + ".join(
-            repr(term) if weight == 1 else f"{weight:g} * {term!r}"
+            repr(term) if weight == 1 else f"{weight:.10g} * {term!r}"
             for weight, term in self._pairs()
         )
 

@@ -83,6 +83,9 @@ def cross_entropy(student_BK, labels, reduction: str = "mean"):
     """
     student_BK = _logits(student_BK, "student")
     labels = _labels(student_BK, labels)
+    if labels.ndim == 2:  # not by F.cross_entropy, for which 0 log 0 is NaN
+        log_q = F.log_softmax(student_BK, dim=1).masked_fill(labels == 0, 0)
+        return _reduce(-(labels * log_q).sum(1), reduction)
     return F.cross_entropy(student_BK, labels, reduction=_known(reduction))
 
 
@@ -131,7 +134,7 @@ class LabelSmoothing(Loss):
         return label_smoothing(student, labels, self.smoothing, "none")
 
     def extra_repr(self):
-        return f"smoothing={self.smoothing:g}"
+        return f"smoothing={self.smoothing:.10g}"
 
 
 class KD(Loss):
@@ -146,7 +149,7 @@ class KD(Loss):
         return kd(student, teacher, self.T, "none")
 
     def extra_repr(self):
-        return f"T={self.T:g}"
+        return f"T={self.T:.10g}"
 
 
 def hinton(T: float = 4.0, alpha: float = 0.9) -> Objective:
