@@ -117,16 +117,19 @@ def glyph_teacher():
 
 
 @pytest.fixture
-def python():
-    """Run a program in a process of its own; returns what it printed, or fails with its error."""
+def start():
+    """Start programs in processes of their own, which end with the test whatever happens in it."""
+    started = []
 
-    def run(code: str, **env: str) -> str:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                              encoding="utf-8", env={**os.environ, **env}, timeout=600)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def run(code: str) -> subprocess.Popen:
+        started.append(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True, encoding="utf-8"))
+        return started[-1]
 
-    return run
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(autouse=True)

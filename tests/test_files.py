@@ -4,9 +4,6 @@ import ast
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -93,7 +90,7 @@ def test_a_disk_that_is_really_full(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_killed_while_writing_again_and_again(tmp_path):
+def test_killed_while_writing_again_and_again(tmp_path, start):
     program = (
         "from pathlib import Path; from kdcourse import _files\n"
         f"path = Path({str(tmp_path / 'file')!r})\n"
@@ -101,7 +98,7 @@ def test_killed_while_writing_again_and_again(tmp_path):
         "while True:\n"
         "    for letter in b'ab': _files.write(path, bytes([letter]) * 3_000_000)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    process = start(program)
     process.stdout.readline()
     deadline = time.monotonic() + 30
     while not (tmp_path / "file").exists() and time.monotonic() < deadline:
@@ -110,9 +107,8 @@ def test_killed_while_writing_again_and_again(tmp_path):
     for _ in range(50):
         seen.add((tmp_path / "file").read_bytes())
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
-    process.stdout.close()
     seen.add((tmp_path / "file").read_bytes())
     assert {(len(content), len(set(content))) for content in seen} == {(3_000_000, 1)}
 

@@ -3,9 +3,6 @@
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -210,14 +207,12 @@ def test_ctrl_c_leaves_nothing_that_would_be_loaded(fits, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_killed_half_way_and_started_again(home):
-    environment = os.environ | {"KDCOURSE_HOME": str(home)}
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM.format(epochs=10**6)],
-                               stdout=subprocess.PIPE, text=True, env=environment)
+def test_killed_half_way_and_started_again(home, start):
+    process = start(PROGRAM.format(epochs=10**6))
     assert process.stdout.readline() == "training\n"
     time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.wait()
     assert [path.name for path in folder().iterdir() if path.name != "lock"] == []
     # The same teacher again, with its recipe cut short behind the card's back.
     zoo.TEACHERS["tiny"] = ENTRY | {"recipe": kd.Recipe(epochs=10**6, batch=36)}
@@ -232,12 +227,9 @@ def test_killed_half_way_and_started_again(home):
     assert (folder() / "card.json").exists()
 
 
-def test_of_two_processes_one_trains(home):
-    environment = os.environ | {"KDCOURSE_HOME": str(home)}
-    running = [subprocess.Popen([sys.executable, "-c", PROGRAM.format(epochs=40)],
-                                stdout=subprocess.PIPE, text=True, env=environment)
-               for _ in range(2)]
-    said = [process.communicate(timeout=600)[0].split("\n") for process in running]
+def test_of_two_processes_one_trains(home, start):
+    running = [start(PROGRAM.format(epochs=40)) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0].split("\n") for process in running]
     assert [process.returncode for process in running] == [0, 0]
     assert sum(lines.count("training") for lines in said) == 1
     assert said[0][-2] == said[1][-2]  # one accuracy
