@@ -37,7 +37,9 @@ def run(path: Path, solved: bool) -> list[str]:
 @pytest.mark.parametrize("solved", [True, False], ids=["solutions", "stubs"])
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_exercises(path, solved, smoke):
-    with warnings.catch_warnings():
+    import matplotlib.pyplot as plt
+
+    with warnings.catch_warnings(), plt.rc_context():  # a chapter sets its own figure style
         warnings.simplefilter("ignore")  # figures without a screen
         checks = run(path, solved)
     for output in checks:
