@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#6B6B6B")
+INK = "#222222"  # text beside a coloured mark: yellow and pink letters are hard to read
 CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY)
 MARKERS = "osD^vP"
 
@@ -71,7 +72,7 @@ def dots(comparison, quantity: str = "accuracy", label: str | None = None, perce
         ax.plot(mean, i + 0.2, "D", color=color, ms=7)
         text = f"{mean:.1%}" if percent else f"{mean:.3f}"
         ax.annotate(text, (mean, i + 0.2), (0, -14), textcoords="offset points", ha="center",
-                    fontsize=10.5, color=color, weight="bold")
+                    fontsize=10.5, color=INK, weight="bold")
     ax.set_yticks(range(len(arms)), arms)
     ax.set_ylim(len(arms) - 0.2, -0.5)
     ax.set_xlabel(label or f"{quantity} on the {comparison.split} split")
