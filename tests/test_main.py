@@ -18,7 +18,7 @@ def test_the_program_runs_from_end_to_end(home):
         assert f"{package} {importlib.metadata.version(package)}" in done.stdout
     assert f"kdcourse {kdcourse.__version__}" in done.stdout
     for words in ("device: ", f"kept in:  {home}", "right on its validation images",
-                  "taught by labels: History(1 epochs", "taught by the teacher: History(1 epochs",
+                  "student:  History(1 epochs",
                   "KDCOURSE_SMOKE=1", "agrees with teacher", "parameters", "latency"):
         assert words in done.stdout, words
     assert done.stderr == ""  # no bar where nobody watches
