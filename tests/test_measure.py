@@ -68,6 +68,12 @@ def test_reliability_and_ece_are_those_of_a_loop(bins):
     assert measure.ece(logits, labels, bins) == pytest.approx(gap)
 
 
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
+    half = torch.zeros(4, 2)  # both classes at exactly 1/2
+    assert [row["count"] for row in measure.reliability(half, torch.ones(4).long(), 2)] == [4, 0]
+    assert measure.reliability(half, torch.ones(4).long(), 4)[1]["count"] == 4
+
+
 def test_ece_of_known_networks():
     sure = torch.tensor([[100.0, 0.0]] * 10)
     assert measure.ece(sure, torch.zeros(10).long()) == pytest.approx(0)  # confidence 1: last bin

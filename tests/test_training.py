@@ -206,6 +206,18 @@ def test_the_student_trains_in_train_mode_also_after_it_was_looked_at(data):
     assert sum(learning for learning, _ in modes) == 12
 
 
+def test_a_scheme_that_looks_at_its_student_does_not_put_it_to_sleep(data):
+    modes = []
+
+    def look(scheme, step):
+        modes.append(scheme.student[1].training)
+        if step % 4 == 0:  # the last of each epoch
+            scheme.student.eval()
+
+    kd.fit(Watched(restless(), look), data, kd.Recipe(epochs=3, batch=36))
+    assert modes == [True] * 12
+
+
 def test_bf16_keeps_the_weights_in_float32(data):
     student = network()
     history = kd.fit(Supervised(student), data, kd.Recipe(epochs=2, batch=36, precision="bf16"))
