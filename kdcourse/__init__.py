@@ -19,7 +19,8 @@ RESULTS = 1
 from kdcourse import checks, data, experiment, losses, measure, models, plot  # noqa: E402
 from kdcourse.experiment import compare  # noqa: E402
 from kdcourse.measure import report  # noqa: E402
-from kdcourse.schemes import Distiller, Supervised  # noqa: E402
+from kdcourse.models import taps  # noqa: E402
+from kdcourse.schemes import Distiller, Supervised, export  # noqa: E402
 from kdcourse.teachers import Cached, Live  # noqa: E402
 from kdcourse.training import History, Recipe, fit  # noqa: E402
 from kdcourse.zoo import teacher  # noqa: E402
@@ -36,12 +37,14 @@ __all__ = [
     "data",
     "experiment",
     "explore",
+    "export",
     "fit",
     "losses",
     "measure",
     "models",
     "plot",
     "report",
+    "taps",
     "teacher",
 ]
 

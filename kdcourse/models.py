@@ -6,9 +6,11 @@ in [0, 1] and normalises them itself, so that a teacher and a student may differ
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
 import itertools
+import re
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +21,12 @@ from kdcourse import _files
 
 @dataclasses.dataclass
 class View:
-    """What a model says about a batch: `logits` [B, K], and tapped tensors by module path."""
+    """What a model says about a batch: `logits` [B, K], tapped tensors by module path, and the
+    sample ids `index` [B] where a scheme knows them."""
 
     logits: torch.Tensor
     taps: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    index: torch.Tensor | None = None
 
 
 def logits_of(output) -> torch.Tensor:
@@ -38,6 +42,195 @@ def logits_of(output) -> torch.Tensor:
             "Wrap the model so that forward returns logits [B, K], or has them in .logits."
         )
     return output
+
+
+def taps(model: nn.Module, names) -> "Taps":
+    """Look inside a model: `taps(model, names)(x)` is a `View`, with the tensor of every name.
+
+    names: module paths as in `model.named_modules()`, for example `["layer2", "fc:input"]`:
+
+    * `"layer2"`: what that module returns (of a tuple, the first tensor);
+    * `"fc:input"`: what goes into it (its first tensor), here the features before the last layer;
+    * `"layer1.0.relu#2"`: the second call, where a model calls one module several times;
+    * `"attention[1]"`: the second entry of a returned tuple.
+
+    Works on any model as it stands, torchvision's, timm's and transformers' among them, also inside
+    `torch.compile` and `DistributedDataParallel` (paths are those of the model within; tap before
+    the first call of a compiled model). The tensors are the model's own: gradients flow through
+    them. Nothing is kept after the call, and other calls of the model cost nothing.
+
+    Fused attention never has its map in memory, so there is nothing to tap: in timm switch it off
+    (`block.attn.fused_attn = False`) and tap `"blocks.0.attn.attn_drop:input"`; in transformers
+    load with `attn_implementation="eager"`.
+
+    Raises `ValueError` for a path that the model does not have, with the nearest names; when
+    called, `RuntimeError` for a module that was not called, or was called more than once, and for a
+    tensor that a later module overwrote in place (`ReLU(inplace=True)`).
+
+    >>> model = resnet(depth=8, width=8)
+    >>> view = taps(model, ["layer2", "fc:input"])(torch.rand(2, 1, 28, 28))
+    >>> view.taps["layer2"].shape, view.taps["fc:input"].shape
+    (torch.Size([2, 16, 14, 14]), torch.Size([2, 32]))
+    """
+    return Taps(model, names)
+
+
+class Taps:
+    """A model with some of its modules tapped; see `taps`. `remove()` takes the hooks away."""
+
+    def __init__(self, model: nn.Module, names):
+        self.model = model
+        names = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
+        modules = _paths(model)
+        self._hooks = [_attach(name, modules, model) for name in names]
+
+    def __call__(self, *args, **kwargs) -> View:
+        """The model's view of these inputs: logits [B, K] and the tapped tensors."""
+        for hook in self._hooks:
+            hook.start()
+        try:
+            logits = logits_of(self.model(*args, **kwargs))
+            return View(logits, {hook.name: hook.take() for hook in self._hooks})
+        finally:
+            for hook in self._hooks:
+                hook.stop()
+
+    def remove(self) -> None:
+        """Take these hooks off the model; this object cannot be called afterwards."""
+        for module in self.model.modules():
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                for key in [key for key, hook in hooks.items() if hook in self._hooks]:
+                    hooks.pop(key)
+                    module._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+def untap(model: nn.Module) -> nn.Module:
+    """Take every hook that `taps` left off the model."""
+    left = Taps(model, [])
+    left._hooks = [hook for module in model.modules()
+                   for hooks in (module._forward_hooks, module._forward_pre_hooks)
+                   for hook in hooks.values() if isinstance(hook, _Tap)]
+    left.remove()
+    return model
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `torch.compile` and `DistributedDataParallel`."""
+    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    while True:
+        if isinstance(model, wrappers):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            return model
+
+
+class _Tap:
+    """A forward hook: an object, so that it is copied together with its model.
+
+    It records only between `start` and `stop`, and keeps nothing afterwards.
+    """
+
+    grammar = re.compile(r"(?P<path>[^#:\[]*)(#(?P<call>\d+))?(?P<input>:input)?"
+                         r"(\[(?P<entry>\d+)\])?")
+
+    def __init__(self, name: str):
+        found = self.grammar.fullmatch(name)
+        if not found:
+            raise ValueError(f"Expected a tap such as \"layer2\", \"fc:input\", \"relu#2\" or "
+                             f"\"attention[1]\", got {name!r}.")
+        self.name, self.path, self.input = name, found["path"], bool(found["input"])
+        self.call, self.entry = int(found["call"] or 0), int(found["entry"] or 0)
+        self.stop()
+
+    def start(self) -> None:
+        self.on = True
+
+    def stop(self) -> None:
+        self.on, self.calls, self.tensor, self.version = False, 0, None, None
+
+    def __call__(self, module, args, *more):
+        if not self.on:
+            return
+        self.calls += 1
+        if self.call in (0, self.calls):
+            seen = (*args, *more[0].values()) if self.input else more[0]
+            if hasattr(seen, "to_tuple"):  # an output object of transformers
+                seen = seen.to_tuple()
+            if isinstance(seen, (tuple, list)):
+                tensors = [entry for entry in seen if isinstance(entry, torch.Tensor)]
+                seen = tensors[self.entry] if self.entry < len(tensors) else None
+            self.tensor, self.version = seen, _version(seen)
+
+    def take(self) -> torch.Tensor:
+        """The tensor of this forward pass, or what is wrong with it."""
+        if self.calls == 0 or self.call > self.calls:
+            often = f"{self.calls} times" if self.calls else "never"
+            raise RuntimeError(
+                f"Expected {self.path!r} to be called, for the tap {self.name!r}; it was called "
+                f"{often} in this forward pass. Tap a module that the model calls, or tap before "
+                "the model is compiled and first called."
+            )
+        if not self.call and self.calls > 1:
+            raise RuntimeError(
+                f"Expected {self.path!r} to be called once, got {self.calls} calls in one forward "
+                f"pass. Say which: {self.path}#1 to {self.path}#{self.calls}."
+            )
+        if not isinstance(self.tensor, torch.Tensor):
+            raise RuntimeError(f"Expected a tensor at {self.name!r}, got "
+                               f"{type(self.tensor).__name__}.")
+        if self.version is not None and self.tensor._version != self.version:
+            raise RuntimeError(
+                f"Expected {self.name!r} to stay as it was tapped, but a later module overwrote it "
+                "in place, so its numbers are another layer's. Set inplace=False on the activation "
+                "that follows, or tap that activation."
+            )
+        return self.tensor
+
+
+def _version(tensor) -> int | None:
+    """How often a tensor was written to; None where that is not counted."""
+    if torch.compiler.is_compiling() or not isinstance(tensor, torch.Tensor):
+        return None
+    return None if tensor.is_inference() else tensor._version
+
+
+def _paths(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by path, as if nothing in the model were compiled."""
+    return {re.sub(r"(^|(?<=\.))_orig_mod(\.|$)", "", path).removesuffix("."): module
+            for path, module in unwrapped(model).named_modules()}
+
+
+def _attach(name: str, modules: dict[str, nn.Module], model: nn.Module) -> _Tap:
+    """The hook of that name: the one which is already there, or a new one."""
+    tap = _Tap(name)
+    if not tap.path or tap.path not in modules:
+        near = difflib.get_close_matches(tap.path, modules, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"Expected the path of a module in {type(unwrapped(model)).__name__}, got "
+                         f"{tap.path!r}.{hint} It has:\n{_tree(modules)}")
+    module = modules[tap.path]
+    hooks = module._forward_pre_hooks if tap.input else module._forward_hooks
+    for hook in hooks.values():
+        if isinstance(hook, _Tap) and hook.name == name:
+            return hook
+    if tap.input:
+        module.register_forward_pre_hook(tap, with_kwargs=True)
+    else:
+        module.register_forward_hook(tap)
+    return tap
+
+
+def _tree(modules: dict[str, nn.Module], lines: int = 40) -> str:
+    """The module paths with their classes, as deep as fits into so many lines."""
+    for depth in range(4, 0, -1):
+        shown = [(path, type(module).__name__) for path, module in modules.items()
+                 if path and path.count(".") < depth]
+        if len(shown) <= lines:
+            break
+    rest = [f"  … and {len(shown) - lines} more"] if len(shown) > lines else []
+    return "\n".join([f"  {path}  ({kind})" for path, kind in shown[:lines]] + rest)
 
 
 @torch.no_grad()
@@ -164,9 +357,10 @@ class BasicBlock(nn.Module):
         self.conv2 = _conv_bn(outputs, outputs)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else _conv_bn(inputs, outputs, 1, stride)
+        self.relu = nn.ReLU()  # a module, so that what goes into it can be tapped
 
     def forward(self, x):
-        return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
+        return self.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
 
 
 class ResNet(nn.Module):

@@ -4,6 +4,7 @@ A scheme's `forward(batch)` computes everything that one step minimises. The loo
 which scheme it runs. Shapes: B batch, K classes.
 """
 
+import copy
 import dataclasses
 
 import torch
@@ -36,6 +37,7 @@ class Scheme(nn.Module):
                             f"{type(student).__name__}. Pass the model itself.")
         self.student = student
         self.objective = losses.as_objective(objective)
+        self._taps = models.taps(student, self.objective.student_paths)
 
     @property
     def students(self) -> list[nn.Module]:
@@ -44,7 +46,9 @@ class Scheme(nn.Module):
 
     def views(self, batch: Batch) -> tuple[View, View | None]:
         """What student and teacher say about a batch."""
-        return View(models.logits_of(self.student(batch.x))), None
+        view = self._taps(batch.x)
+        view.index = batch.index
+        return view, None
 
     @torch.no_grad()
     def build(self, batch: Batch, seed: int) -> None:
@@ -53,7 +57,7 @@ class Scheme(nn.Module):
         Runs in eval mode and writes nothing: batch statistics stay as they are. Calling it twice
         changes nothing.
         """
-        with models.evaluating(self):
+        with models.evaluating(self), torch.compiler.set_stance("force_eager"):
             student, teacher = self.views(batch)
             self.objective.build(student, teacher, seed)
             self.objective(student, teacher, batch.y)  # a mistake in shapes shows here, not later
@@ -73,6 +77,7 @@ class Scheme(nn.Module):
                     f"classes of {data.name}, got {outputs}. Make it with "
                     f"classes={len(data.classes)}."
                 )
+        self.objective.check(data)
 
     def after_step(self) -> None:
         """Called after each optimiser step (moving averages, curricula)."""
@@ -113,6 +118,8 @@ class Distiller(Scheme):
         super().__init__(student, losses.hinton() if objective is None else objective)
         self._check_apart(teacher)
         self.teacher = teachers.as_teacher(teacher)
+        if self.objective.teacher_paths:
+            self.teacher.tap(self.objective.teacher_paths)
 
     def _check_apart(self, teacher) -> None:
         model = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "model", None)
@@ -126,7 +133,8 @@ class Distiller(Scheme):
 
     def views(self, batch: Batch) -> tuple[View, View]:
         student, _ = super().views(batch)
-        return student, self.teacher(batch)
+        paths = self.objective.teacher_paths
+        return student, self.teacher(batch, paths) if paths else self.teacher(batch)
 
     @torch.no_grad()
     def build(self, batch: Batch, seed: int) -> None:
@@ -153,3 +161,20 @@ class Distiller(Scheme):
     def __repr__(self):
         return f"{super().__repr__()[:-1]}, teacher={self.teacher!r})"
 
+
+def export(scheme: Scheme) -> nn.Module:
+    """The trained student alone, ready to be used, saved or exported further.
+
+    A copy in eval mode: no hooks, no projections or other parts of the objective, no teacher, not
+    compiled. The scheme stays as it is and can go on training.
+
+    >>> from kdcourse.losses import CE, KD
+    >>> scheme = Distiller(models.convnet(width=8), models.convnet(width=16), CE() + KD())
+    >>> type(export(scheme)).__name__
+    'Sequential'
+    """
+    if not isinstance(scheme, Scheme):
+        raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
+                        f"{type(scheme).__name__}.")
+    student = models.unwrapped(copy.deepcopy(scheme.student))
+    return models.untap(student).eval()

@@ -29,12 +29,21 @@ class Live:
             raise TypeError(f"Expected a network (nn.Module) as teacher, got "
                             f"{type(model).__name__}. Pass the model itself, not its name.")
         self.model = model.eval().requires_grad_(False)
+        self._taps = {(): models.taps(model, ())}
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> View:
-        """The teacher's view of the batch: logits [B, K]."""
+    def __call__(self, batch: Batch, taps: tuple[str, ...] = ()) -> View:
+        """The teacher's view of the batch: logits [B, K], and the tensors at the paths `taps`."""
         self.model.eval()  # somebody else may have the model too, and train() all or part of it
-        return View(models.logits_of(self.model(batch.x)))
+        self.tap(taps)
+        view = self._taps[taps](batch.x)
+        view.index = batch.index
+        return view
+
+    def tap(self, taps: tuple[str, ...]) -> None:
+        """Raise `ValueError` unless the network has modules at these paths."""
+        if taps not in self._taps:
+            self._taps[taps] = models.taps(self.model, taps)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [N, K] for any inputs [N, C, H, W]."""
@@ -95,14 +104,21 @@ class Cached:
         self._x = data.train.x
         return self
 
-    def __call__(self, batch: Batch) -> View:
+    def tap(self, taps: tuple[str, ...]) -> None:
+        """Raise `ValueError` when inner tensors are asked for: only logits are stored."""
+        if taps:
+            raise ValueError(f"Expected a teacher with its layers for the taps {list(taps)}, got "
+                             "stored logits. Use the network itself, or Live(network).")
+
+    def __call__(self, batch: Batch, taps: tuple[str, ...] = ()) -> View:
         """The stored logits [B, K] of the batch's samples."""
+        self.tap(taps)
         if batch.view != 0:
             raise ValueError(
                 f"Expected samples as they are (view 0), got augmentation {batch.view}. "
                 "The cached answers are for the plain images: use Live(teacher)."
             )
-        return View(self.logits[batch.index.to(self.logits.device)])
+        return View(self.logits[batch.index.to(self.logits.device)], index=batch.index)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor | None:
         """Logits for any inputs, from the teacher behind the cache; None if there is none."""

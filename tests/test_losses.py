@@ -467,7 +467,7 @@ class Gap(Loss):
         self.scale = torch.nn.Parameter(torch.ones(()))
 
     def values(self, student, teacher=None, labels=None):
-        return self.scale * (student.logits - teacher.logits).square().mean(1)
+        return self.scale * (student - teacher).square().mean(1)
 
 
 def test_a_term_of_ones_own_joins_the_algebra():

@@ -143,7 +143,7 @@ class Projected(losses.Loss):
             self.projection = nn.Linear(K, K)
 
     def values(self, student, teacher=None, labels=None):
-        return (self.projection(student.logits) - teacher.logits).square().mean(1)
+        return (self.projection(student) - teacher).square().mean(1)
 
 
 def test_what_build_makes_is_made_once_and_trained(data):

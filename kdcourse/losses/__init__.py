@@ -1,27 +1,17 @@
 """WHAT is transferred. One function per formula, one thin module per function."""
 
-from kdcourse.losses.base import Loss, Objective, as_objective
-from kdcourse.losses.response import (
-    CE,
-    KD,
-    LabelSmoothing,
-    cross_entropy,
-    hinton,
-    kd,
-    label_smoothing,
-    soft_cross_entropy,
-)
+from kdcourse.losses import feature, relation, response
+from kdcourse.losses.base import FeatureLoss, Loss, Objective, as_objective
+from kdcourse.losses.feature import *  # noqa: F403 - each folder names its own in __all__
+from kdcourse.losses.relation import *  # noqa: F403
+from kdcourse.losses.response import *  # noqa: F403
 
 __all__ = [
-    "CE",
-    "KD",
-    "LabelSmoothing",
+    "FeatureLoss",
     "Loss",
     "Objective",
     "as_objective",
-    "cross_entropy",
-    "hinton",
-    "kd",
-    "label_smoothing",
-    "soft_cross_entropy",
+    *feature.__all__,
+    *relation.__all__,
+    *response.__all__,
 ]

@@ -3,42 +3,98 @@
 Shapes: B batch, K classes.
 """
 
+import contextlib
 import copy
 import math
 
 import torch
 from torch import nn
 
+from kdcourse.data import generator
 from kdcourse.models import View
 
 
 class Loss(nn.Module):
     """One term of an objective: compares the student's view of a batch with the teacher's.
 
-    A subclass writes `values`, one number per sample, and sets `per_sample`; or, where a number
-    per sample makes no sense (relations between samples), it overrides `forward`. Arguments always
-    come in the order `student, teacher, labels`; student and teacher are logits [B, K], or the
-    `View` that a scheme passes.
+    A subclass writes `values(student, teacher, labels)`, always in that order: one number per
+    sample [B]; or, where a number per sample makes no sense (relations between samples), one
+    scalar, and sets `per_sample = False`. It is handed tensors: the logits [B, K] of both sides,
+    or what was tapped at the module paths `student` and `teacher` (several paths: a tuple of
+    tensors). The term itself is called with tensors too, or with the `View`s that a scheme passes.
+
+    student, teacher: module paths, as for `kdcourse.taps`; None stands for the logits.
 
     Terms can be weighted and added: `0.1 * CE() + 0.9 * KD(T=4)` is an `Objective`.
     """
 
-    per_sample = True  # values() exists: the loss is a mean over samples
+    per_sample = True  # values() gives one number per sample, and the loss is their mean
     needs_teacher = True
+    needs_paths = False  # compares inner tensors: the logits will not do
+    student_paths: tuple[str, ...] = ()
+    teacher_paths: tuple[str, ...] = ()
 
-    def build(self, student: View, teacher: View | None, seed: int) -> None:
-        """Check shapes and make what must be trained (projections). Called before the optimiser
-        exists, possibly more than once; makes nothing twice."""
+    def __init__(self, student=None, teacher=None):
+        super().__init__()
+        self.student_paths, self.teacher_paths = _paths(student), _paths(teacher)
+
+    def check(self, data) -> None:
+        """Look at the data set before training, where a term needs to (a memory bank's size)."""
+
+    def build(self, student, teacher, seed: int) -> None:
+        """Make what must be trained (projections), now that the shapes are known. Called before
+        the optimiser exists, possibly more than once; makes nothing twice and writes nothing else.
+        Outside a scheme, call it yourself with the first batch. student, teacher: as in a call."""
 
     def values(self, student, teacher=None, labels=None) -> torch.Tensor:
-        """One loss per sample, [B]."""
+        """One loss per sample, [B]; a scalar where `per_sample` is False. Takes tensors."""
         raise NotImplementedError
 
     def forward(self, student, teacher=None, labels=None) -> torch.Tensor:
-        return self.values(student, teacher, labels).mean()
+        student, teacher = self.pick(student, teacher)
+        with self.named():
+            return self.values(student, teacher, labels).mean()
+
+    def pick(self, student, teacher=None):
+        """What this term compares, out of two `View`s: tensors, or tuples of them. Tensors stay."""
+        return (self._look(student, self.student_paths, "student"),
+                self._look(teacher, self.teacher_paths, "teacher"))
+
+    def _look(self, view, paths, who):
+        if not isinstance(view, View):
+            return view
+        if not paths:
+            if self.needs_paths:
+                raise ValueError(f"Expected module paths to compare, got {self!r} without any. "
+                                 f'Write, for example, {type(self).__name__}("layer2", "layer3").')
+            return view.logits
+        missing = [path for path in paths if path not in view.taps]
+        if missing:
+            raise ValueError(f"Expected a view of the {who} with {missing[0]!r} in it, got "
+                             f"{sorted(view.taps)}. Tap it: kd.taps(model, {list(paths)}).")
+        found = tuple(view.taps[path] for path in paths)
+        return found[0] if len(found) == 1 else found
+
+    @contextlib.contextmanager
+    def named(self):
+        """Puts this term, with its paths, in front of what a function says of its arguments."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self!r}: {error}") from None
+
+    def made(self, seed: int, like: torch.Tensor, make) -> nn.Module:
+        """`make()`, drawn from `seed` alone, where `like` lies and in its precision (float32 at
+        least); torch's global generator stays as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = make()
+        return module.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
     def __repr__(self):
-        return f"{type(self).__name__}({self.extra_repr()})"
+        paths = [f"{who}={_shown(path)}" for who, path in
+                 (("student", self.student_paths), ("teacher", self.teacher_paths)) if path]
+        return f"{type(self).__name__}({', '.join(filter(None, [self.extra_repr(), *paths]))})"
 
     def __mul__(self, weight):
         return Objective([(weight, self)])
@@ -50,6 +106,16 @@ class Loss(nn.Module):
 
     def __radd__(self, other):  # sum() starts from 0
         return Objective([(1.0, self)]) if other == 0 else NotImplemented
+
+
+class FeatureLoss(Loss):
+    """A term on inner tensors: `Hint("layer2", "layer3")`, the student's path first."""
+
+    needs_paths = True
+
+    def __repr__(self):
+        paths = [_shown(path) for path in (self.student_paths, self.teacher_paths) if path]
+        return f"{type(self).__name__}({', '.join(filter(None, [*paths, self.extra_repr()]))})"
 
 
 class Objective(nn.Module):
@@ -78,10 +144,27 @@ class Objective(nn.Module):
     def needs_teacher(self) -> bool:
         return any(term.needs_teacher for term in self.terms.values())
 
-    def build(self, student: View, teacher: View | None, seed: int) -> None:
-        """`build` of every term."""
+    @property
+    def student_paths(self) -> tuple[str, ...]:
+        """The module paths of the student that some term looks at."""
+        return tuple(dict.fromkeys(p for term in self.terms.values() for p in term.student_paths))
+
+    @property
+    def teacher_paths(self) -> tuple[str, ...]:
+        """The module paths of the teacher that some term looks at."""
+        return tuple(dict.fromkeys(p for term in self.terms.values() for p in term.teacher_paths))
+
+    def check(self, data) -> None:
+        """`check` of every term."""
         for term in self.terms.values():
-            term.build(student, teacher, seed)
+            term.check(data)
+
+    @torch.no_grad()
+    def build(self, student, teacher=None, seed: int = 0) -> None:
+        """`build` of every term, each with randomness of its own."""
+        for name, term in self.terms.items():
+            with term.named():
+                term.build(student, teacher, generator(seed, "objective", name).initial_seed())
 
     def parts(self, student, teacher=None, labels=None) -> dict[str, torch.Tensor]:
         """Every term by name, as a scalar and *without* its weight."""
@@ -131,3 +214,14 @@ def as_objective(loss) -> Objective:
         f"Expected a loss such as 0.1 * CE() + 0.9 * KD(T=4), got {type(loss).__name__}. "
         "Subclass kdcourse.losses.Loss to bring your own."
     )
+
+
+def _paths(given) -> tuple[str, ...]:
+    paths = () if given is None else (given,) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(path, str) for path in paths):
+        raise TypeError(f"Expected a module path such as \"layer2\", or several, got {given!r}.")
+    return paths
+
+
+def _shown(paths: tuple[str, ...]) -> str:
+    return repr(paths[0]) if len(paths) == 1 else repr(list(paths))

@@ -1,0 +1,3 @@
+"""Losses on inner tensors: what a layer says."""
+
+__all__: list[str] = []

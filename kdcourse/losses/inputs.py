@@ -1,0 +1,170 @@
+"""What losses ask of their arguments: shapes and dtypes, in a sentence, before any arithmetic.
+
+Shapes: B batch, K classes, C channels, H W height and width, N tokens, D features.
+"""
+
+import contextlib
+import functools
+import math
+
+import torch
+
+from kdcourse.models import View
+
+
+def full_precision(function):
+    """Run a loss with autocast switched off: its products and sums stay in float32 at least."""
+
+    @functools.wraps(function)
+    def wrapped(student, *args, **kwargs):
+        device = getattr(student, "device", None)
+        off = contextlib.nullcontext() if device is None else torch.autocast(device.type,
+                                                                             enabled=False)
+        with off:
+            return function(student, *args, **kwargs)
+
+    return wrapped
+
+
+def floats(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers in float32 at least; float64 stays float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def logits(x, who: str) -> torch.Tensor:
+    """Logits [B, K], in float32 at least."""
+    if isinstance(x, View):
+        x = x.logits
+    if not isinstance(x, torch.Tensor) or x.ndim != 2:
+        raise ValueError(f"Expected {who} logits of shape [B, K], got {_seen(x)}.")
+    return floats(x)
+
+
+def logits_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of both sides, of one shape; the teacher's without a gradient."""
+    student, teacher = logits(student, "student"), logits(teacher, "teacher").detach()
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"Expected student and teacher logits of one shape [B, K], got {list(student.shape)} "
+            f"and {list(teacher.shape)}. Both must answer for the same classes in the same order."
+        )
+    return student, teacher
+
+
+def labels(student_BK, y) -> torch.Tensor:
+    """Labels that fit the logits: int64 [B], or soft [B, K] in the logits' dtype."""
+    expected = f"labels of shape [{len(student_BK)}] (or {list(student_BK.shape)}, soft)"
+    if not isinstance(y, torch.Tensor):
+        raise ValueError(f"Expected {expected}, got {type(y).__name__}.")
+    if y.shape not in (student_BK.shape[:1], student_BK.shape):
+        raise ValueError(f"Expected {expected}, got {list(y.shape)}.")
+    if y.ndim == 2:
+        return y.to(student_BK.dtype)
+    if y.is_floating_point() or y.dtype == torch.bool:
+        raise ValueError(f"Expected whole numbers as labels, got {y.dtype}. Use labels.long().")
+    return y.long()
+
+
+def class_numbers(student_BK, y) -> torch.Tensor:
+    """Labels as class numbers [B]; soft labels [B, K] are refused."""
+    y = labels(student_BK, y)
+    if y.ndim == 2:
+        raise ValueError(f"Expected class numbers [B] as labels, got soft labels {list(y.shape)}. "
+                         "Use labels.argmax(1).")
+    return y
+
+
+def features(x, who: str, *ndims: int) -> torch.Tensor:
+    """A floating-point tensor with one of these numbers of dimensions, in float32 at least."""
+    kinds = {2: "[B, D]", 3: "[B, N, D]", 4: "[B, C, H, W]"}
+    if not isinstance(x, torch.Tensor) or x.ndim not in ndims or not x.is_floating_point():
+        expected = " or ".join(kinds[n] for n in ndims)
+        raise ValueError(f"Expected {who} features of shape {expected}, got {_seen(x)}.")
+    if 0 in x.shape:
+        raise ValueError(f"Expected {who} features with something in them, got {list(x.shape)}.")
+    return floats(x)
+
+
+def features_pair(student, teacher, *ndims: int, same=slice(None)):
+    """Features of both sides; the teacher's without a gradient.
+
+    same: the dimensions that must agree (all by default): `slice(1)` for the batch only, and so on.
+    """
+    student, teacher = features(student, "student", *ndims), features(teacher, "teacher", *ndims)
+    if student.shape[same] != teacher.shape[same] or student.ndim != teacher.ndim:
+        which = "one shape" if same == slice(None) else f"shapes that agree in {_named(same)}"
+        raise ValueError(f"Expected student and teacher features of {which}, got "
+                         f"{list(student.shape)} and {list(teacher.shape)}.")
+    return student, teacher.detach()
+
+
+def as_map(x, who: str = "the") -> torch.Tensor:
+    """Features as a map [B, C, H, W]. A map stays as it is. Tokens [B, N, D] of a transformer are
+    laid out on their grid: leading tokens that stand for no patch (class, distillation, registers:
+    0, 1, 2 or 5 of them, the first number that leaves a square) are dropped.
+
+    >>> as_map(torch.zeros(2, 17, 8)).shape  # a class token and 4 x 4 patches
+    torch.Size([2, 8, 4, 4])
+    """
+    x = features(x, who, 3, 4)
+    if x.ndim == 4:
+        return x
+    patches = x.shape[1]
+    for extra in (0, 1, 2, 5):
+        side = math.isqrt(max(patches - extra, 0))
+        if side and side * side == patches - extra:
+            return x[:, extra:].transpose(1, 2).unflatten(2, (side, side))
+    raise ValueError(
+        f"Expected {who} tokens that fill a square grid after 0, 1, 2 or 5 leading tokens, got "
+        f"{list(x.shape)}. Reshape them to [B, C, H, W] yourself."
+    )
+
+
+def as_tokens(x, who: str = "the") -> torch.Tensor:
+    """Features as a sequence [B, N, D]. A sequence stays as it is; each place of a map [B, C, H, W]
+    becomes a token, row by row; a vector [B, D] becomes one token.
+
+    >>> as_tokens(torch.zeros(2, 8, 4, 4)).shape
+    torch.Size([2, 16, 8])
+    """
+    x = features(x, who, 2, 3, 4)
+    return x[:, None] if x.ndim == 2 else x if x.ndim == 3 else x.flatten(2).transpose(1, 2)
+
+
+def as_vectors(x, who: str = "the") -> torch.Tensor:
+    """Features as one vector per sample [B, D]: everything else is flattened, nothing is averaged.
+
+    >>> as_vectors(torch.zeros(2, 8, 4, 4)).shape
+    torch.Size([2, 128])
+    """
+    return features(x, who, 2, 3, 4).flatten(1)
+
+
+def check_temperature(T) -> None:
+    """Raise unless T is a finite number above 0."""
+    if not T > 0 or not math.isfinite(T):
+        raise ValueError(f"Expected a temperature T above 0, got {T}. Typical values are 1 to 20.")
+
+
+def check_choice(name: str, value, choices) -> None:
+    """Raise unless the value is one of the choices."""
+    if value not in choices:
+        expected = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"Expected {name} {expected}, got {value!r}.")
+
+
+def reduce(values_B: torch.Tensor, reduction: str) -> torch.Tensor:
+    """The mean over samples, or one value per sample."""
+    check_choice("reduction", reduction, ("mean", "none"))
+    return values_B.mean() if reduction == "mean" else values_B
+
+
+def _seen(x) -> str:
+    if not isinstance(x, torch.Tensor):
+        return type(x).__name__
+    return f"{list(x.shape)}" if x.is_floating_point() else f"{list(x.shape)} of {x.dtype}"
+
+
+def _named(same: slice) -> str:
+    parts = ("the batch", "the channels (or tokens)", "the size")
+    return " and ".join(parts[: same.stop] if same.start is None else parts[same])

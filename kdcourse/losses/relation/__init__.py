@@ -1,0 +1,3 @@
+"""Losses on relations between samples: distances, angles, neighbourhoods."""
+
+__all__: list[str] = []

@@ -1,0 +1,80 @@
+"""Losses that need no teacher, or make one out of the labels.
+
+Shapes: B batch, K classes. v are the teacher's logits, z the student's, p and q their softmax at
+temperature T. Values are in nats. All of it is computed in float32 at least, also under autocast.
+"""
+
+import torch  # noqa: F401 - for the examples
+import torch.nn.functional as F
+
+from kdcourse.losses import inputs
+from kdcourse.losses.base import Loss
+
+
+def cross_entropy(student_BK, labels, reduction: str = "mean"):
+    r"""Cross-entropy with the labels, at temperature 1.
+
+    .. math:: L = -\log q_y \quad\text{or, with soft labels}\quad L = -\sum_k y_k \log q_k
+
+    student_BK: logits [B, K]. labels: class numbers [B], or soft labels [B, K].
+    reduction: "mean", or "none" for one value per sample, [B].
+
+    Raises `ValueError` for logits that are not [B, K] and labels that do not match them.
+
+    >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))  # log 4
+    tensor(1.3863)
+    """
+    student_BK = inputs.logits(student_BK, "student")
+    labels = inputs.labels(student_BK, labels)
+    if labels.ndim == 2:  # not by F.cross_entropy, for which 0 log 0 is NaN
+        log_q = F.log_softmax(student_BK, dim=1).masked_fill(labels == 0, 0)
+        return inputs.reduce(-(labels * log_q).sum(1), reduction)
+    return inputs.reduce(F.cross_entropy(student_BK, labels, reduction="none"), reduction)
+
+
+def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str = "mean"):
+    r"""Cross-entropy with labels mixed with the uniform distribution.
+
+    .. math:: L = -(1-\varepsilon)\log q_y - \frac{\varepsilon}{K}\sum_k \log q_k
+
+    Szegedy et al. 2016, section 7 (arXiv:1512.00567). The soft labels of somebody who knows
+    nothing: a control for distillation.
+
+    smoothing: the share ε of the uniform distribution, in [0, 1]. Rest as for `cross_entropy`.
+
+    >>> label_smoothing(torch.zeros(1, 4), torch.tensor([2]))  # log 4, whatever the target
+    tensor(1.3863)
+    """
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"Expected smoothing between 0 and 1, got {smoothing}.")
+    student_BK = inputs.logits(student_BK, "student")
+    labels = inputs.labels(student_BK, labels)
+    values_B = F.cross_entropy(student_BK, labels, label_smoothing=smoothing, reduction="none")
+    return inputs.reduce(values_B, reduction)
+
+
+class CE(Loss):
+    """`cross_entropy` with the labels."""
+
+    needs_teacher = False
+
+    def values(self, student, teacher=None, labels=None):
+        return cross_entropy(student, labels, "none")
+
+
+class LabelSmoothing(Loss):
+    """`label_smoothing` of the labels."""
+
+    needs_teacher = False
+
+    def __init__(self, smoothing: float = 0.1, student=None):
+        super().__init__(student)
+        if not 0 <= smoothing <= 1:
+            raise ValueError(f"Expected smoothing between 0 and 1, got {smoothing}.")
+        self.smoothing = smoothing
+
+    def values(self, student, teacher=None, labels=None):
+        return label_smoothing(student, labels, self.smoothing, "none")
+
+    def extra_repr(self):
+        return f"smoothing={self.smoothing:.10g}"

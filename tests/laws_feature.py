@@ -1,0 +1,3 @@
+"""The rows of losses on inner tensors."""
+
+ROWS = []

@@ -1,0 +1,3 @@
+"""The rows of losses on relations between samples."""
+
+ROWS = []
