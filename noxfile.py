@@ -123,6 +123,13 @@ def oldest(session: nox.Session) -> None:
 
 
 @nox.session
+def parity(session: nox.Session) -> None:
+    """Compare our losses with the released versions of other libraries (installed apart)."""
+    session.install("-c", "constraints.txt", "-e", ".[parity]")
+    session.run("pytest", "tests/parity.py", *session.posargs)
+
+
+@nox.session
 def pin(session: nox.Session) -> None:
     """Write constraints.txt anew: the newest versions, for every system and Python >= 3.11."""
     session.install("uv")

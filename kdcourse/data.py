@@ -44,6 +44,15 @@ class Batch:
     index: torch.Tensor
     view: int = 0
 
+    def __getitem__(self, places) -> "Batch":
+        """Some of the samples, by a slice or a tensor of places."""
+        return Batch(self.x[places], self.y[places], self.index[places], self.view)
+
+    def split(self, parts: int) -> list["Batch"]:
+        """The batch cut into so many parts, as even as can be; at least one sample in each."""
+        return [self[places] for places in torch.arange(len(self.x)).tensor_split(
+            min(parts, len(self.x)))]
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:

@@ -1,31 +1,53 @@
 """The one training loop. It does not know which scheme it runs."""
 
+import contextlib
+import copy
 import dataclasses
+import itertools
 import math
 import os
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from kdcourse import _files, models
-from kdcourse.data import Dataset, generator
+from kdcourse import _checkpoint, _files, models
+from kdcourse.data import Batch, Dataset, generator
 from kdcourse.schemes import Scheme
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Recipe:
     """How long and how fast to train. Frozen: two arms with one recipe had the same budget.
 
     epochs: passes over the training split.
-    batch: samples per step; a last incomplete batch is left out.
-    lr: the peak of the learning rate; it rises to it and falls to almost 0 (one cycle, by step).
-    weight_decay: of AdamW, on matrices and kernels only; biases and norms are left alone.
+    batch: samples per step, over all processes; a last incomplete batch is left out.
+    lr: the peak of the learning rate.
+    weight_decay: on matrices and kernels only; biases and norms are left alone.
     clip: the largest gradient norm, over everything that is trained; None does not clip.
-    precision: "fp32", or "bf16" for autocast (faster where the hardware has it, slower elsewhere).
-    channels_last: keep images with the channels innermost: faster for convolutions on CPUs.
+    precision: "fp32", "bf16" for autocast (faster where the hardware has it, slower elsewhere), or
+        "auto": the faster of the two for this scheme on this machine, measured before training and
+        noted in the history.
+    channels_last: keep images with the channels innermost: faster for convolutions on CPUs. "auto"
+        measures that too.
     validate_every: epochs between two looks at the validation split; the last is always looked at.
+    optimizer: "adamw", "sgd" (Nesterov momentum 0.9), or a function `(groups, lr)` that makes one;
+        the groups bring their weight decay.
+    schedule: "one-cycle" (rises along a cosine to the peak and falls to almost 0) or "cosine"
+        (rises along a line and falls along a cosine to 0), by step.
+    warmup: the share of the steps in which the learning rate rises, from 0 to below 1.
+    label_smoothing: the share of the uniform distribution in the labels, for every term that looks
+        at them, in [0, 1).
+    accumulate: parts into which a batch is cut, to fit into memory; one step for all of them. For
+        per-sample losses on networks without batch statistics the gradient is that of the batch;
+        relations and batch normalisation see a part at a time.
+    patience: stop after so many looks at the validation split without a better one, and return to
+        the student of the best; None trains to the end and keeps the last.
+    compile: compile the scheme's step with `torch.compile`: a minute of waiting, then faster.
 
     Raises `ValueError` for a value that cannot be.
     """
@@ -36,12 +58,21 @@ class Recipe:
     weight_decay: float = 0.01
     clip: float | None = None
     precision: str = "fp32"
-    channels_last: bool = True
+    channels_last: bool | str = True
     validate_every: int = 1
+    optimizer: str | Callable = "adamw"
+    schedule: str = "one-cycle"
+    warmup: float = 0.3
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+    patience: int | None = None
+    compile: bool = False
 
     def __post_init__(self):
-        for name in ("epochs", "batch", "validate_every"):
+        for name in ("epochs", "batch", "validate_every", "accumulate", "patience"):
             value = getattr(self, name)
+            if name == "patience" and value is None:
+                continue
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"Expected {name} to be a whole number of at least 1, got "
                                  f"{value!r}.")
@@ -51,8 +82,33 @@ class Recipe:
             raise ValueError(f"Expected a weight decay of at least 0, got {self.weight_decay}.")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"Expected clip above 0, or None, got {self.clip}.")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f'Expected precision "fp32" or "bf16", got {self.precision!r}.')
+        for name, choices in (("precision", ("fp32", "bf16", "auto")),
+                              ("channels_last", (True, False, "auto")),
+                              ("schedule", ("one-cycle", "cosine"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Expected {name} {' or '.join(map(_quoted, choices))}, got "
+                                 f"{getattr(self, name)!r}.")
+        if self.optimizer not in ("adamw", "sgd") and not callable(self.optimizer):
+            raise ValueError('Expected optimizer "adamw", "sgd" or a function (groups, lr), got '
+                             f"{self.optimizer!r}.")
+        for name in ("warmup", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"Expected {name} from 0 to below 1, got {getattr(self, name)}.")
+
+    def __repr__(self):
+        # Recorded results are found by this text, so what was added later appears only where it
+        # differs from what was always done.
+        shown = []
+        for number, field in enumerate(dataclasses.fields(self)):
+            value = getattr(self, field.name)
+            if number < 8 or value != field.default:
+                text = getattr(value, "__qualname__", None) or repr(value)
+                shown.append(f"{field.name}={text}")
+        return f"Recipe({', '.join(shown)})"
+
+
+def _quoted(choice) -> str:
+    return f'"{choice}"' if isinstance(choice, str) else repr(choice)
 
 
 @dataclasses.dataclass
@@ -60,12 +116,17 @@ class History:
     """What happened in each epoch: `rows` of epoch, loss, every part, val_accuracy, seconds.
 
     `history["loss"]` is one column; `val_accuracy` is None in epochs that were not validated.
+    precision, channels_last: what was used, also where the recipe said "auto".
     interrupted: True when Ctrl-C ended the training early.
+    best: with early stopping, the epoch whose student was kept.
     """
 
     rows: list[dict] = dataclasses.field(default_factory=list)
     device: str = "cpu"
     interrupted: bool = False
+    precision: str = "fp32"
+    channels_last: bool = True
+    best: int | None = None
 
     def __getitem__(self, column: str) -> list:
         return [row[column] for row in self.rows]
@@ -97,18 +158,29 @@ def default_device() -> torch.device:
 
 
 def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int = 0,
-        device=None, label: str = "") -> History:
+        device=None, label: str = "", checkpoint=None) -> History:
     """Train everything in the scheme that can be trained; return what happened.
 
     seed: decides the order of the samples and dropout. (Weights have the seed of their model.)
     device: by default the one of `default_device()`.
     label: stands in front of the progress bar.
+    checkpoint: a file, such as "run.safetensors", in which the state is kept after each epoch. When
+        it is there already, the training goes on from it: killed at any moment and started again,
+        it ends with the same student, to the last bit on a CPU. A finished training returns at
+        once. One of another scheme, data, recipe, seed, precision, torch version or number of
+        threads is refused.
+
+    Under `torchrun` or `accelerate launch` each process computes its share of every batch. For
+    per-sample losses on networks without batch statistics the gradient is that of one process;
+    relations and batch normalisation see the share. Losses and accuracies in the history are those
+    of all processes; the first writes the checkpoint.
 
     Ctrl-C ends the training and returns the history so far, with `interrupted=True`. The student
     keeps what it has learned. The global random generator is left as it was.
 
-    Raises `ValueError` when data, recipe and scheme do not fit together, and `FloatingPointError`
-    at the end of the epoch in which the loss became NaN or inf, with the first bad step.
+    Raises `ValueError` when data, recipe and scheme do not fit together, `FloatingPointError` at
+    the end of the epoch in which the loss became NaN or inf, with the first bad step (the
+    checkpoint of the epoch before stays), and `MemoryError` that says what to lower.
 
     >>> from kdcourse import data, models, schemes
     >>> scheme = schemes.Supervised(models.mlp(hidden=(32,)))
@@ -116,6 +188,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     2
     """
     recipe = recipe or Recipe()
+    team = _Team()
     device = torch.device(device) if device is not None else default_device()
     steps = len(data.train) // recipe.batch
     epochs = recipe.epochs
@@ -124,47 +197,189 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
         print("KDCOURSE_SMOKE=1: fit makes two steps only; the numbers mean nothing.")
     scheme.check(data)
     train, val = data.train.to(device), data.val.to(device)
-    format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    scheme.to(device).to(memory_format=format)
+    scheme.to(device)
     scheme.build(next(train.batches(min(2, len(train)))), seed)
-    trained = [p for p in scheme.parameters() if p.requires_grad]
-    next(train.batches(recipe.batch, seed))  # says in a sentence when the batch is too large
-    optimizer = _optimizer(trained, recipe, device)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, max(2, epochs * steps))
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
-    history, log = History(device=str(device)), _Log(device)
-    optimizer.zero_grad()  # whatever an earlier training or the caller left there
+    # A step on one batch says in a sentence when the batch is too large, and is what "auto" times.
+    first = team.share(next(train.batches(recipe.batch, seed)))
+    run = _Run(scheme, data, recipe, seed, device, team, checkpoint)
+    history = run.start(first, steps, epochs)
+    log = _Log(device, team)
 
     try:
-        with _seeded(seed, device), _bar(epochs, label) as bar:
-            for epoch in range(epochs):
+        with run, _bar(epochs, label, team, len(history)) as bar:
+            for epoch in range(len(history), epochs if not run.over else 0):
                 start = time.perf_counter()
                 scheme.train()
-                for step, batch in enumerate(train.batches(recipe.batch, seed, epoch)):
-                    if step == steps:  # smoke mode
-                        break
-                    with autocast:
-                        outcome = scheme(batch)
-                    outcome.loss.backward()
+                for batch in itertools.islice(train.batches(recipe.batch, seed, epoch), steps):
+                    for part, share in run.parts(batch):
+                        with run.autocast:
+                            outcome = run.model(part)
+                        (outcome.loss * share).backward()
+                        log.add(outcome, share)
                     if recipe.clip is not None:
-                        nn.utils.clip_grad_norm_(trained, recipe.clip)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    schedule.step()
+                        nn.utils.clip_grad_norm_(run.trained, recipe.clip)
+                    run.optimizer.step()
+                    run.optimizer.zero_grad()
+                    run.schedule.step()
                     scheme.after_step()
-                    log.add(outcome)  # stays on the device: nothing in this loop waits for it
+                    log.step()  # stays on the device: nothing in this loop waits for it
                 row = {"epoch": epoch + 1} | log.close(epoch * steps)
                 last = epoch + 1 == epochs
                 due = last or (epoch + 1) % recipe.validate_every == 0
-                row["val_accuracy"] = _accuracy(scheme.student, val) if due else None
+                row["val_accuracy"] = _accuracy(scheme.student, val, team) if due else None
                 row["seconds"] = time.perf_counter() - start
                 history.rows.append(row)
+                run.finish_epoch()
                 bar.set_postfix_str(_summary(history))
                 bar.update()
+                if run.over:
+                    break
     except KeyboardInterrupt:
         history.interrupted = True
         print(f"Stopped by hand after {len(history)} of {epochs} epochs; here is the history.")
     return history
+
+
+class _Run:
+    """What stands around the loop: optimiser, schedule, precision, processes, checkpoint.
+
+    As a context it draws dropout and the like from the seed and, where a checkpoint was found, puts
+    everything back; at the end the student of the best epoch returns and nothing stays compiled.
+    """
+
+    def __init__(self, scheme, data, recipe, seed, device, team, checkpoint):
+        self.scheme, self.recipe, self.seed, self.device = scheme, recipe, seed, device
+        self.team, self.classes = team, len(data.classes)
+        self.checkpoint = Path(checkpoint) if checkpoint is not None else None
+        self.best = self.header = None
+        if self.checkpoint:
+            self.settings = {
+                "scheme": repr(scheme), "data": repr(data), "recipe": repr(recipe), "seed": seed,
+                "torch": torch.__version__, "threads": torch.get_num_threads(),
+                "device": device.type, "processes": team.size, "smoke": _files.smoke(),
+            }
+
+    def start(self, first: Batch, steps: int, epochs: int) -> History:
+        """Make optimiser and schedule; return the history so far: of a checkpoint, or empty."""
+        recipe, history = self.recipe, History(device=str(self.device))
+        if self.checkpoint and self.checkpoint.exists():
+            self.header, self.tensors = _checkpoint.load(self.checkpoint, self.settings)
+            history = History(**self.header["progress"]["history"])
+        else:
+            history.precision, history.channels_last = _fastest(
+                self.scheme, first, recipe, self.device, self.team)
+        self.history = history
+        format = torch.channels_last if history.channels_last else torch.contiguous_format
+        self.scheme.to(memory_format=format)
+        self.trained = [p for p in self.scheme.parameters() if p.requires_grad]
+        self.optimizer = _optimizer(self.trained, recipe, self.device)
+        self.schedule = _schedule(self.optimizer, recipe, max(2, epochs * steps))
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16,
+                                       enabled=history.precision == "bf16")
+        self.model = self.team.wrap(self.scheme, self.device)
+        if recipe.compile:
+            self.model.compile()
+        self.optimizer.zero_grad()  # whatever an earlier training or the caller left there
+        return history
+
+    def parts(self, batch: Batch):
+        """This process's share of a batch, cut as the recipe says; each part with its weight."""
+        mine, recipe = self.team.share(batch), self.recipe
+        if recipe.label_smoothing:
+            soft = mine.y if mine.y.ndim == 2 else F.one_hot(mine.y, self.classes).float()
+            smooth = soft.lerp(torch.full_like(soft, 1 / soft.shape[1]), recipe.label_smoothing)
+            mine = dataclasses.replace(mine, y=smooth)
+        pieces = [mine] if recipe.accumulate == 1 else mine.split(recipe.accumulate)
+        for piece in pieces:
+            whole = piece is pieces[-1] or self.team.size == 1
+            with contextlib.nullcontext() if whole else self.model.no_sync():
+                # The mean over the processes of these weighted means is the mean over the batch.
+                yield piece, len(piece.x) * self.team.size / len(batch.x)
+
+    def finish_epoch(self) -> None:
+        """Remember the best student, and write the checkpoint."""
+        row, history = self.history.rows[-1], self.history
+        if self.recipe.patience and row["val_accuracy"] is not None:
+            best = max(r["val_accuracy"] for r in history.rows if r["val_accuracy"] is not None)
+            earlier = [r["val_accuracy"] for r in history.rows[:-1]]
+            if row["val_accuracy"] == best and best not in earlier:
+                history.best = row["epoch"]
+                self.best = {name: value.clone() if isinstance(value, torch.Tensor) else value
+                             for name, value in self.scheme.student.state_dict().items()}
+        if self.checkpoint and self.team.rank == 0:
+            progress = {"history": history.to_dict(), "schedule": self.schedule.state_dict()}
+            _checkpoint.save(self.checkpoint, self.scheme, self.optimizer, self.best, progress,
+                             self.settings)
+
+    @property
+    def over(self) -> bool:
+        """True when validation has not improved for as long as the recipe is patient."""
+        if self.recipe.patience is None or self.history.best is None:
+            return False
+        looks = [row["epoch"] for row in self.history.rows if row["val_accuracy"] is not None]
+        return sum(epoch > self.history.best for epoch in looks) >= self.recipe.patience
+
+    def __enter__(self):
+        self._seeded = _seeded(self.seed, self.device)
+        self._seeded.__enter__()
+        if self.header:
+            self.best = _checkpoint.restore(self.header, self.tensors, self.scheme, self.optimizer)
+            self.schedule.load_state_dict(self.header["progress"]["schedule"])
+            self.tensors = None
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._seeded.__exit__(kind, error, trace)
+        self.scheme._compiled_call_impl = None
+        if self.best and kind in (None, KeyboardInterrupt):
+            self.scheme.student.load_state_dict(self.best)
+        if isinstance(error, FloatingPointError) and self.checkpoint and self.checkpoint.exists():
+            error.add_note(f"{self.checkpoint} holds the state after epoch {len(self.history)}.")
+        if isinstance(error, RuntimeError) and _out_of_memory(error):
+            raise MemoryError(
+                f"Expected a step of {self.recipe.batch} samples to fit into the memory of "
+                f"{self.device}, but it is full. Lower Recipe(batch=…), raise Recipe(accumulate=…) "
+                'to cut the batch into parts, or use precision="bf16".'
+            ) from error
+
+
+class _Team:
+    """The processes that train together; nearly always one."""
+
+    def __init__(self):
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
+            default_device()  # accelerate meets the others
+        self.size, self.rank = 1, 0
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.size, self.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+
+    def wrap(self, scheme, device):
+        """The scheme, with gradients averaged over the processes."""
+        if self.size == 1:
+            return scheme
+        ids = [device.index] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(scheme, device_ids=ids)
+
+    def share(self, batch: Batch) -> Batch:
+        """The samples of a batch that this process computes."""
+        if self.size == 1:
+            return batch
+        if len(batch.x) < self.size:
+            raise ValueError(f"Expected a batch of at least one sample for each of {self.size} "
+                             f"processes, got {len(batch.x)}. Raise Recipe(batch=…).")
+        return batch[self.rank::self.size]
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes."""
+        if self.size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def least(self, value: torch.Tensor) -> torch.Tensor:
+        """The smallest over all processes."""
+        if self.size > 1:
+            torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MIN)
+        return value
 
 
 class _Log:
@@ -173,38 +388,78 @@ class _Log:
     Everything stays on the device; `close` is the one place that waits for it.
     """
 
-    def __init__(self, device):
-        self.device = device
+    never = 2**40
+
+    def __init__(self, device, team):
+        self.device, self.team = device, team
         self._reset()
 
     def _reset(self):
         self.sums, self.names, self.count = None, [], 0
-        self.bad, self.bad_values = torch.full((), -1, device=self.device), None
+        self.bad, self.bad_values = torch.full((), self.never, device=self.device), None
 
-    def add(self, outcome) -> None:
+    def add(self, outcome, share: float) -> None:
+        """Note a part of a step, which counts for `share` of it."""
         self.names = ["loss", *outcome.parts]
         values = torch.stack([outcome.loss.detach().float(),
                               *(part.detach().float() for part in outcome.parts.values())])
-        first = ~torch.isfinite(values[0]) & (self.bad < 0)
+        first = ~torch.isfinite(values[0]) & (self.bad == self.never)
         self.bad = torch.where(first, self.count, self.bad)
         self.bad_values = (values if self.bad_values is None
                            else torch.where(first, values, self.bad_values))
+        values = values * share
         self.sums = values if self.sums is None else self.sums + values
+
+    def step(self) -> None:
+        """The step is over."""
         self.count += 1
 
     def close(self, steps_before: int) -> dict:
-        means = dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
-        bad, values = int(self.bad), dict(zip(self.names, self.bad_values.tolist(), strict=True))
+        """The means of the epoch, over all processes; raises when some step was not finite."""
+        means = self.team.sum(self.sums) / (self.count * self.team.size)
+        mine, bad = int(self.bad), int(self.team.least(self.bad))
+        values = self.bad_values.tolist()
+        names = self.names
         self._reset()
-        if bad >= 0:
-            parts = [name for name, value in values.items()
-                     if name != "loss" and not math.isfinite(value)]
+        if bad < self.never:
+            parts = [name for name, value in zip(names, values, strict=True)
+                     if name != "loss" and not math.isfinite(value)] if mine == bad else []
             raise FloatingPointError(
                 f"The loss became NaN or inf at step {steps_before + bad + 1} "
                 f"(part: {', '.join(parts) or 'the weighted sum'}). Lower Recipe(lr=…), set "
                 "Recipe(clip=1.0), or look at the logits of that part."
             )
-        return means
+        return dict(zip(names, means.tolist(), strict=True))
+
+
+def _fastest(scheme, batch, recipe, device, team) -> tuple[str, bool]:
+    """Precision and channels_last: as the recipe says, or the fastest step of those it leaves open.
+
+    Each candidate makes a few steps on a copy of the scheme; the fastest of them counts.
+    """
+    precisions = ("fp32", "bf16") if recipe.precision == "auto" else (recipe.precision,)
+    layouts = (True, False) if recipe.channels_last == "auto" else (bool(recipe.channels_last),)
+    candidates = list(itertools.product(precisions, layouts))
+    if len(candidates) == 1 or _files.smoke():
+        return candidates[0]
+    seconds = torch.full((len(candidates),), math.inf, device=device)
+    trials = []
+    for precision, last in candidates:
+        trial = copy.deepcopy(scheme).train()
+        trial.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+        trials.append((trial, precision))
+    with _seeded(0, device):
+        for turn in range(7):  # interleaved, so that a busy moment hits all of them
+            for number, (trial, precision) in enumerate(trials):
+                start = time.perf_counter()
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    loss = trial(batch).loss
+                loss.backward()
+                float(loss.detach())  # wait for the device
+                if turn > 1:
+                    taken = time.perf_counter() - start
+                    seconds[number] = min(taken, float(seconds[number]))
+    return candidates[int(team.sum(seconds).argmin())]
 
 
 def _optimizer(parameters, recipe, device):
@@ -216,7 +471,31 @@ def _optimizer(parameters, recipe, device):
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=device.type in ("cpu", "cuda"))
+    if callable(recipe.optimizer):
+        return recipe.optimizer(groups, recipe.lr)
+    fused = device.type in ("cpu", "cuda")
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True, fused=fused)
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+
+
+def _schedule(optimizer, recipe, steps: int):
+    if recipe.schedule == "one-cycle":
+        momentum = {"betas", "momentum"} & optimizer.defaults.keys()
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, recipe.lr, steps, pct_start=recipe.warmup, cycle_momentum=bool(momentum))
+    rising = recipe.warmup * steps
+
+    def share(step):
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def _out_of_memory(error) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _seeded(seed: int, device):
@@ -235,17 +514,23 @@ def _seeded(seed: int, device):
     return Seeded()
 
 
-def _accuracy(model: nn.Module, split) -> float:
+def _accuracy(model: nn.Module, split, team) -> float:
+    """The share of right answers; each process counts its share of the samples."""
     labels = split.y if split.y.ndim == 1 else split.y.argmax(1)
-    return float((models.predict(model, split.x).argmax(1) == labels).float().mean())
+    mine = slice(team.rank, None, team.size)
+    right = torch.zeros((), dtype=torch.int64, device=labels.device)
+    if len(labels[mine]):
+        right += (models.predict(model, split.x[mine]).argmax(1) == labels[mine]).sum()
+    return float(team.sum(right).float() / len(labels))
 
 
-def _bar(epochs: int, label: str):
+def _bar(epochs: int, label: str, team, done: int):
     """One progress line; none where nobody watches (no terminal), and none left behind."""
     notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
     # tqdm reads TQDM_DISABLE by itself in a terminal, but not in a notebook.
     disable = bool(os.environ.get("TQDM_DISABLE")) if notebook else None
-    return tqdm(total=epochs, desc=label or "epochs", leave=False, unit="epoch", disable=disable)
+    return tqdm(total=epochs, desc=label or "epochs", leave=False, unit="epoch", initial=done,
+                disable=disable if team.rank == 0 else True)
 
 
 def _summary(history: History) -> str:

@@ -182,7 +182,7 @@ class Scaled(Loss):
         self.scale = nn.Parameter(torch.ones(()))
 
     def values(self, student, teacher=None, labels=None):
-        return 1000 * self.scale * student.logits.square().sum(1)
+        return 1000 * self.scale * student.square().sum(1)
 
 
 def test_clipping_covers_everything_that_is_trained(data, optimizers):
@@ -308,7 +308,7 @@ class Breaks(Loss):
         if torch.is_grad_enabled():  # build does not count
             self.steps += 1
         bad = self.value if self.steps >= self.at else 1.0
-        return bad * student.logits.square().sum(1)
+        return bad * student.square().sum(1)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -394,7 +394,7 @@ def test_a_frozen_student(data):
     ({"weight_decay": -1}, "weight decay of at least 0, got -1"),
     ({"clip": 0}, "clip above 0, or None, got 0"),
     ({"clip": math.nan}, "clip above 0, or None, got nan"),
-    ({"precision": "fp16"}, 'precision "fp32" or "bf16", got \'fp16\''),
+    ({"precision": "fp16"}, 'precision "fp32" or "bf16" or "auto", got \'fp16\''),
 ])
 def test_recipes_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -433,3 +433,190 @@ def test_the_default_device_has_no_surprises(data):
     expected = "cuda" if torch.cuda.is_available() else "mps" if (
         torch.backends.mps.is_available()) else "cpu"
     assert kd.training.default_device().type == expected
+
+
+# --- recipes ------------------------------------------------------------------------------------
+
+
+def test_a_recipe_reads_as_it_did_when_results_were_recorded():
+    assert repr(kd.Recipe()) == (
+        "Recipe(epochs=60, batch=128, lr=0.005, weight_decay=0.01, clip=None, precision='fp32', "
+        "channels_last=True, validate_every=1)")
+    assert repr(kd.Recipe(patience=3)).endswith("validate_every=1, patience=3)")
+    assert "optimizer=by_hand" in repr(kd.Recipe(optimizer=by_hand))
+
+
+def by_hand(groups, lr):
+    return torch.optim.RMSprop(groups, lr)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", by_hand])
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+@pytest.mark.parametrize("warmup", [0.0, 0.3])
+def test_every_optimiser_with_every_schedule(data, optimizer, schedule, warmup):
+    recipe = kd.Recipe(epochs=20, batch=36, lr=0.01, optimizer=optimizer, schedule=schedule,
+                       warmup=warmup)
+    history = kd.fit(Supervised(network(width=16)), data, recipe)
+    assert history["loss"][-1] < 0.85 * history["loss"][0]
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
+def test_the_cosine_rises_along_a_line_and_falls_to_nothing(data, optimizers, warmup):
+    kd.fit(Supervised(network()), data,
+           kd.Recipe(epochs=10, batch=36, lr=0.01, schedule="cosine", warmup=warmup))
+    rates = [rate for (rate,) in optimizers[0].rates]
+    peak = int(warmup * 40)
+    assert rates[peak] == pytest.approx(0.01, rel=1e-6)
+    assert rates[:peak] == pytest.approx([0.01 * (i + 1) / (peak + 1) for i in range(peak)])
+    for i in range(peak, 40):
+        share = (i - peak) / (40 - peak)
+        assert rates[i] == pytest.approx(0.005 * (1 + math.cos(math.pi * share)))
+
+
+def test_sgd_is_that_of_the_paper(data, monkeypatch):
+    made = []
+    SGD = torch.optim.SGD
+    monkeypatch.setattr(torch.optim, "SGD", lambda *args, **settings: made.append(
+        settings) or SGD(*args, **settings))
+    kd.fit(Supervised(network()), data, kd.Recipe(epochs=1, batch=36, optimizer="sgd"))
+    assert made[0]["nesterov"] is True
+    assert made[0]["momentum"] == 0.9
+
+
+def quiet(seed=0):
+    """Without batch statistics or dropout: the parts of a batch do not see each other."""
+    return kd.models.mlp(hidden=(16,), size=12, seed=seed)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5, 36, 100])
+def test_accumulated_gradients_are_those_of_the_batch(data, parts):
+    students = []
+    for accumulate in (1, parts):
+        scheme = kd.Distiller(quiet(0), quiet(1))
+        kd.fit(scheme, data, kd.Recipe(epochs=2, batch=36, lr=0.01, accumulate=accumulate))
+        students.append(scheme.student)
+    for one, other in zip(*(student.parameters() for student in students), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_history_of_accumulated_steps_is_that_of_the_batch(data):
+    rows = [kd.fit(kd.Distiller(quiet(0), quiet(1)), data,
+                   kd.Recipe(epochs=2, batch=36, accumulate=parts)).rows for parts in (1, 5)]
+    for one, other in zip(*rows, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+def test_smoothed_labels_are_those_of_the_loss(data):
+    students = [quiet(), quiet()]
+    kd.fit(Supervised(students[0]), data, kd.Recipe(epochs=2, batch=36, label_smoothing=0.2))
+    kd.fit(Supervised(students[1], kd.losses.LabelSmoothing(0.2)), data,
+           kd.Recipe(epochs=2, batch=36))
+    for one, other in zip(*(student.parameters() for student in students), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+class Rises(nn.Module):
+    """A student whose validation accuracy follows a script."""
+
+    def __init__(self, data, script):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+        self.labels, self.script = data.val.y, script
+
+    def forward(self, x):
+        logits = torch.zeros(len(x), 36) + self.weight
+        if not self.training and len(x) == len(self.labels):
+            right = int(self.script[int(self.epoch)] * len(x))
+            logits[torch.arange(right), self.labels[:right]] += 1
+            logits[right:, 0] += 1
+            self.epoch += 1
+        return logits
+
+
+def test_early_stopping_returns_to_the_best(data):
+    student = Rises(data, [0.1, 0.5, 0.3, 0.5, 0.4, 0.9])
+    history = kd.fit(Supervised(student), data, kd.Recipe(epochs=50, batch=36, patience=3))
+    assert len(history) == 5
+    assert history.best == 2
+    assert int(student.epoch) == 2  # its state after the best look
+    assert kd.fit(Supervised(network()), data, kd.Recipe(epochs=2, batch=36)).best is None
+
+
+def test_early_stopping_counts_looks(data):
+    student = Rises(data, [0.1, 0.5, 0.3, 0.4, 0.2, 0.9])
+    history = kd.fit(Supervised(student), data,
+                     kd.Recipe(epochs=50, batch=36, patience=2, validate_every=3))
+    assert len(history) == 12
+    assert history.best == 6
+
+
+def test_precision_auto_is_measured_and_noted(data):
+    recipe = kd.Recipe(epochs=1, batch=36, precision="auto", channels_last="auto")
+    scheme = kd.Distiller(restless(), network(1))
+    plain = kd.Distiller(restless(), network(1))
+    history = kd.fit(scheme, data, recipe)
+    assert history.precision in ("fp32", "bf16")
+    assert history.channels_last in (True, False)
+    kd.fit(plain, data, kd.Recipe(epochs=1, batch=36, precision=history.precision,
+                                  channels_last=history.channels_last))
+    assert state(plain) == state(scheme)  # the measurement left no trace
+
+
+@pytest.mark.parametrize("slow", ["bf16", "fp32"])
+def test_precision_auto_takes_the_faster_one(data, slow):
+    import time
+
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x):
+            if torch.is_autocast_enabled("cpu") is (slow == "bf16"):
+                time.sleep(0.05)
+            return self.inner(x)
+
+    recipe = kd.Recipe(epochs=1, batch=144, precision="auto")
+    history = kd.fit(Supervised(Slow()), data, recipe)
+    assert history.precision == {"bf16": "fp32", "fp32": "bf16"}[slow]
+
+
+def test_a_compiled_step_trains_the_same_student(data):
+    students = []
+    for compile in (False, True):
+        scheme = kd.Distiller(network(), network(1, width=8))
+        kd.fit(scheme, data, kd.Recipe(epochs=2, batch=36, compile=compile))
+        assert scheme._compiled_call_impl is None
+        students.append(scheme.student)
+    for one, other in zip(*(student.parameters() for student in students), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
+
+
+def test_out_of_memory_says_what_to_lower(data):
+    class Full(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x):
+            if self.training:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.inner(x)
+
+    with pytest.raises(MemoryError, match=r"36 samples to fit .*Lower Recipe\(batch=.*accumulate"):
+        kd.fit(Supervised(Full()), data, RECIPE)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"optimizer": "adam"}, "optimizer \"adamw\", \"sgd\" or a function .*got 'adam'"),
+    ({"schedule": "step"}, "schedule \"one-cycle\" or \"cosine\", got 'step'"),
+    ({"warmup": 1.0}, "warmup from 0 to below 1, got 1.0"),
+    ({"label_smoothing": -0.1}, "label_smoothing from 0 to below 1, got -0.1"),
+    ({"accumulate": 0}, "accumulate to be a whole number of at least 1, got 0"),
+    ({"patience": 0}, "patience to be a whole number of at least 1, got 0"),
+    ({"channels_last": "yes"}, "channels_last True or False or \"auto\", got 'yes'"),
+])
+def test_more_recipes_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        kd.Recipe(**settings)
