@@ -5,12 +5,18 @@ modules, so it is never trained, never saved with the student and never woken by
 Shapes: B batch, K classes, N samples.
 """
 
+import json
+from pathlib import Path
+
+import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from kdcourse import _files, models
 from kdcourse.data import Batch, Dataset
 from kdcourse.models import View
+from kdcourse.views import Views
 
 
 class Live:
@@ -19,16 +25,26 @@ class Live:
     The network is frozen where it stands: eval mode (dropout off, batch statistics fixed), no
     gradients, no gradient to any of its parameters.
 
+    mean, std: the teacher's own normalisation, a number or one per channel: it is shown
+        (x - mean) / std. By default it takes inputs in [0, 1], as the course's networks do, which
+        normalise for themselves.
+    size: the height and width that it wants, when they are not the student's: a number or a pair.
+
+    A grey image is repeated for a teacher with three channels. All of it happens on the device.
+
     >>> teacher = Live(models.convnet(width=8))
     >>> any(p.requires_grad for p in teacher.model.parameters())
     False
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, mean=None, std=None, size=None):
         if not isinstance(model, nn.Module):
             raise TypeError(f"Expected a network (nn.Module) as teacher, got "
                             f"{type(model).__name__}. Pass the model itself, not its name.")
         self.model = model.eval().requires_grad_(False)
+        self.mean, self.std, self.size = _channels(mean), _channels(std), _size(size)
+        if self.std is not None and not (self.std > 0).all():
+            raise ValueError(f"Expected std above 0, got {std}.")
         self._taps = {(): models.taps(model, ())}
 
     @torch.no_grad()
@@ -36,18 +52,32 @@ class Live:
         """The teacher's view of the batch: logits [B, K], and the tensors at the paths `taps`."""
         self.model.eval()  # somebody else may have the model too, and train() all or part of it
         self.tap(taps)
-        view = self._taps[taps](batch.x)
+        view = self._taps[taps](self.adapted(batch.x))
         view.index = batch.index
         return view
+
+    def adapted(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs [B, C, H, W] in [0, 1], as this teacher wants to see them."""
+        if self.size is not None and tuple(x.shape[2:]) != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
+        for wanted, change in ((self.mean, torch.sub), (self.std, torch.div)):
+            if wanted is not None:
+                x = change(x, wanted.to(x)[:, None, None])
+        return x
 
     def tap(self, taps: tuple[str, ...]) -> None:
         """Raise `ValueError` unless the network has modules at these paths."""
         if taps not in self._taps:
             self._taps[taps] = models.taps(self.model, taps)
 
+    @torch.no_grad()
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [N, K] for any inputs [N, C, H, W]."""
-        return models.predict(self.model, x)
+        if self.mean is None and self.std is None and self.size is None:
+            return models.predict(self.model, x)
+        device = models.device_of(self.model)
+        return torch.cat([models.predict(self.model, self.adapted(part.to(device)))
+                          for part in x.split(500)])
 
     def to(self, device) -> "Live":
         """Move the network."""
@@ -62,19 +92,30 @@ class Live:
 
     def __repr__(self):
         if hasattr(self.model, "card"):  # from kd.teacher: the name says it all
-            return self.model.spec
-        weights = [t.detach().cpu().contiguous() for t in self.model.state_dict().values()]
-        digest = _files.digest(*(t.flatten().view(torch.uint8).numpy().tobytes() for t in weights))
-        return f"{models.describe(self.model)}#{digest[:8]}"  # the same structure, other weights
+            name = self.model.spec
+        else:
+            weights = [t.detach().cpu().contiguous() for t in self.model.state_dict().values()]
+            digest = _files.digest(*(t.flatten().view(torch.uint8).numpy().tobytes()
+                                     for t in weights))
+            name = f"{models.describe(self.model)}#{digest[:8]}"  # one structure, other weights
+        adapter = [f"{what}={value.tolist() if isinstance(value, torch.Tensor) else value}"
+                   for what, value in (("mean", self.mean), ("std", self.std), ("size", self.size))
+                   if value is not None]
+        return f"Live({', '.join([name, *adapter])})" if adapter else name
 
 
 class Cached:
-    """The teacher's answers to the training samples, computed once and kept by sample id.
+    """The teacher's answers to the training samples, computed once and kept by sample and view.
 
-    Exact for data without augmentation, and several times faster than `Live`: the teacher runs
-    once instead of once per epoch. Refuses other data than it was made for.
+    Several times faster than `Live`: the teacher runs once instead of once per epoch, and the
+    training is the same to rounding. With augmentation the data must have a stated number of views
+    (`kd.augmented(data, views=8)`): each has answers of its own. Refuses other data than it was
+    made for.
 
-    teacher: a network, or `Live(network)`.
+    teacher: a network, or any teacher, such as `Live(network, mean=…)` or an `Ensemble`.
+    path: a file, such as "answers.safetensors", that keeps them: loaded where it is there, written
+        otherwise. It carries a checksum and says of which teacher, data and views it is; one of
+        others is refused.
 
     >>> from kdcourse.data import glyphs
     >>> data = glyphs(train=64, val=36, test=36)
@@ -82,11 +123,37 @@ class Cached:
     torch.Size([64, 36])
     """
 
-    def __init__(self, teacher, data: Dataset):
+    def __init__(self, teacher, data: Dataset, path=None):
         self.source = as_teacher(teacher)
-        self.logits = self.source.predict(data.train.x).cpu()
-        self.params, self._x = data.params, data.train.x
-        self._name = repr(self.source)
+        self.params, self._x, self._name = data.params, data.train.x, repr(self.source)
+        if path is None:
+            self._stored = self._answers(data)
+            return
+        path = Path(path)
+        settings = {"teacher": self._name, "data": repr(data),
+                    "inputs": _files.digest(data.train.x.contiguous().numpy().tobytes())}
+        if path.exists():
+            self._stored = _load(path, settings)
+            return
+        self._stored = self._answers(data)
+        digest = _files.digest(self._stored.numpy().tobytes())
+        with _files.warn_if_not_kept("The teacher's answers were computed but not kept."):
+            _files.write(path, safetensors.torch.save(
+                {"logits": self._stored}, {"kdcourse": json.dumps(settings | {"sha256": digest})}))
+
+    def _answers(self, data: Dataset) -> torch.Tensor:
+        """[views, N, K]: of the plain samples, or of every view."""
+        train = data.train
+        if not isinstance(train, Views):
+            return self.source.predict(train.x).cpu()[None]
+        if train.views is None:
+            raise ValueError("Expected data with a stated number of views to store answers for, "
+                             "got ever new ones. Use kd.augmented(data, views=…), or "
+                             "Live(teacher).")
+        places = torch.arange(len(train), device=train.x.device).split(500)
+        return torch.stack([
+            torch.cat([self.source.predict(train.seen(index, view)).cpu() for index in places])
+            for view in range(1, train.views + 1)])
 
     @classmethod
     def of(cls, logits: torch.Tensor, data: Dataset, name: str) -> "Cached":
@@ -100,9 +167,14 @@ class Cached:
             raise ValueError(f"Expected logits of shape {expected}, one row per training sample, "
                              f"got {list(logits.shape)}.")
         self = cls.__new__(cls)
-        self.source, self.logits, self.params, self._name = None, logits, data.params, name
+        self.source, self._stored, self.params, self._name = None, logits[None], data.params, name
         self._x = data.train.x
         return self
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """The stored answers: [N, K], or with augmentation [views, N, K]."""
+        return self._stored if "views" in self.params else self._stored[0]
 
     def tap(self, taps: tuple[str, ...]) -> None:
         """Raise `ValueError` when inner tensors are asked for: only logits are stored."""
@@ -111,14 +183,18 @@ class Cached:
                              "stored logits. Use the network itself, or Live(network).")
 
     def __call__(self, batch: Batch, taps: tuple[str, ...] = ()) -> View:
-        """The stored logits [B, K] of the batch's samples."""
+        """The stored logits [B, K] of the batch's samples, in the batch's view."""
         self.tap(taps)
-        if batch.view != 0:
+        plain = "views" not in self.params
+        if plain != (batch.view == 0) or batch.view > len(self._stored):
+            stored = "view 0" if plain else f"views 1 to {len(self._stored)}"
             raise ValueError(
-                f"Expected samples as they are (view 0), got augmentation {batch.view}. "
-                "The cached answers are for the plain images: use Live(teacher)."
+                f"Expected a batch in {stored}, for which there are answers, got view "
+                f"{batch.view}. Make Cached(teacher, data) for the data that you train on, or use "
+                "Live(teacher)."
             )
-        return View(self.logits[batch.index.to(self.logits.device)], index=batch.index)
+        logits = self._stored[max(batch.view - 1, 0)]
+        return View(logits[batch.index.to(logits.device)], index=batch.index)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor | None:
         """Logits for any inputs, from the teacher behind the cache; None if there is none."""
@@ -126,7 +202,7 @@ class Cached:
 
     def to(self, device) -> "Cached":
         """Move the stored answers."""
-        self.logits = self.logits.to(device)
+        self._stored = self._stored.to(device)
         return self
 
     def check(self, data: Dataset) -> None:
@@ -149,6 +225,93 @@ class Cached:
         return f"Cached({self._name})"
 
 
+class Ensemble:
+    """Several teachers that answer as one.
+
+    Their logits are averaged: at any temperature that is the (normalised) geometric mean of their
+    softened answers, one of the two means in Hinton, Vinyals & Dean 2015, section 2
+    (arXiv:1503.02531).
+
+    teachers: networks or teachers; each keeps its own normalisation and size.
+    weights: "mean"; or one number per teacher, at least 0; or "confidence": for each sample the
+        teachers weighted by the softmax of their log-probability of the label, so that those who
+        know this image speak louder (in the spirit of Zhang et al. 2022, "Confidence-Aware
+        Multi-Teacher Knowledge Distillation", arXiv:2201.00007; their weights are another function
+        of the same cross-entropy). Without labels (in `predict`) the plain mean.
+
+    Raises `ValueError` for no teachers, and weights that do not fit.
+
+    >>> Ensemble([models.convnet(width=8, seed=s) for s in range(3)]).predict(
+    ...     torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 36])
+    """
+
+    def __init__(self, teachers, weights="mean"):
+        self.teachers = [as_teacher(teacher) for teacher in teachers]
+        if not self.teachers:
+            raise ValueError("Expected at least one teacher, got none.")
+        self.weights = weights
+        if not isinstance(weights, str):
+            shares = torch.tensor([float(weight) for weight in weights])
+            if len(shares) != len(self.teachers) or (shares < 0).any() or not shares.sum() > 0:
+                raise ValueError(f"Expected {len(self.teachers)} weights of at least 0, one per "
+                                 f"teacher, got {list(weights)}.")
+            self._shares = shares / shares.sum()
+        elif weights not in ("mean", "confidence"):
+            raise ValueError('Expected weights "mean", "confidence" or one number per teacher, got '
+                             f"{weights!r}.")
+
+    def __call__(self, batch: Batch, taps: tuple[str, ...] = ()) -> View:
+        """The ensemble's logits [B, K]."""
+        self.tap(taps)
+        return View(self._together([teacher(batch).logits for teacher in self.teachers], batch.y),
+                    index=batch.index)
+
+    def _together(self, answers, labels=None) -> torch.Tensor:
+        if len({answer.shape for answer in answers}) > 1:
+            raise ValueError("Expected teachers that know the same classes, got logits of shapes "
+                             f"{[list(answer.shape) for answer in answers]}.")
+        logits_MBK = torch.stack([answer.float() for answer in answers])
+        if self.weights == "confidence" and labels is not None:
+            log_p = logits_MBK.log_softmax(-1)
+            if labels.ndim == 1:
+                labels = F.one_hot(labels, log_p.shape[-1])
+            shares_MB = (log_p * labels).sum(-1).softmax(0)
+            return (shares_MB[..., None] * logits_MBK).sum(0)
+        if isinstance(self.weights, str):
+            return logits_MBK.mean(0)
+        return torch.einsum("m,mbk->bk", self._shares.to(logits_MBK), logits_MBK)
+
+    def tap(self, taps: tuple[str, ...]) -> None:
+        """Raise `ValueError` when inner tensors are asked for: there is no one network."""
+        if taps:
+            raise ValueError(f"Expected one teacher for the taps {list(taps)}, got an ensemble. "
+                             "Distil its logits, or take the layers of one network.")
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Logits [N, K] for any inputs; None where some teacher has no network behind it."""
+        answers = [teacher.predict(x) for teacher in self.teachers]
+        return None if any(answer is None for answer in answers) else self._together(answers)
+
+    def to(self, device) -> "Ensemble":
+        """Move every teacher."""
+        for teacher in self.teachers:
+            teacher.to(device)
+        return self
+
+    def check(self, data: Dataset) -> None:
+        """`check` of every teacher."""
+        for teacher in self.teachers:
+            teacher.check(data)
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __repr__(self):
+        weights = "" if self.weights == "mean" else f", weights={self.weights!r}"
+        return f"Ensemble({self.teachers!r}{weights})"
+
+
 def as_teacher(teacher):
     """A network becomes `Live(network)`; a teacher stays what it is."""
     if isinstance(teacher, nn.Module):
@@ -157,3 +320,31 @@ def as_teacher(teacher):
         return teacher
     raise TypeError(f"Expected a network or a teacher such as Live(network), got "
                     f"{type(teacher).__name__}. Pass the model itself.")
+
+
+def _channels(value) -> torch.Tensor | None:
+    return None if value is None else torch.as_tensor(value, dtype=torch.float32).reshape(-1)
+
+
+def _size(value) -> tuple[int, int] | None:
+    return value if value is None or isinstance(value, tuple) else (int(value), int(value))
+
+
+def _load(path: Path, settings: dict) -> torch.Tensor:
+    """Stored answers, when they are whole and were made for these settings."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            found = json.loads((file.metadata() or {})["kdcourse"])
+            logits = file.get_tensor("logits")
+        whole = found.pop("sha256") == _files.digest(logits.numpy().tobytes())
+    except (safetensors.SafetensorError, KeyError, ValueError, OSError):
+        whole = False
+    if not whole:
+        raise ValueError(f"Expected stored answers in {path}, got a file that is cut short, "
+                         "altered or of another kind; it was not used. Delete it, or name another.")
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise ValueError(f"Expected the answers in {path} to be of {name} {value}, got "
+                             f"{found.get(name)}; they were not used. Delete the file, or name "
+                             "another.")
+    return logits

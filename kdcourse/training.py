@@ -198,11 +198,10 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     scheme.check(data)
     train, val = data.train.to(device), data.val.to(device)
     scheme.to(device)
-    scheme.build(next(train.batches(min(2, len(train)))), seed)
-    # A step on one batch says in a sentence when the batch is too large, and is what "auto" times.
-    first = team.share(next(train.batches(recipe.batch, seed)))
+    first = next(train.batches(recipe.batch, seed))  # a sentence when the batch is too large
+    scheme.build(first[:2], seed)
     run = _Run(scheme, data, recipe, seed, device, team, checkpoint)
-    history = run.start(first, steps, epochs)
+    history = run.start(team.share(first), steps, epochs)
     log = _Log(device, team)
 
     try:

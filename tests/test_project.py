@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 # An import points only towards the front of this list.
-ORDER = ["data", "models", "losses", "teachers", "schemes", "training", "measure", "experiment",
+ORDER = ["data", "views", "models", "losses", "teachers", "schemes", "training", "measure", "experiment",
          "zoo", "plot", "explore", "checks", "diagnosis"]
 
 

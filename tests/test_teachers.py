@@ -173,7 +173,7 @@ def test_a_cache_refuses_other_data(data):
 def test_a_cache_refuses_augmented_samples(data):
     batch = batch_of(data)
     augmented = Batch(batch.x, batch.y, batch.index, view=3)
-    with pytest.raises(ValueError, match=r"view 0\), got augmentation 3.*Live"):
+    with pytest.raises(ValueError, match=r"a batch in view 0, .* got view 3.*Live"):
         kd.Cached(restless(), data)(augmented)
 
 
@@ -197,3 +197,181 @@ def test_a_cache_runs_the_teacher_once(data):
     scheme = kd.Distiller(network(), kd.Cached(teacher, data))
     kd.fit(scheme, data, kd.Recipe(epochs=3, batch=36))
     assert sum(calls) == len(data.train)
+
+
+# --- the teacher's own normalisation and size ---------------------------------------------------
+
+
+class Wants(nn.Module):
+    """A network that only takes 3 x 8 x 8 inputs, and remembers what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(192, 36)
+
+    def forward(self, x):
+        self.shown = x
+        return self.layer(x.flatten(1))
+
+
+def test_a_teacher_sees_its_own_normalisation_and_size(data):
+    model = Wants()
+    mean, std = (0.4, 0.5, 0.6), (0.1, 0.2, 0.3)
+    teacher, batch = kd.Live(model, mean=mean, std=std, size=8), batch_of(data)
+    logits = teacher(batch).logits
+    small = nn.functional.interpolate(batch.x, (8, 8), mode="bilinear", antialias=True)
+    by_hand = torch.cat([(small - m) / s for m, s in zip(mean, std, strict=True)], 1)
+    torch.testing.assert_close(model.shown, by_hand)
+    torch.testing.assert_close(teacher.predict(batch.x), logits)
+    assert "mean=[0.4" in repr(teacher)
+    assert "size=(8, 8)" in repr(teacher)
+    scheme = kd.Distiller(network(), teacher)
+    kd.fit(scheme, data, RECIPE)
+    cached = kd.Cached(teacher, data)
+    torch.testing.assert_close(cached(batch).logits, logits)
+
+
+@pytest.mark.parametrize("size", [12, (12, 12), None])
+def test_an_input_of_the_right_size_is_not_touched(data, size):
+    teacher, batch = kd.Live(network(1), size=size), batch_of(data)
+    assert teacher.adapted(batch.x) is batch.x
+    torch.testing.assert_close(teacher.adapted(torch.ones(1, 3, 12, 12)), torch.ones(1, 3, 12, 12))
+
+
+def test_a_spread_of_zero_is_refused():
+    with pytest.raises(ValueError, match="std above 0"):
+        kd.Live(network(), std=(0.1, 0.0, 0.2))
+
+
+# --- stored answers, with augmentation and on disk ----------------------------------------------
+
+
+def test_live_and_cached_train_the_same_student_with_augmentation(data):
+    seen = kd.augmented(data, views=3, shift=0.1, rotate=0.2, scale=0.1, erase=0.2)
+    teacher = restless()
+    students = [network(), network()]
+    recipe = kd.Recipe(epochs=5, batch=36)  # every view, and two of them twice
+    for student, source in zip(students, (teacher, kd.Cached(teacher, seen)), strict=True):
+        kd.fit(kd.Distiller(student, source), seen, recipe)
+    for live, cached in zip(*(student.parameters() for student in students), strict=True):
+        torch.testing.assert_close(live, cached, rtol=1e-3, atol=1e-4)
+    plain = network()
+    kd.fit(kd.Distiller(plain, teacher), data, recipe)
+    assert state(plain) != state(students[0])
+
+
+def test_every_view_has_answers_of_its_own(data):
+    seen = kd.augmented(data, views=2, shift=0.2)
+    cached = kd.Cached(restless(), seen)
+    assert cached.logits.shape == (2, 144, 36)
+    for epoch in range(3):
+        batch = next(seen.train.batches(16, seed=4, epoch=epoch))
+        torch.testing.assert_close(cached(batch).logits, cached.source(batch).logits)
+        assert not torch.equal(cached(batch).logits, cached.logits[1 - epoch % 2][batch.index])
+
+
+def test_a_cache_refuses_views_that_it_does_not_have(data):
+    seen = kd.augmented(data, views=2, shift=0.2)
+    cached = kd.Cached(restless(), seen)
+    with pytest.raises(ValueError, match=r"a batch in views 1 to 2, .* got view 0"):
+        cached(batch_of(data))
+    with pytest.raises(ValueError, match=r"views 1 to 2, .* got view 3"):
+        cached(dataclasses.replace(batch_of(data), view=3))
+    for other in (data, kd.augmented(data, views=4, shift=0.2),
+                  kd.augmented(data, views=2, shift=0.1), kd.augmented(data, views=2, seed=1,
+                                                                       shift=0.2)):
+        with pytest.raises(ValueError, match="the data that was cached"):
+            kd.fit(kd.Distiller(network(), cached), other, RECIPE)
+    with pytest.raises(ValueError, match=r"a stated number of views .* got ever new ones"):
+        kd.Cached(restless(), kd.augmented(data, shift=0.2))
+
+
+def test_answers_are_kept_in_a_file_and_found_again(data, tmp_path, monkeypatch):
+    path, teacher = tmp_path / "answers.safetensors", restless()
+    first = kd.Cached(teacher, data, path)
+    monkeypatch.setattr(kd.Cached, "_answers", None)  # nothing is computed again
+    again = kd.Cached(teacher, data, path)
+    assert torch.equal(again.logits, first.logits)
+    assert repr(again) == repr(first)
+
+
+def test_a_file_of_other_answers_is_refused(data, tmp_path):
+    path = tmp_path / "answers.safetensors"
+    kd.Cached(restless(), data, path)
+    before = path.read_bytes()
+    other = kd.data.glyphs(train=144, val=72, test=72, size=12, seed=1)
+    for teacher, split, message in (
+            (restless(1), data, "to be of teacher Sequential.*, got Sequential.*not used"),
+            (restless(), other, "to be of data .*seed=1.*got"),
+            (restless(), kd.augmented(data, views=1, shift=0.1), "to be of data .*views=1")):
+        with pytest.raises(ValueError, match=message):
+            kd.Cached(teacher, split, path)
+    for broken in (before[:-8], before[:-1] + bytes([before[-1] ^ 1]), b"", b"junk" * 100):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"stored answers in .*, got a file that is cut short"):
+            kd.Cached(restless(), data, path)
+        assert path.read_bytes() == broken
+
+
+# --- ensembles ----------------------------------------------------------------------------------
+
+
+def three(data):
+    batch = batch_of(data)
+    teachers = [restless(seed) for seed in range(3)]
+    return batch, teachers, torch.stack([kd.Live(t)(batch).logits for t in teachers])
+
+
+def test_an_ensemble_is_the_mean_of_its_logits(data):
+    batch, teachers, answers = three(data)
+    ensemble = kd.Ensemble(teachers)
+    torch.testing.assert_close(ensemble(batch).logits, answers.mean(0))
+    torch.testing.assert_close(ensemble.predict(batch.x), answers.mean(0))
+    for T in (1, 4):  # the geometric mean of the softened answers
+        geometric = torch.softmax(answers / T, -1).log().mean(0).exp()
+        geometric = geometric / geometric.sum(1, keepdim=True)
+        torch.testing.assert_close((ensemble(batch).logits / T).softmax(1), geometric)
+
+
+def test_an_ensemble_with_weights(data):
+    batch, teachers, answers = three(data)
+    expected = (answers * torch.tensor([1.0, 0.0, 3.0])[:, None, None]).sum(0) / 4
+    torch.testing.assert_close(kd.Ensemble(teachers, [1, 0, 3])(batch).logits, expected)
+
+
+def test_an_ensemble_that_trusts_who_knows_the_sample(data):
+    batch, teachers, answers = three(data)
+    p = answers.softmax(-1)[:, torch.arange(len(batch.y)), batch.y]  # of the label, per teacher
+    shares = p / p.sum(0)  # the softmax of a logarithm
+    expected = (shares[..., None] * answers).sum(0)
+    torch.testing.assert_close(kd.Ensemble(teachers, "confidence")(batch).logits, expected)
+    torch.testing.assert_close(kd.Ensemble(teachers, "confidence").predict(batch.x),
+                               answers.mean(0))
+
+
+def test_an_ensemble_stands_wherever_a_teacher_does(data):
+    _, teachers, _ = three(data)
+    before = [state(teacher) for teacher in teachers]
+    adapted = kd.Live(Wants(), size=8, mean=(0.5, 0.5, 0.5))
+    members = [teachers[0], kd.Live(teachers[1]), kd.Cached(teachers[2], data), adapted]
+    for source in (kd.Ensemble(members), kd.Cached(kd.Ensemble(members), data)):
+        scheme = kd.Distiller(network(), source)
+        kd.fit(scheme, data, RECIPE)
+        assert repr(copy.deepcopy(scheme)) == repr(scheme)
+    assert [state(teacher) for teacher in teachers] == before
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: kd.Ensemble([]), "at least one teacher"),
+    (lambda: kd.Ensemble([network()], [1, 2]), "1 weights of at least 0.* got .1, 2."),
+    (lambda: kd.Ensemble([network(), network(1)], [-1, 2]), "2 weights of at least 0"),
+    (lambda: kd.Ensemble([network(), network(1)], [0, 0]), "2 weights of at least 0"),
+    (lambda: kd.Ensemble([network()], "best"), "weights \"mean\", \"confidence\" or one number"),
+    (lambda: kd.Ensemble([network(), network(1, classes=10)]).predict(torch.rand(2, 1, 12, 12)),
+     r"know the same classes, got logits of shapes \[\[2, 36\], \[2, 10\]\]"),
+    (lambda: kd.Distiller(network(), kd.Ensemble([network(1)]), kd.losses.AT("2", "2")),
+     r"one teacher for the taps \['2'\], got an ensemble"),
+])
+def test_ensembles_that_cannot_be(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
