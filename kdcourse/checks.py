@@ -1,8 +1,11 @@
-"""Laws that a learner's function must keep. A check passes silently or says what is wrong.
+"""Laws that a learner's (or anyone's) function must keep. A check passes silently or says what is
+wrong.
 
-Each check raises `AssertionError` with a sentence: what was expected, what came, why it matters.
-Shapes: B batch, K classes.
+Each check raises `AssertionError` with a sentence: what was expected, what came, why it matters;
+`broken_laws` returns the sentences. Shapes: B batch, K classes.
 """
+
+import math
 
 import torch
 
@@ -10,107 +13,75 @@ from kdcourse import _files
 from kdcourse.data import generator
 
 
-def distillation_loss(fn, T: float = 4.0) -> None:
+def distillation_loss(fn, T: float = 4.0, *, masked: bool = False) -> None:
     """Check a distillation loss `fn(student, teacher, T)` on logits [B, K] against the laws of
     Hinton's loss: T² times the KL divergence, summed over classes, averaged over samples.
 
+    masked: also ask that a class which both sides rule out (logit -inf, as in a padded vocabulary)
+        adds 0. Most losses in plain PyTorch give NaN there, so only those who need it ask.
+
     Raises `AssertionError` that names the first law it breaks: swapped arguments, probabilities
     taken for logits, mean over classes, missing T², not 0 at equality, a gradient that reaches the
-    teacher, overflow at large logits. A stub that raises `NotImplementedError` is reported as not
-    done yet, and nothing is raised.
+    teacher, overflow at large logits or in half precision, another mean in another batching. A stub
+    that raises `NotImplementedError` is reported as not done yet, and nothing is raised.
 
     >>> from kdcourse.losses import kd
-    >>> distillation_loss(kd)
+    >>> distillation_loss(kd, masked=True)
     >>> distillation_loss(lambda s, t, T: kd(s, t, T) / s.shape[1])
     Traceback (most recent call last):
         ...
     AssertionError: ...divided by the number of classes...
     """
     with _stub() as stub:
-        _distillation_laws(fn, T)
+        for law, sentence in _laws(fn, T):
+            if masked or law != "masked":
+                raise AssertionError(sentence)
     if stub.not_done:
         print("Not done yet: your function raises NotImplementedError.")
 
 
-def _distillation_laws(fn, T: float) -> None:
-    rng = generator(0, "checks")
-    student = (2 * torch.randn(8, 10, generator=rng)).double()
-    teacher = (2 * torch.randn(8, 10, generator=rng)).double()
+def broken_laws(fn, T: float = 4.0) -> dict[str, str]:
+    """The laws of Hinton's loss that `fn(student, teacher, T)` breaks, each with its sentence.
 
-    handed = student.clone(), teacher.clone()
-    value = _scalar(fn(*handed, T))
-    assert all(map(torch.equal, handed, (student, teacher))), (
-        "Expected the logits to stay as they were handed over, but your function changed them in "
-        "place. Write student / T, not student /= T."
-    )
-    right = _by_loops(student, teacher, T)
-    close = lambda other: abs(value - other) <= 1e-5 * abs(other)  # noqa: E731
-    other_laws = {
-        "it is divided by the number of classes: nn.KLDivLoss() and F.kl_div average over every "
-        'entry by default. Use reduction="batchmean"': right / student.shape[1],
-        "T² is missing: the soft part's gradient shrinks as 1/T², so it loses to the labels. "
-        "Multiply by T**2": right / T**2,
-        "T² is missing and it is divided by the number of classes. Multiply by T**2 and use "
-        'reduction="batchmean"': right / T**2 / student.shape[1],
-        "it is summed over the batch: the step would grow with the batch. Average over samples":
-            right * len(student),
-        "student and teacher are swapped: this is the reverse divergence, KL(student || teacher)":
-            _by_loops(teacher, student, T),
-        "the logits are multiplied by T, not divided": _by_loops(student * T**2, teacher * T**2, T),
-        "the temperature softens the teacher only. Divide both logits by T":
-            _by_loops(student * T, teacher, T),
-        "the temperature softens the student only. Divide both logits by T":
-            _by_loops(student, teacher * T, T),
-    }
-    assert value >= 0, (
-        f"Expected a loss of at least 0, got {value:.4f}. A divergence is never negative: F.kl_div "
-        "wants log-probabilities of the student first (log_softmax), then probabilities of the "
-        "teacher (softmax)."
-    )
-    for reason, wrong in other_laws.items():
-        assert close(right) or not close(wrong), (
-            f"Expected {right:.4f}, got {value:.4f}: {reason}.")
+    What `distillation_loss` is for people, for code. A mistake that is recognised by its value has
+    one of these keys: "classes", "temperature", "batch", "swapped", "softened", "probabilities",
+    "logarithm". The others: "one number", "in place", "finite", "negative", "equality", "value",
+    "student gradient", "gradient", "teacher gradient", "overflow", "clipped", "half precision",
+    "batching", "masked". A law that says nothing while an earlier one is broken is left out.
 
-    equal = _scalar(fn(student, student.clone(), T))
-    entropy = -(student / T).softmax(1).mul((student / T).log_softmax(1)).sum(1).mean()
-    assert abs(equal - T**2 * float(entropy)) > 1e-6, (
-        f"Expected 0 where student and teacher agree, got {equal:.4f}, T² times the teacher's "
-        "entropy: this is the cross-entropy with soft targets. Its gradient is right; subtract the "
-        "entropy (or use the KL divergence) so that 0 means agreement."
-    )
-    assert abs(equal) < 1e-6, (
-        f"Expected 0 where student and teacher agree, got {equal:.4f}. Are both put through the "
-        "same temperature and softmax?"
-    )
-    assert close(right), (
-        f"Expected {right:.4f}, got {value:.4f}. Compare with T² Σ p log(p / q), summed over "
-        "classes and averaged over samples, p and q the softmax of logits / T."
-    )
+    >>> from kdcourse.losses import kd
+    >>> broken_laws(kd)
+    {}
+    >>> list(broken_laws(lambda s, t, T: kd(s, t, T) / T**2))
+    ['temperature']
+    """
+    return dict(_laws(fn, T))
 
-    student.requires_grad_(), teacher.requires_grad_()
-    loss = fn(student, teacher, T)
-    if loss.requires_grad:
-        loss.backward()
-    assert student.grad is not None and student.grad.abs().max() > 0, (
-        "Expected a gradient for the student, got none. Is there a .detach() or .item() too many?")
-    assert teacher.grad is None or teacher.grad.abs().max() == 0, (
-        "Expected no gradient for the teacher, got one: the teacher would be pulled towards the "
-        "student. Call teacher.detach()."
-    )
 
-    far = torch.full((2, 10), -100.0)
-    far[:, 0] = 100.0
-    near = far.roll(1, 1).requires_grad_()
-    large = fn(near, far, 1.0)
-    assert torch.isfinite(large), (
-        f"Expected a finite loss for logits of ±100, got {large.item()}. log(softmax(x)) rounds to "
-        "log 0: use log_softmax."
-    )
-    large.backward()
-    assert torch.isfinite(near.grad).all(), (
-        "Expected a finite gradient for logits of ±100, got NaN. Work with log_softmax of both "
-        "sides."
-    )
+def student_only_gradient(fn, student=None, teacher=None) -> None:
+    """Check that a loss `fn(student, teacher)` trains the student and never the teacher.
+
+    student, teacher: tensors to try it on, by default logits [8, 10]; for a loss on features pass
+        features. They are copied.
+
+    Raises `AssertionError` when the result is not one number, when no gradient reaches the student
+    (or NaN does), and when one reaches the teacher. A stub is reported as not done yet.
+
+    >>> from kdcourse.losses import kd
+    >>> student_only_gradient(kd)
+    >>> student_only_gradient(lambda student, teacher: (student - teacher).square().mean())
+    Traceback (most recent call last):
+        ...
+    AssertionError: Expected no gradient for the teacher, got one: ...
+    """
+    with _stub() as stub:
+        rng = generator(0, "checks", "gradient")
+        given = [2 * torch.randn(8, 10, generator=rng) if x is None else x.detach().clone()
+                 for x in (student, teacher)]
+        for sentence in _reached(fn, *(x.requires_grad_() for x in given)).values():
+            raise AssertionError(sentence)
+    if stub.not_done:
+        print("Not done yet: your function raises NotImplementedError.")
 
 
 def freezes_teacher(step) -> None:
@@ -202,6 +173,286 @@ def same_budget(comparison, seeds: int = 5) -> None:
             "or split. Then the difference may come from there.")
 
 
+def _laws(fn, T: float):
+    """Yield (law, sentence) for each law that is broken."""
+    rng = generator(0, "checks")
+
+    def draw():
+        return (2 * torch.randn(8, 10, generator=rng)).double()
+
+    draws = [(draw(), draw()), (draw(), draw())]  # a value may agree by chance, two do not
+    student, teacher = draws[0]
+
+    def ask(student, teacher):
+        return fn(student.clone(), teacher.clone(), T)
+
+    handed = student.clone(), teacher.clone()
+    value = fn(*handed, T)
+    if sentence := _no_number(value):
+        yield "one number", sentence
+        return
+    if not all(map(torch.equal, handed, draws[0])):
+        yield "in place", (
+            "Expected the logits to stay as they were handed over, but your function changed them "
+            "in place. Write student / T, not student /= T.")
+        return
+
+    values = [float(value), float(ask(*draws[1]))]
+    rights = [_by_loops(*pair, T) for pair in draws]
+    is_right = all(map(_close, values, rights))
+    value, right = values[0], rights[0]
+    known = None if is_right else (
+        _recognised(values, draws, T) or _wants_probabilities(ask, draws, rights, T))
+    if known:
+        law, reason = known
+        yield law, (
+            f"Expected {right:.4f}, got {value:.4f}: {reason}." if not value < 0 else
+            f"Expected a loss of at least 0, got {value:.4f}. A divergence is never negative: "
+            f"{reason}.")
+    elif not all(map(math.isfinite, values)):
+        yield "finite", (f"Expected {right:.4f}, got {value:.4f}. A logarithm met 0 or less: "
+                         f"{_WANTS}.")
+    elif min(values) < 0:
+        yield "negative", (f"Expected a loss of at least 0, got {min(values):.4f}. A divergence is "
+                           f"never negative: {_WANTS}.")
+    else:
+        yield from _at_equality(ask, student, T, is_right, value, right)
+    yield from _gradients(fn, student, teacher, T, is_right)
+    if is_right:
+        yield from _batching(ask, student, teacher)
+    yield from _large(fn, is_right)
+    if is_right:
+        yield from _masking(fn, student, teacher, T)
+
+
+_WANTS = ("F.kl_div wants log-probabilities of the student first (log_softmax), then probabilities "
+          "of the teacher (softmax)")
+
+
+def _at_equality(ask, student, T, is_right, value, right):
+    equal, small = float(ask(student, student)), 1e-6 * max(1, T**2)
+    if abs(equal - T**2 * _entropy(student, T)) < small:
+        yield "equality", (
+            f"Expected 0 where student and teacher agree, got {equal:.4f}, T² times the teacher's "
+            "entropy: this is the cross-entropy with soft targets. Its gradient is right; subtract "
+            "the entropy (or use the KL divergence) so that 0 means agreement.")
+    elif not abs(equal) < small:
+        yield "equality", (
+            f"Expected 0 where student and teacher agree, got {equal:.4f}. Are both put through "
+            "the same temperature and softmax?")
+    elif not is_right:
+        yield "value", (
+            f"Expected {right:.4f}, got {value:.4f}. Compare with T² Σ p log(p / q), summed over "
+            "classes and averaged over samples, p and q the softmax of logits / T.")
+
+
+def _gradients(fn, student, teacher, T, is_right):
+    student, teacher = (x.clone().requires_grad_() for x in (student, teacher))
+    wrong = _reached(lambda s, t: fn(s, t, T), student, teacher)
+    yield from wrong.items()
+    if is_right and "student gradient" not in wrong:
+        p, q = ((x.detach() / T).softmax(1) for x in (teacher, student))
+        expected = T * (q - p) / len(student)
+        if not (student.grad - expected).norm() <= 1e-3 * expected.norm():
+            yield "gradient", (
+                "Expected the gradient T (q - p) / B for the student, got another, although the "
+                "value is right. Is a part of what depends on the student detached?")
+
+
+def _large(fn, is_right):
+    value, finite = _far_apart(fn, 100.0, torch.float32)
+    if not math.isfinite(value):
+        yield "overflow", (
+            f"Expected a finite loss for logits of ±100, got {value}. log(softmax(x)) rounds to "
+            "log 0: use log_softmax.")
+        return
+    if not finite:
+        yield "overflow", (
+            "Expected a finite gradient for logits of ±100, got NaN. Work with log_softmax of both "
+            "sides.")
+        return
+    if is_right and not abs(value - 200) < 1:
+        yield "clipped", (
+            f"Expected 200.0 for logits of ±100, got {value:.1f}: something is added inside the "
+            "logarithm, or cut off, so a student that is sure of a wrong class learns almost "
+            "nothing. Use log_softmax, which needs no such help.")
+    try:
+        value, finite = _far_apart(fn, 20.0, torch.float16)
+    except RuntimeError:  # an operation that does not exist in half precision
+        return
+    if not (math.isfinite(value) and finite):
+        got = "a gradient of NaN" if math.isfinite(value) else value
+        yield "half precision", (
+            f"Expected a finite loss and gradient for logits of ±20 in half precision, got {got}. "
+            "Probabilities below 6e-8 round to 0 there, and 0 · log 0 is NaN. Use log_softmax of "
+            "both sides, in float32: student.float(), teacher.float().")
+
+
+def _far_apart(fn, size, dtype) -> tuple[float, bool]:
+    """The loss of two that are sure of different classes, and whether its gradient is finite."""
+    far = torch.full((2, 10), -size, dtype=dtype)
+    far[:, 0] = size
+    near = far.roll(1, 1).requires_grad_()
+    loss = fn(near, far, 1.0)
+    if loss.requires_grad:
+        loss.backward()
+    return float(loss.detach()), near.grad is None or bool(torch.isfinite(near.grad).all())
+
+
+def _batching(ask, student, teacher):
+    whole = float(ask(student, teacher))
+    for size, words in ((1, "one sample"), (3, "three samples")):
+        try:
+            total = sum(len(s) * float(ask(s, t)) for s, t in
+                        zip(student.split(size), teacher.split(size), strict=True))
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            got = f"{type(error).__name__}: {error}"
+        else:
+            if _close(total / len(student), whole):
+                continue
+            got = f"{total / len(student):.4f}"
+        yield "batching", (
+            f"Expected the same mean in any batching, {whole:.4f}, got this for {words} at a time: "
+            f"{got}. Is the batch size written down in it, or is there a squeeze() that also takes "
+            "away a batch of one?")
+        return
+
+
+def _masking(fn, student, teacher, T):
+    rest = _by_loops(student[:, 1:], teacher[:, 1:], T)
+    student, teacher = student.clone(), teacher.clone()
+    student[:, 0] = teacher[:, 0] = -math.inf
+    student.requires_grad_()
+    loss = fn(student, teacher, T)
+    loss.backward()
+    finite, value = torch.isfinite(student.grad).all(), float(loss.detach())
+    if not (_close(value, rest) and finite):
+        got = f"{value:.4f}" if finite else f"{value:.4f} and a gradient of NaN"
+        yield "masked", (
+            f"Expected {rest:.4f} with one class at -inf on both sides, got {got}: 0 · log 0 must "
+            "count as 0. Put (log_p - log_q).masked_fill(p == 0, 0) in place of the logarithm.")
+
+
+def _recognised(values, draws, T) -> tuple[str, str] | None:
+    """The mistake that gives exactly these values: its law, and what to say of it."""
+    B, K = draws[0][0].shape
+    scales = [  # what goes wrong on the way from a sum to the mean
+        (1, "", ""),
+        (1 / K, "classes", "it is divided by the number of classes: nn.KLDivLoss() and F.kl_div "
+         'average over every entry by default. Use reduction="batchmean"'),
+        (1 / T**2, "temperature", "T² is missing: the soft part's gradient shrinks as 1/T², so it "
+         "loses to the labels. Multiply by T**2"),
+        (1 / T**2 / K, "temperature", "T² is missing and it is divided by the number of classes. "
+         'Multiply by T**2 and use reduction="batchmean"'),
+        (B, "batch", "it is summed over the batch: the step would grow with the batch. Average "
+         "over samples"),
+        (B / T**2, "batch", "it is summed over the batch, and T² is missing. Average over samples, "
+         "and multiply by T**2"),
+        (1 / B, "batch", "it is divided by the batch size twice: the step would shrink with the "
+         "batch. Divide once"),
+        (1 / T, "temperature", "it is multiplied by T, not by T². Multiply by T**2"),
+        (T**2, "temperature", "T² is there twice. Multiply by T**2 once"),
+    ]
+    bases = [_lookalikes(*pair, T) for pair in draws]
+    for (law, reason, one), (*_, other) in zip(*bases, strict=True):
+        for factor, scale_law, scale_reason in scales:
+            if scale_law and math.isclose(factor, 1, rel_tol=1e-3):
+                continue
+            if _close(values[0], factor * one) and _close(values[1], factor * other):
+                if not (law or scale_law):
+                    return None  # no mistake of this kind
+                both = ". Also, ".join(filter(None, (reason, scale_reason)))
+                return law or scale_law, both
+    return None
+
+
+def _reached(fn, student, teacher) -> dict[str, str]:
+    """What is wrong with where the gradient of `fn(student, teacher)` goes."""
+    loss, wrong = fn(student, teacher), {}
+    if sentence := _no_number(loss):
+        return {"one number": sentence}
+    if loss.requires_grad:
+        loss.backward()
+    if student.grad is None or not student.grad.any():
+        wrong["student gradient"] = (
+            "Expected a gradient for the student, got none. Is there a .detach() or .item() too "
+            "many?")
+    elif not torch.isfinite(student.grad).all():
+        wrong["student gradient"] = (
+            "Expected a finite gradient for the student, got NaN or inf. Look for a square root, a "
+            "norm or a logarithm at 0.")
+    if teacher.grad is not None and teacher.grad.any():
+        wrong["teacher gradient"] = (
+            "Expected no gradient for the teacher, got one: the teacher would be pulled towards "
+            "the student. Call teacher.detach().")
+    return wrong
+
+
+def _lookalikes(student, teacher, T) -> list[tuple[str, str, float]]:
+    """What is easily computed in place of T² KL(p || q): the law, what to say, the value."""
+
+    def soft(logits, at=T):
+        return (logits / at).softmax(1)
+
+    def kl(p, q):
+        return mean(p * (p.log() - q.log()))
+
+    def mean(values_BK):
+        return T**2 * float(values_BK.sum(1).mean())
+
+    p, q = soft(teacher), soft(student)
+    swapped = "student and teacher are swapped"
+    twice = "{} probabilities, where logits belong: a second softmax makes them almost uniform. " \
+            "Pass logits, and take the softmax once"
+    rows = [
+        ("", "", kl(p, q)),
+        ("swapped", f"{swapped}: this is the reverse divergence, KL(student || teacher)", kl(q, p)),
+        ("softened", "the logits are multiplied by T, not divided",
+         kl(soft(teacher, 1 / T), soft(student, 1 / T))),
+        ("softened", "the temperature softens the teacher only. Divide both logits by T",
+         kl(p, soft(student, 1))),
+        ("softened", "the temperature softens the student only. Divide both logits by T",
+         kl(soft(teacher, 1), q)),
+        ("", "this is the cross-entropy with soft targets", mean(-p * q.log())),
+        ("swapped", f"{swapped}: the teacher is measured against the student's answers",
+         mean(-q * p.log())),
+        ("negative", "its sign is wrong. It is p log(p / q), not p log(q / p)", -kl(p, q)),
+        ("logarithm", f"the student's probabilities go in without a logarithm. {_WANTS}",
+         mean(p * (p.log() - q))),
+        ("swapped", f"{swapped}, and a logarithm is missing. {_WANTS}", mean(q * (q.log() - p))),
+        ("logarithm", "with log_target=True F.kl_div wants logarithms of the teacher's "
+         "probabilities too (log_softmax)", mean(p.exp() * (p - q.log()))),
+        *[("logarithm", f"the student's logits go in without log_softmax. {_WANTS}",
+           mean(p * (p.log() - z))) for z in (student, student / T)],
+    ]
+    for first in (1, T):
+        for second in (1, T):
+            pp, qq = soft(soft(teacher, first), second), soft(soft(student, first), second)
+            rows += [("probabilities", twice.format("both sides are"), kl(pp, qq)),
+                     ("probabilities", twice.format("the student's answers are"), kl(p, qq)),
+                     ("probabilities", twice.format("the teacher's answers are"), kl(pp, q))]
+    return rows
+
+
+def _wants_probabilities(ask, draws, rights, T) -> tuple[str, str] | None:
+    """Whether the function is right once somebody else has taken the softmax."""
+    log, plain = (lambda x: (x / T).log_softmax(1)), (lambda x: (x / T).softmax(1))
+    for what, of_student, of_teacher in (
+            ("probabilities", plain, plain), ("log-probabilities", log, log),
+            ("log-probabilities of the student and probabilities of the teacher", log, plain)):
+        try:
+            values = [float(ask(of_student(s), of_teacher(t))) for s, t in draws]
+        except (RuntimeError, ValueError):
+            continue
+        for factor, more in ((1, ""), (1 / T**2, ", and multiply by T**2")):
+            if all(_close(value, factor * right)
+                   for value, right in zip(values, rights, strict=True)):
+                return "probabilities", (
+                    f"your function wants {what}, and networks answer with logits. Take the "
+                    f"softmax inside, at temperature T{more}")
+    return None
+
+
 def _by_loops(student, teacher, T) -> float:
     """T² KL(p || q) written out: float64, a loop over samples and classes."""
     total = 0.0
@@ -213,20 +464,26 @@ def _by_loops(student, teacher, T) -> float:
 
 
 def _softmax(logits, T) -> list[float]:
-    import math
-
     shift = max(logits)
     powers = [math.exp((x - shift) / T) for x in logits]
     return [power / sum(powers) for power in powers]
 
 
-def _scalar(value) -> float:
-    assert isinstance(value, torch.Tensor) and value.numel() == 1, (
-        f"Expected one number (a tensor without dimensions), got "
-        f"{list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__}. "
-        "Sum over the classes, then average over the samples."
-    )
-    return float(value)
+def _entropy(logits, T) -> float:
+    """The entropy of the softened answers, in nats, mean over samples."""
+    return float(-((logits / T).softmax(1) * (logits / T).log_softmax(1)).sum(1).mean())
+
+
+def _close(value: float, other: float) -> bool:
+    return abs(value - other) <= 1e-5 * abs(other)
+
+
+def _no_number(value) -> str:
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return ""
+    got = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+    return (f"Expected one number (a tensor without dimensions), got {got}. Sum over the classes, "
+            "then average over the samples.")
 
 
 class _stub:

@@ -83,13 +83,19 @@ class Taps:
         names = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
         modules = _paths(model)
         self._hooks = [_attach(name, modules, model) for name in names]
+        self._proven = False
 
     def __call__(self, *args, **kwargs) -> View:
         """The model's view of these inputs: logits [B, K] and the tapped tensors."""
+        # Compiled code does not count how often a tensor is written to, so the first call of a
+        # compiled model is made without the compiler: there an overwritten tap shows.
+        eager = not self._proven and hasattr(self.model, "_orig_mod")
         for hook in self._hooks:
             hook.start()
         try:
-            logits = logits_of(self.model(*args, **kwargs))
+            with torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext():
+                logits = logits_of(self.model(*args, **kwargs))
+            self._proven = True
             return View(logits, {hook.name: hook.take() for hook in self._hooks})
         finally:
             for hook in self._hooks:
@@ -141,7 +147,8 @@ class _Tap:
             raise ValueError(f"Expected a tap such as \"layer2\", \"fc:input\", \"relu#2\" or "
                              f"\"attention[1]\", got {name!r}.")
         self.name, self.path, self.input = name, found["path"], bool(found["input"])
-        self.call, self.entry = int(found["call"] or 0), int(found["entry"] or 0)
+        self.call = int(found["call"] or 0)
+        self.entry = int(found["entry"]) if found["entry"] else None
         self.stop()
 
     def start(self) -> None:
@@ -159,8 +166,10 @@ class _Tap:
             if hasattr(seen, "to_tuple"):  # an output object of transformers
                 seen = seen.to_tuple()
             if isinstance(seen, (tuple, list)):
-                tensors = [entry for entry in seen if isinstance(entry, torch.Tensor)]
-                seen = tensors[self.entry] if self.entry < len(tensors) else None
+                if self.entry is None:
+                    seen = next((entry for entry in seen if isinstance(entry, torch.Tensor)), None)
+                else:
+                    seen = seen[self.entry] if self.entry < len(seen) else None
             self.tensor, self.version = seen, _version(seen)
 
     def take(self) -> torch.Tensor:
@@ -183,8 +192,8 @@ class _Tap:
         if self.version is not None and self.tensor._version != self.version:
             raise RuntimeError(
                 f"Expected {self.name!r} to stay as it was tapped, but a later module overwrote it "
-                "in place, so its numbers are another layer's. Set inplace=False on the activation "
-                "that follows, or tap that activation."
+                "in place, so its numbers are another layer's. Tap the block around it, or set "
+                "inplace=False on the activation that follows."
             )
         return self.tensor
 
@@ -247,14 +256,15 @@ def predict(model: nn.Module, x: torch.Tensor, batch: int = 500) -> torch.Tensor
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module):
-    """Eval mode inside the block; afterwards every submodule is in the mode it was found in."""
+    """Eval mode inside the block; afterwards every submodule is in the mode it was found in, and
+    one that was made inside in the mode of the model."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield model
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module in {*modes, *model.modules()}:
+            module.training = modes.get(module, modes[model])
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -75,3 +75,140 @@ def slope(function, x, step=1e-4):
         down[place] -= step
         result[place] = (function(up) - function(down)) / (2 * step)
     return result
+
+
+# --- response -----------------------------------------------------------------------------------
+
+
+def kl(log_a, log_b):
+    """KL(a || b) of one pair of rows of log-probabilities; a class without any adds nothing."""
+    return sum(math.exp(a) * (a - b) for a, b in zip(log_a, log_b, strict=True) if math.exp(a) > 0)
+
+
+def answers(student, teacher, T):
+    """(log q, log p), sample by sample."""
+    return [(log_softmax(s, T), log_softmax(t, T)) for s, t in zip(student, teacher, strict=True)]
+
+
+def reverse_kl(student, teacher, T):
+    """T² KL(q || p), one value per sample."""
+    return np.array([T**2 * kl(log_q, log_p) for log_q, log_p in answers(student, teacher, T)])
+
+
+def jensen_shannon(student, teacher, beta, T, variant):
+    """Agarwal et al. 2024, equation 1; "scaled": over beta (1 - beta), and its two limits."""
+    values = []
+    for log_q, log_p in answers(student, teacher, T):
+        if beta in (0, 1):
+            ends = kl(log_p, log_q) if beta == 0 else kl(log_q, log_p)
+            values.append(T**2 * ends if variant == "scaled" else 0.0)
+            continue
+        log_m = [math.log(beta * math.exp(p) + (1 - beta) * math.exp(q))
+                 for q, p in zip(log_q, log_p, strict=True)]
+        D = beta * kl(log_p, log_m) + (1 - beta) * kl(log_q, log_m)
+        values.append(T**2 * (D / (beta * (1 - beta)) if variant == "scaled" else D))
+    return np.array(values)
+
+
+def total_variation(student, teacher, T):
+    """Half the sum of |p - q|, one value per sample."""
+    return np.array([
+        sum(abs(math.exp(p) - math.exp(q)) for q, p in zip(log_q, log_p, strict=True)) / 2
+        for log_q, log_p in answers(student, teacher, T)
+    ])
+
+
+def dkd_parts(student, teacher, labels, T):
+    """TCKD and NCKD of Zhao et al. 2022, equations 2 to 7, without T²; one pair per sample."""
+    pairs = []
+    for s, t, y in zip(student, teacher, labels, strict=True):
+        binary, others = [], []
+        for row in (s, t):
+            rest = [float(z) for k, z in enumerate(row) if k != int(y)]
+            top = max(rest)
+            together = top + T * math.log(sum(math.exp((z - top) / T) for z in rest))
+            binary.append(log_softmax([row[int(y)], together], T))
+            others.append(log_softmax(rest, T))
+        pairs.append((kl(binary[1], binary[0]), kl(others[1], others[0])))
+    return np.array(pairs)
+
+
+def dkd(student, teacher, labels, alpha, beta, T):
+    """Zhao et al. 2022, equation 8, times T²."""
+    return np.array([T**2 * (alpha * target + beta * others)
+                     for target, others in dkd_parts(student, teacher, labels, T)])
+
+
+def logit_mse(student, teacher, variant):
+    """Ba & Caruana 2014, equation 1, per sample, and without the half, and the mean."""
+    factor = {"half": 1 / 2, "sum": 1.0, "mean": 1 / len(student[0])}[variant]
+    return np.array([
+        factor * sum((float(z) - float(v)) ** 2 for z, v in zip(s, t, strict=True))
+        for s, t in zip(student, teacher, strict=True)
+    ])
+
+
+def centred(row):
+    """A row minus its mean, or None where that is nothing but rounding."""
+    mean = sum(float(x) for x in row) / len(row)
+    away = [float(x) - mean for x in row]
+    return away if sum(x * x for x in away) > 1e-24 * sum(float(x) ** 2 for x in row) else None
+
+
+def z_score(row, T, ddof):
+    """Sun et al. 2024, algorithm 1; a row without spread has score 0."""
+    away = centred(row)
+    if away is None:
+        return [0.0 for _ in row]
+    sigma = math.sqrt(sum(x * x for x in away) / (len(row) - ddof))
+    return [x / sigma / T for x in away]
+
+
+def logit_standardization(student, teacher, T, variant):
+    """Sun et al. 2024, algorithm 2; the authors' code divides the variance by K - 1."""
+    ddof = 0 if variant == "paper" else 1
+    return np.array([
+        T**2 * kl(log_softmax(z_score(t, T, ddof)), log_softmax(z_score(s, T, ddof)))
+        for s, t in zip(student, teacher, strict=True)
+    ])
+
+
+def pearson_distance(a, b):
+    """1 - correlation; two flat rows agree, and one flat row correlates with nothing."""
+    a, b = centred(a), centred(b)
+    if a is None or b is None:
+        return 0.0 if a is b else 1.0
+    product = sum(x * y for x, y in zip(a, b, strict=True))
+    return 1 - product / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+
+
+def dist(student, teacher, beta, gamma, T, variant):
+    """Huang et al. 2022: inter-class over rows, intra-class over columns, both means."""
+    q, p = ([softmax(row, T) for row in x] for x in (student, teacher))
+    rows = [pearson_distance(a, b) for a, b in zip(q, p, strict=True)]
+    columns = [pearson_distance(a, b) for a, b in
+               zip(zip(*q, strict=True), zip(*p, strict=True), strict=True)]
+    loss = beta * sum(rows) / len(rows) + gamma * sum(columns) / len(columns)
+    return loss * (T**2 if variant == "code" else 1)
+
+
+def hard_label(student, teacher, smoothing):
+    """Touvron et al. 2021, equation 3: the teacher's part, without its weight of 1/2."""
+    choices = [max(range(len(t)), key=lambda k, t=t: float(t[k])) for t in teacher]
+    return label_smoothing(student, choices, smoothing)
+
+
+def virtual_teacher(student, labels, a, T, variant):
+    """Yuan et al. 2020, equations 8 and 9, times T²; "code": as the authors' code has it, with a
+    sum over classes."""
+    values = []
+    for s, y in zip(student, labels, strict=True):
+        K = len(s)
+        p = [a if k == int(y) else (1 - a) / (K - 1) for k in range(K)]
+        if variant == "code":
+            values.append(kl(log_softmax(p, T), log_softmax(s)))
+        else:
+            soft = [x ** (1 / T) for x in p]
+            log_soft = [math.log(x / sum(soft)) for x in soft]
+            values.append(T**2 * kl(log_soft, log_softmax(s, T)))
+    return np.array(values)

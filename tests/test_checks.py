@@ -27,6 +27,42 @@ def in_place(s, t, T):
     return losses.kd(s.div_(2), t, T)
 
 
+def log_softmax(x, T):
+    return (x / T).log_softmax(1)
+
+
+def softmax(x, T=1.0):
+    return (x / T).softmax(1)
+
+
+def divided_by_8(s, t, T):
+    return losses.kd(s, t, T, "none").sum() / 8
+
+
+def squeezed(s, t, T):
+    """Takes a batch of one for a single sample."""
+    s, t = s.squeeze(), t.squeeze()
+    log_q, log_p = (s / T).log_softmax(-1), (t.detach() / T).log_softmax(-1)
+    return T**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def half_detached(s, t, T):
+    """The right value, with a gradient for half of the batch."""
+    return losses.kd(torch.cat([s[: len(s) // 2].detach(), s[len(s) // 2:]]), t, T)
+
+
+def padded(s, t, T):
+    """Fine in float32, 0 · log 0 where 1e-10 rounds to 0."""
+    p = softmax(t.detach(), T)
+    return T**2 * (p * ((p + 1e-10).log() - log_softmax(s, T))).sum(1).mean()
+
+
+def capped(s, t, T):
+    p = softmax(t.detach(), T)
+    log_q = (softmax(s, T) + 1e-8).log()
+    return T**2 * (p * (log_softmax(t.detach(), T) - log_q)).sum(1).mean()
+
+
 RIGHT = {
     "ours": losses.kd,
     "by keyword": lambda student, teacher, T: losses.kd(student, teacher, T),
@@ -52,7 +88,51 @@ WRONG = {
     "soft cross-entropy": (losses.soft_cross_entropy, "cross-entropy with soft targets"),
     "not 0 at equality": (lambda s, t, T: losses.kd(s, t, T) + 1, "Expected 0 where .* got 1.0"),
     "something else": (lambda s, t, T: (s - t).square().mean(), r"Compare with T² Σ p log\(p / q"),
-    "softmax of a softmax": (lambda s, t, T: losses.kd(s.softmax(1), t.softmax(1), T), "Expected"),
+    "softmax of a softmax": (lambda s, t, T: losses.kd(s.softmax(1), t.softmax(1), T),
+                             "both sides are probabilities, where logits belong"),
+    "softmax of a softmax at T": (lambda s, t, T: losses.kd(softmax(s, T), softmax(t, T), T),
+                                  "both sides are probabilities, where logits belong"),
+    "softmax of a softmax, T once": (lambda s, t, T: losses.kd(softmax(s, T), softmax(t, T), 1),
+                                     "both sides are probabilities.*Also, T² is missing"),
+    "student ends with a softmax": (lambda s, t, T: losses.kd(s.softmax(1), t, T),
+                                    "the student's answers are probabilities"),
+    "teacher ends with a softmax": (lambda s, t, T: losses.kd(s, t.softmax(1), T),
+                                    "the teacher's answers are probabilities"),
+    "wants probabilities": (lambda p, q, T: T**2 * (q * (q.log() - p.log())).sum(1).mean(),
+                            "your function wants probabilities, and .* with logits"),
+    "wants log-probabilities": (lambda p, q, T: F.kl_div(p, q, reduction="batchmean",
+                                                         log_target=True),
+                                r"wants log-probabilities, and .* multiply by T\*\*2"),
+    "F.kl_div as it is": (lambda s, t, T: F.kl_div(s, t, reduction="batchmean") * T**2,
+                          "wants log-probabilities of the student and probabilities of the te"),
+    "log targets without log_target": (
+        lambda s, t, T: T**2 * F.kl_div(log_softmax(s, T), log_softmax(t, T),
+                                        reduction="batchmean"),
+        "A logarithm met 0 or less.*wants log-probabilities of the student"),
+    "log_target with probabilities": (
+        lambda s, t, T: T**2 * F.kl_div(log_softmax(s, T), softmax(t, T), reduction="batchmean",
+                                        log_target=True),
+        "with log_target=True F.kl_div wants logarithms"),
+    "raw student": (lambda s, t, T: T**2 * F.kl_div(s / T, softmax(t, T), reduction="batchmean"),
+                    "logits go in without log_softmax"),
+    "swapped without a log": (
+        lambda s, t, T: T**2 * F.kl_div(softmax(t, T), softmax(s, T), reduction="batchmean"),
+        "at least 0, got -.*student and teacher are swapped, and a logarithm is missing"),
+    "swapped, mean over classes": (lambda s, t, T: T**2 * kl(t, s, T, "mean"),
+                                   "are swapped: .* Also, it is divided by the number of classes"),
+    "the other sign": (lambda s, t, T: -losses.kd(s, t, T), "got -.*its sign is wrong"),
+    "T once": (lambda s, t, T: T * kl(s, t.detach(), T), "multiplied by T, not by T²"),
+    "T² twice": (lambda s, t, T: T**2 * losses.kd(s, t, T), "T² is there twice"),
+    "batch twice": (lambda s, t, T: losses.kd(s, t, T) / len(s), "by the batch size twice"),
+    "summed, no T²": (lambda s, t, T: kl(s, t, T, "sum"), "summed over the batch, and T² is mis"),
+    "cross-entropy, no T²": (lambda s, t, T: losses.soft_cross_entropy(s, t, T) / T**2,
+                             "cross-entropy with soft targets. Also, T² is missing"),
+    "negative": (lambda s, t, T: (s - t).mean() - 9, "at least 0, got -.*never negative"),
+    "a batch size in it": (divided_by_8, "same mean in any batching.* for one sample at a time"),
+    "squeeze": (squeezed, "same mean in any batching.* for one sample at a time: .*squeeze"),
+    "wrong gradient": (half_detached, "although the value is right.*detached"),
+    "overflow in half precision": (padded, "±20 in half precision, got (nan|inf)"),
+    "a small number in the logarithm": (capped, r"Expected 200.0 .* got 18.4.*Use log_softmax"),
     "NaN": (lambda s, t, T: losses.kd(s, t, T) * torch.nan, "got nan"),
     "student detached": (lambda s, t, T: losses.kd(s.detach(), t, T), "gradient for the student"),
     "teacher pulled": (lambda s, t, T: T**2 * kl(s, t, T), "no gradient for the teacher, got one"),
@@ -85,7 +165,79 @@ def stub(*arguments):
     raise NotImplementedError
 
 
-@pytest.mark.parametrize("check", [checks.distillation_loss, checks.freezes_teacher])
+def test_a_masked_class_is_asked_for():
+    checks.distillation_loss(losses.kd, masked=True)
+    checks.distillation_loss(RIGHT["log targets"])
+    for name in ("kl_div", "log targets"):
+        with pytest.raises(AssertionError, match=r"one class at -inf on both sides, got nan.*mask"):
+            checks.distillation_loss(RIGHT[name], masked=True)
+    assert "masked" in checks.broken_laws(RIGHT["kl_div"])
+
+
+def test_a_right_loss_without_half_precision_passes():
+    def loss(s, t, T):
+        if s.dtype == torch.float16:
+            raise RuntimeError("\"log_softmax\" not implemented for 'Half'")
+        return losses.kd(s, t, T)
+
+    checks.distillation_loss(loss)
+
+
+def test_broken_laws_have_names():
+    assert checks.broken_laws(losses.kd) == {}
+    broken = checks.broken_laws(lambda s, t, T: kl(s, t, T, "mean"), T=3)
+    assert list(broken) == ["temperature", "teacher gradient"]
+    assert broken["temperature"].endswith('Multiply by T**2 and use reduction="batchmean".')
+    for T in (1.0, 2.0, 4.0, 20.0):
+        assert checks.broken_laws(losses.kd, T) == {}
+        assert "swapped" in checks.broken_laws(lambda s, t, T: losses.kd(t, s, T), T)
+    assert "temperature" not in checks.broken_laws(lambda s, t, T: kl(s, t.detach(), T), T=1)
+
+
+@pytest.mark.parametrize("name", ["something else", "not 0 at equality", "soft cross-entropy"])
+def test_another_kind_of_loss_is_not_taken_for_a_mistake(name):
+    function, _ = WRONG[name]
+    by_value = {"classes", "temperature", "batch", "swapped", "softened", "probabilities",
+                "logarithm"}
+    assert not by_value & checks.broken_laws(function).keys()
+
+
+# --- where a gradient goes ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("function", "message"), [
+    (lambda s, t: (s - t.detach()).square().mean(), None),
+    (lambda s, t: (s - t).square().mean(), r"no gradient for the teacher, got one.*detach\(\)"),
+    (lambda s, t: (s.detach() - t).square().mean(), "a gradient for the student, got none"),
+    (lambda s, t: 0 * s.sum(), "a gradient for the student, got none"),
+    (lambda s, t: torch.tensor(1.0), "a gradient for the student, got none"),
+    (lambda s, t: ((s - s).square().sum().sqrt() - 1).square(),
+     "a finite gradient for the student"),
+    (lambda s, t: (s - t).square(), r"one number .* got \[8, 10\]"),
+])
+def test_a_gradient_reaches_the_student_only(function, message):
+    if message is None:
+        checks.student_only_gradient(function)
+    else:
+        with pytest.raises(AssertionError, match=message):
+            checks.student_only_gradient(function)
+
+
+def test_a_gradient_is_tried_on_features_too():
+    seen = []
+
+    def relation(s, t):
+        seen.append((s.shape, t.shape))
+        return (s @ s.T - (t @ t.T).detach()).square().mean()
+
+    student, teacher = torch.randn(4, 6), torch.randn(4, 9)
+    checks.student_only_gradient(relation, student, teacher)
+    assert seen == [((4, 6), (4, 9))]
+    assert not student.requires_grad
+
+
+@pytest.mark.parametrize("check", [checks.distillation_loss, checks.freezes_teacher,
+                                   checks.student_only_gradient])
 def test_a_stub_is_not_done_yet(check, capsys):
     check(stub)
     assert "Not done yet" in capsys.readouterr().out
@@ -170,7 +322,8 @@ def test_arms_have_the_same_budget(other, message):
 
 
 def test_every_check_is_tried_here():
-    tried = {"distillation_loss", "freezes_teacher", "same_budget"}
+    tried = {"distillation_loss", "broken_laws", "student_only_gradient", "freezes_teacher",
+             "same_budget"}
     public = {name for name, value in vars(kd.checks).items()
               if callable(value) and not name.startswith("_")
               and getattr(value, "__module__", "") == "kdcourse.checks"}

@@ -24,10 +24,11 @@ def rows(condition=lambda row: True):
     return pytest.mark.parametrize("row", chosen, ids=map(str, chosen))
 
 
-def with_gradient(row, s, t, y):
+def with_gradient(row, s, t, y, autocast=False):
     """The loss, and its gradients for the student, as a list of tensors."""
     s = each(lambda x: x.detach().clone().requires_grad_(), s)
-    loss = row.call(s, t, y)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):  # the gradient comes outside it
+        loss = row.call(s, t, y)
     return loss.detach(), torch.autograd.grad(loss, tensors(s), allow_unused=True)
 
 
@@ -120,7 +121,8 @@ def test_rises_with_the_first_steps_away_from_the_teacher(row):
     _, t, y = row.example(max(4, row.least), 1)
     here = row.equal(t)
     for seed in range(5):
-        path = [float(row.call(shaken(here, share, seed), t, y)) for share in (0, 0.003, 0.01, 0.03)]
+        steps = (0, 0.003, 0.01, 0.03)
+        path = [float(row.call(shaken(here, share, seed), t, y)) for share in steps]
         assert path == sorted(path)
         assert path[-1] > path[0]
 
@@ -204,8 +206,7 @@ def test_autocast_changes_nothing(row):
     s, t, y = (each(lambda x: x.float() if x.is_floating_point() else x, x)
                for x in row.example(max(4, row.least), 2))
     outside = with_gradient(row, s, t, y)
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = with_gradient(row, s, t, y)
+    inside = with_gradient(row, s, t, y, autocast=True)
     assert inside[0].dtype == torch.float32
     assert torch.equal(inside[0], outside[0])
     for a, b in zip(inside[1], outside[1], strict=True):

@@ -1,4 +1,4 @@
-"""Losses: against loops in float64, and against the laws that they must keep."""
+"""Losses on logits, beyond the laws of `test_laws.py`; and the algebra of objectives."""
 
 import copy
 import math
@@ -8,10 +8,26 @@ import oracles
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import network
 
 import kdcourse as kd
 from kdcourse import losses
-from kdcourse.losses import CE, KD, LabelSmoothing, Loss, Objective
+from kdcourse.losses import (
+    CE,
+    DIST,
+    DKD,
+    JS,
+    KD,
+    TV,
+    HardLabel,
+    LabelSmoothing,
+    LogitMSE,
+    LogitStd,
+    Loss,
+    Objective,
+    ReverseKL,
+    TfKD,
+)
 from kdcourse.models import View
 
 INF = math.inf
@@ -27,175 +43,142 @@ def example(B=5, K=7):
     return logits(B, K, seed=1), logits(B, K, seed=2), y, logits(B, K, seed=3).softmax(1)
 
 
-# Every function, as `ours(s, t, y, soft, reduction)` and as `loop(s, t, y, soft)`.
-FUNCTIONS = {
-    **{
-        f"kd at {T}": (
-            lambda s, t, y, soft, r, T=T: losses.kd(s, t, T, r),
-            lambda s, t, y, soft, T=T: oracles.kd(s, t, T),
-        )
-        for T in (0.5, 1, 4, 20.0)
-    },
-    "soft_cross_entropy": (
-        lambda s, t, y, soft, r: losses.soft_cross_entropy(s, t, 3, r),
-        lambda s, t, y, soft: oracles.soft_cross_entropy(s, t, 3),
-    ),
-    "cross_entropy": (
-        lambda s, t, y, soft, r: losses.cross_entropy(s, y, r),
-        lambda s, t, y, soft: oracles.cross_entropy(s, y),
-    ),
-    "cross_entropy, soft labels": (
-        lambda s, t, y, soft, r: losses.cross_entropy(s, soft, r),
-        lambda s, t, y, soft: oracles.cross_entropy(s, soft),
-    ),
-    "label_smoothing": (
-        lambda s, t, y, soft, r: losses.label_smoothing(s, y, 0.2, r),
-        lambda s, t, y, soft: oracles.label_smoothing(s, y, 0.2),
-    ),
-    "label_smoothing, soft labels": (
-        lambda s, t, y, soft, r: losses.label_smoothing(s, soft, 0.2, r),
-        lambda s, t, y, soft: oracles.label_smoothing(s, soft, 0.2),
-    ),
-}
-every_function = pytest.mark.parametrize("name", FUNCTIONS)
-TEACHERS = [name for name in FUNCTIONS if name.startswith(("kd", "soft_cross"))]
-with_teacher = pytest.mark.parametrize("name", TEACHERS)
-
-
-def value(name, s, t, y, soft, reduction="mean"):
-    return FUNCTIONS[name][0](s, t, y, soft, reduction)
-
-
-def loop(name, s, t, y, soft):
-    return FUNCTIONS[name][1](s, t.numpy(), y.numpy(), soft.numpy())
-
-
-def gradient(name, s, *rest):
+def gradient(loss, s, *rest):
+    """Of the mean of a loss, for the student."""
     s = s.clone().requires_grad_()
-    value(name, s, *rest).backward()
+    loss(s, *rest).mean().backward()
     return s.grad
 
 
-# --- against loops ------------------------------------------------------------------------------
+def centred(x):
+    return x - x.mean(1, keepdim=True)
 
 
-@every_function
-@pytest.mark.parametrize("shape", [(5, 7), (1, 7), (4, 2), (1, 2), (3, 36)])
-def test_values_are_those_of_a_loop(name, shape):
-    s, t, y, soft = example(*shape)
-    expected = loop(name, s.numpy(), t, y, soft)
-    np.testing.assert_allclose(value(name, s, t, y, soft, "none"), expected, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(value(name, s, t, y, soft), expected.mean(), rtol=1e-12)
-    single = value(name, s.float(), t.float(), y, soft.float(), "none")
-    np.testing.assert_allclose(single, expected, rtol=1e-4, atol=1e-5)
+# One value per sample, as a function of (s, t, y).
+DIVERGENCES = {
+    "kd": lambda s, t, y, T=3: losses.kd(s, t, T, "none"),
+    "reverse_kl": lambda s, t, y, T=3: losses.reverse_kl(s, t, T, "none"),
+    "jensen_shannon 0.1": lambda s, t, y, T=3: losses.jensen_shannon(s, t, 0.1, T, "scaled",
+                                                                     "none"),
+    "jensen_shannon 0.5": lambda s, t, y, T=3: losses.jensen_shannon(s, t, 0.5, T, "scaled",
+                                                                     "none"),
+    "jensen_shannon 0.9": lambda s, t, y, T=3: losses.jensen_shannon(s, t, 0.9, T, "scaled",
+                                                                     "none"),
+    "jensen_shannon paper": lambda s, t, y, T=3: losses.jensen_shannon(s, t, 0.3, T, "paper",
+                                                                       "none"),
+    "total_variation": lambda s, t, y, T=3: losses.total_variation(s, t, T, "none"),
+    "dkd": lambda s, t, y, T=3: losses.dkd(s, t, y, 1, 8, T, "none"),
+}
+SCALED = [name for name in DIVERGENCES if name.startswith(("kd", "reverse", "jensen"))
+          and "paper" not in name]  # these agree at large T
+OTHERS = {
+    "soft_cross_entropy": lambda s, t, y: losses.soft_cross_entropy(s, t, 3, "none"),
+    "cross_entropy": lambda s, t, y: losses.cross_entropy(s, y, "none"),
+    "label_smoothing": lambda s, t, y: losses.label_smoothing(s, y, 0.2, "none"),
+    "hard_label": lambda s, t, y: losses.hard_label(s, t, 0.2, "none"),
+    "virtual_teacher": lambda s, t, y: losses.virtual_teacher(s, y, reduction="none"),
+    "virtual_teacher code": lambda s, t, y: losses.virtual_teacher(s, y, variant="code",
+                                                                   reduction="none"),
+    "logit_standardization": lambda s, t, y: losses.logit_standardization(s, t, reduction="none"),
+    "dist": lambda s, t, y: losses.dist(s, t),
+}
+every_divergence = pytest.mark.parametrize("name", DIVERGENCES)
 
 
-@every_function
-@pytest.mark.parametrize("shape", [(3, 5), (1, 2)])
-def test_gradients_are_those_of_a_loop(name, shape):
-    s, t, y, soft = example(*shape)
-    slope = oracles.slope(lambda at: loop(name, at, t, y, soft).mean(), s.numpy())
-    np.testing.assert_allclose(gradient(name, s, t, y, soft), slope, rtol=1e-5, atol=1e-7)
+# --- what does not matter, and what agreement means ---------------------------------------------
 
 
-@every_function
-def test_gradcheck(name):
-    s, *rest = example(3, 4)
-    for reduction in ("mean", "none"):
-        run = lambda s, r=reduction: value(name, s, *rest, r)  # noqa: E731
-        assert torch.autograd.gradcheck(run, s.requires_grad_())
-
-
-# --- laws ---------------------------------------------------------------------------------------
-
-
-@every_function
-def test_the_mean_of_the_samples_in_any_batching(name):
-    parts = example(6, 5)
-    whole = value(name, *parts, "none")
-    for size in (1, 2, 4):
-        batches = zip(*(part.split(size) for part in parts), strict=True)
-        torch.testing.assert_close(torch.cat([value(name, *b, "none") for b in batches]), whole,
-                                   rtol=2e-5, atol=1e-5)  # float32 rounds in another order
-    torch.testing.assert_close(value(name, *parts), whole.mean(), rtol=2e-5, atol=1e-5)
-
-
-@every_function
-def test_order_of_classes_and_samples_does_not_matter(name):
-    s, t, y, soft = example(5, 7)
-    whole = value(name, s, t, y, soft, "none")
-    rows = torch.tensor([3, 0, 4, 1, 2])
-    moved = value(name, s[rows], t[rows], y[rows], soft[rows], "none")
-    torch.testing.assert_close(moved, whole[rows], rtol=2e-5, atol=1e-5)
-    columns = torch.tensor([2, 6, 0, 5, 1, 4, 3])
-    back = columns.argsort()
-    moved = value(name, s[:, columns], t[:, columns], back[y], soft[:, columns], "none")
-    torch.testing.assert_close(moved, whole, rtol=2e-5, atol=1e-5)
-
-
-@every_function
+@pytest.mark.parametrize("name", DIVERGENCES | OTHERS)
 def test_a_constant_added_to_all_logits_changes_nothing(name):
-    s, t, y, soft = example()
+    s, t, y, _ = example()
+    loss = (DIVERGENCES | OTHERS)[name]
     shift = logits(len(s), 1, seed=9, scale=30)
-    torch.testing.assert_close(value(name, s + shift, t - shift, y, soft),
-                               value(name, s, t, y, soft))
+    torch.testing.assert_close(loss(s + shift, t - shift, y), loss(s, t, y))
 
 
+@every_divergence
 @pytest.mark.parametrize("T", [0.5, 1, 4, 100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_kd_is_zero_with_zero_gradient_exactly_where_both_agree(T, dtype):
-    t = logits(6, 10).to(dtype)
-    s = t.clone().requires_grad_()
-    loss = losses.kd(s, t, T)
-    loss.backward()
-    assert loss == 0
-    assert s.grad.abs().max() <= 4 * T * torch.finfo(dtype).eps
+def test_exactly_zero_with_zero_gradient_where_both_agree(name, T, dtype):
+    t, y = logits(6, 10).to(dtype), torch.arange(6)
+    loss = DIVERGENCES[name]
+    assert torch.equal(loss(t, t, y, T), torch.zeros(6, dtype=dtype))
+    assert gradient(loss, t, t, y, T).abs().max() <= 32 * T * torch.finfo(dtype).eps
 
 
+@every_divergence
 @pytest.mark.parametrize("T", [1, 4])
-def test_kd_rises_with_every_step_away_from_the_teacher(T):
-    t = logits(4, 6)
+def test_rises_with_every_step_away_from_the_teacher(name, T):
+    t, y = logits(4, 6), torch.arange(4)
     for seed in range(10):
         away = logits(4, 6, seed=100 + seed)
-        path = [float(losses.kd(t + share * away, t, T)) for share in (0, 0.01, 0.1, 0.5, 1, 3)]
+        path = [float(DIVERGENCES[name](t + share * away, t, y, T).mean())
+                for share in (0, 0.01, 0.1, 0.5, 1)]
         assert path == sorted(path)
         assert path[1] > 0
 
 
-@pytest.mark.parametrize("function", [losses.kd, losses.soft_cross_entropy])
-def test_no_gradient_reaches_the_teacher(function):
-    s, t, *_ = example()
-    s.requires_grad_(), t.requires_grad_()
-    function(s, t).backward()
-    assert t.grad is None
-    assert s.grad.abs().max() > 0
-
-
-def kd_gradient(s, t, T):
-    s = s.clone().requires_grad_()
-    losses.kd(s, t, T).backward()
-    return s.grad
+# --- temperature --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("T", [1, 3, 10])
 def test_the_gradient_of_kd_is_T_times_q_minus_p(T):
-    s, t, *_ = example()
+    s, t, y, _ = example()
     expected = T * ((s / T).softmax(1) - (t / T).softmax(1)) / len(s)
-    torch.testing.assert_close(kd_gradient(s, t, T), expected)
+    torch.testing.assert_close(gradient(DIVERGENCES["kd"], s, t, y, T), expected)
 
 
-def test_T_squared_makes_the_gradient_tend_to_a_constant():
+@pytest.mark.parametrize("name", SCALED)
+def test_T_squared_makes_the_gradient_tend_to_a_constant(name):
     # softmax(z / T) = (1 + (z - mean z) / T) / K + O(1/T²), so T (q - p) tends to the difference
-    # of the centred logits over K. The rest falls as 1/T.
-    s, t, *_ = example(5, 7)
-    limit = ((s - s.mean(1, keepdim=True)) - (t - t.mean(1, keepdim=True))) / 7 / len(s)
-    gap = {T: float((kd_gradient(s, t, T) - limit).norm() / limit.norm()) for T in (1, 100, 1000)}
+    # of the centred logits over K. The rest falls at least as 1/T.
+    s, t, y, _ = example(5, 7)
+    limit = (centred(s) - centred(t)) / 7 / len(s)
+    at = {T: gradient(DIVERGENCES[name], s, t, y, T) for T in (1, 100, 1000)}
+    gap = {T: float((g - limit).norm() / limit.norm()) for T, g in at.items()}
     assert gap[1] > 0.2  # and it is far from constant at small T
     assert gap[1000] < 0.005
-    assert gap[100] / gap[1000] == pytest.approx(10, rel=0.1)
+    assert 9 < gap[100] / gap[1000] < 110
     # Without T² it would vanish as 1/T².
-    bare = [float((kd_gradient(s, t, T) / T**2).norm()) for T in (1000, 10000)]
+    bare = [float((gradient(DIVERGENCES[name], s, t, y, T) / T**2).norm()) for T in (1000, 10000)]
     assert bare[0] / bare[1] == pytest.approx(100, rel=0.01)
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_at_large_T_it_is_the_squared_distance_of_centred_logits(name):
+    s, t, y, _ = example(5, 7)
+    limit = losses.logit_mse(centred(s), centred(t), reduction="none") / 7
+    torch.testing.assert_close(DIVERGENCES[name](s, t, y, 1e5), limit, rtol=1e-3, atol=0)
+
+
+def test_at_large_T_dkd_compares_the_target_with_the_mean_of_the_others():
+    s, t, y, _ = example(5, 7)
+    gap = s - t
+    own = gap.gather(1, y[:, None])[:, 0]
+    others = torch.stack([torch.cat([row[:k], row[k + 1:]]) for row, k in zip(gap, y, strict=True)])
+    target = (own - others.mean(1)).square() * 6 / (2 * 7**2)
+    rest = centred(others).square().sum(1) / (2 * 6)
+    torch.testing.assert_close(losses.dkd(s, t, y, 1, 0, 1e5, "none"), target, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(losses.dkd(s, t, y, 0, 1, 1e5, "none"), rest, rtol=1e-3, atol=1e-4)
+
+
+def test_total_variation_falls_with_T():
+    s, t, y, _ = example()
+    sizes = [float(gradient(DIVERGENCES["total_variation"], s, t, y, T).norm()) for T in (1e3, 1e4)]
+    assert sizes[0] / sizes[1] == pytest.approx(10, rel=0.01)
+    assert (losses.total_variation(s, t, 0.01, "none") <= 1).all()
+
+
+def test_correlations_do_not_shrink_with_T():
+    s, t, *_ = example()
+    size = lambda T, v: float(  # noqa: E731
+        gradient(lambda s: losses.dist(s, t, T=T, variant=v), s).norm())
+    sizes = {variant: [size(T, variant) for T in (1e3, 1e4)] for variant in ("paper", "code")}
+    assert sizes["paper"][1] / sizes["paper"][0] == pytest.approx(1, rel=0.01)
+    assert sizes["code"][1] / sizes["code"][0] == pytest.approx(100, rel=0.01)
+
+
+# --- soft and hard labels -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("T", [1, 4, 16])
@@ -220,6 +203,268 @@ def test_label_smoothing_lies_between_the_labels_and_uniform():
     uniform = torch.full_like(s, 1 / s.shape[1])
     torch.testing.assert_close(losses.label_smoothing(s, y, 0.0), losses.cross_entropy(s, y))
     torch.testing.assert_close(losses.label_smoothing(s, y, 1.0), losses.cross_entropy(s, uniform))
+
+
+def test_hard_label_listens_to_the_first_choice_only():
+    s, t, y, _ = example()
+    choice = t.argmax(1)
+    assert (choice != y).any()
+    for smoothing in (0, 0.1):
+        expected = losses.label_smoothing(s, choice, smoothing, "none")
+        torch.testing.assert_close(losses.hard_label(s, t, smoothing, "none"), expected)
+    other = torch.where(t == t.amax(1, keepdim=True), t, t.flip(1) - 100)
+    assert torch.equal(losses.hard_label(s, other), losses.hard_label(s, t))
+    assert torch.equal(losses.hard_label(s, 0 * t), losses.cross_entropy(s, 0 * y))  # all equal
+
+
+def test_hard_label_is_half_of_deit():
+    s, t, y, _ = example()
+    objective = 0.5 * CE() + 0.5 * HardLabel()
+    expected = (F.cross_entropy(s, y) + F.cross_entropy(s, t.argmax(1))) / 2
+    torch.testing.assert_close(objective(s, t, y), expected)
+
+
+def virtual(y, K, a):
+    return torch.full((len(y), K), (1 - a) / (K - 1), dtype=torch.float64).scatter(1, y[:, None], a)
+
+
+@pytest.mark.parametrize("T", [1, 20])
+def test_a_virtual_teacher_is_a_teacher_with_these_logits(T):
+    s, _, y, _ = example()
+    v = virtual(y, 7, 0.9).log()
+    torch.testing.assert_close(losses.virtual_teacher(s, y, 0.9, T, reduction="none"),
+                               losses.kd(s, v, T, "none"))
+    at = losses.virtual_teacher(v + 3, y, 0.9, T)
+    torch.testing.assert_close(at, torch.zeros_like(at))
+
+
+def test_a_virtual_teacher_at_temperature_one_is_label_smoothing():
+    s, _, y, _ = example()
+    smoothing = 0.2
+    a = 1 - smoothing + smoothing / 7
+    entropy = oracles.entropy(virtual(y, 7, a)[0].log().numpy())
+    torch.testing.assert_close(losses.virtual_teacher(s, y, a, 1, reduction="none"),
+                               losses.label_smoothing(s, y, smoothing, "none") - entropy)
+    torch.testing.assert_close(losses.virtual_teacher(s, y, 1, 1), losses.cross_entropy(s, y))
+
+
+def test_how_sure_the_two_virtual_teachers_are():
+    # the numbers of the docstring: the student at which the gradient vanishes
+    y, p = torch.tensor([0]), virtual(torch.tensor([0]), 10, 0.99)
+    for variant, top, v in (("paper", 0.135, p.log() / 20), ("code", 0.105, p / 20)):
+        assert round(float(v.softmax(1)[0, 0]), 3) == top
+        s = v * (20 if variant == "paper" else 1)
+        loss = lambda s, v=variant: losses.virtual_teacher(s, y, variant=v)  # noqa: E731
+        assert gradient(loss, s).abs().max() < 1e-12
+
+
+# --- Jensen and Shannon -------------------------------------------------------------------------
+
+
+def js(s, t, beta, T=1, variant="scaled"):
+    return losses.jensen_shannon(s, t, beta, T, variant, "none")
+
+
+@pytest.mark.parametrize("T", [1, 4])
+def test_the_ends_of_jensen_shannon_are_kd_and_reverse_kl(T):
+    s, t, *_ = example()
+    torch.testing.assert_close(js(s, t, 0, T), losses.kd(s, t, T, "none"), rtol=0, atol=0)
+    torch.testing.assert_close(js(s, t, 1, T), losses.reverse_kl(s, t, T, "none"), rtol=0, atol=0)
+    torch.testing.assert_close(losses.reverse_kl(s, t, T), losses.kd(t, s, T))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("end", [0, 1])
+def test_jensen_shannon_has_no_jump_at_its_ends(dtype, end):
+    s, t = (logits(5, 7, seed=seed, scale=0.7).to(dtype) for seed in (1, 2))
+    value, slope = js(s, t, end), gradient(js, s, t, end)
+    noise = 2e-6 if dtype == torch.float32 else 1e-13
+    last = None
+    for step in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-9, 1e-12, 1e-30, 1e-300):
+        beta = abs(end - step)
+        gap = (js(s, t, beta) - value).abs().max() / value.abs().max()
+        slopes = (gradient(js, s, t, beta) - slope).abs().max() / slope.abs().max()
+        assert gap <= 10 * step + noise  # linear, and division adds no noise
+        assert slopes <= 30 * step + 10 * noise
+        assert last is None or gap <= last + noise
+        last = gap
+
+
+def test_jensen_shannon_moves_from_one_end_to_the_other():
+    s, t, *_ = example()
+    for beta in (0, 1e-7, 0.2, 0.5, 0.7, 1):
+        torch.testing.assert_close(js(s, t, beta), js(t, s, 1 - beta))  # either may be first
+    # where both nearly agree, beta does not matter: the curvature is the same
+    near = [float(js(t + 1e-4 * s, t, beta).mean()) for beta in (0, 0.1, 0.5, 0.9, 1)]
+    np.testing.assert_allclose(near, near[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("gap", "beta"), [(5, 0.1), (35, 0.3), (35, 1e-16), (100, 1e-20),
+                                           (200, 1e-3), (INF, 1e-30)])
+def test_jensen_shannon_of_answers_that_have_little_in_common(dtype, gap, beta):
+    # p = (0, 1), q = (1 - e, e)
+    e = math.exp(-gap) / (1 + math.exp(-gap))
+    of_p = -math.log(beta + (1 - beta) * e) / (1 - beta)
+    of_q = (1 - e) * -math.log1p(-beta) - (e * math.log1p(beta * (1 / e - 1)) if e else 0)
+    s, t = torch.tensor([[0, -gap]], dtype=dtype), torch.tensor([[-INF, 0]], dtype=dtype)
+    assert float(js(s, t, beta)) == pytest.approx(of_p + of_q / beta, rel=1e-5)
+    assert torch.isfinite(gradient(js, s, t, beta)).all()
+    if beta >= 1e-3:  # 1 - beta is a number of its own
+        assert float(js(t, s, 1 - beta)) == pytest.approx(of_p + of_q / beta, rel=1e-5)
+
+
+def test_the_paper_divergence_vanishes_at_both_ends():
+    s, t, *_ = example()
+    for beta in (0.2, 0.5):
+        torch.testing.assert_close(js(s, t, beta, 1, "paper"),
+                                   beta * (1 - beta) * js(s, t, beta))
+    assert float(js(s, t, 0, 1, "paper").abs().max()) == 0
+    assert float(js(s, t, 1, 1, "paper").abs().max()) == 0
+    for T in (1, 3):  # Huszár 2015, cited there: D / beta tends to KL(p || q)
+        torch.testing.assert_close(js(s, t, 1e-6, T, "paper") / 1e-6, losses.kd(s, t, T, "none"),
+                                   rtol=1e-4, atol=0)
+        torch.testing.assert_close(js(s, t, 1 - 1e-6, T, "paper") / 1e-6,
+                                   losses.reverse_kl(s, t, T, "none"), rtol=1e-4, atol=0)
+    apart = torch.tensor([[0.0, -INF]]), torch.tensor([[-INF, 0.0]])
+    assert float(js(*apart, 0.5, 1, "paper")) == pytest.approx(math.log(2))  # its largest value
+
+
+# --- decoupled ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("T", [1, 4])
+def test_kd_is_tckd_plus_what_the_teacher_leaves_of_nckd(T):  # equation 7
+    s, t, y, _ = example()
+    target, others = losses.dkd(s, t, y, 1, 0, T, "none"), losses.dkd(s, t, y, 0, 1, T, "none")
+    sure = (t / T).softmax(1).gather(1, y[:, None])[:, 0]
+    torch.testing.assert_close(target + (1 - sure) * others, losses.kd(s, t, T, "none"))
+    torch.testing.assert_close(losses.dkd(s, t, y, 0.5, 8, T, "none"), 0.5 * target + 8 * others)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1, 100, 1e4])
+def test_with_two_classes_there_are_no_others(dtype, scale):
+    s, t, y = (x.to(dtype) for x in (scale * logits(6, 2), scale * logits(6, 2, seed=1))), 0, 0
+    s, t = s
+    y = torch.arange(6) % 2
+    others = lambda s: losses.dkd(s, t, y, 0, 8, 4, "none")  # noqa: E731
+    assert torch.equal(others(s), torch.zeros(6, dtype=dtype))
+    assert torch.equal(gradient(others, s), torch.zeros_like(s))
+    torch.testing.assert_close(losses.dkd(s, t, y, 1, 8, 4), losses.kd(s, t, 4))
+
+
+def test_a_teacher_that_rules_out_all_others_leaves_the_label():
+    s, _, y, _ = example()
+    sure = torch.full_like(s, -INF).scatter(1, y[:, None], 0.0)
+    loss = lambda s: losses.dkd(s, sure, y, 1, 8, 1, "none")  # noqa: E731
+    torch.testing.assert_close(loss(s), losses.cross_entropy(s, y, "none"))
+    torch.testing.assert_close(gradient(loss, s), gradient(F.cross_entropy, s, y))
+    both = gradient(loss, sure)
+    assert torch.equal(both, torch.zeros_like(both))
+    wrong = torch.roll(sure, 1, 1)
+    assert float(losses.dkd(s, wrong, y, 1, 0, 1).isfinite())
+    assert float(losses.dkd(sure, s, y, 0, 1, 1)) == INF  # the student knows of no other class
+
+
+# --- logits, with and without shift and scale ---------------------------------------------------
+
+
+def test_the_three_squared_distances_differ_by_a_factor():
+    s, t, *_ = example()
+    half, whole, mean = (losses.logit_mse(s, t, v, "none") for v in ("half", "sum", "mean"))
+    torch.testing.assert_close(whole, 2 * half)
+    torch.testing.assert_close(mean, whole / 7)
+    torch.testing.assert_close(mean.mean(), F.mse_loss(s, t))
+    assert float(losses.logit_mse(t + 1, t)) == pytest.approx(3.5)  # a shift counts
+
+
+def test_standardised_logits_have_no_shift_and_no_scale():
+    s, t, *_ = example()
+    value = losses.logit_standardization(s, t, 2, reduction="none")
+    scale, shift = logits(5, 1, seed=8).exp(), logits(5, 1, seed=9)
+    for other in (scale * s + shift, 1e-6 * s, 1e6 * s):
+        torch.testing.assert_close(losses.logit_standardization(other, t, 2, reduction="none"),
+                                   value)
+    assert (losses.logit_standardization(-s, t, 2, reduction="none") - value).abs().min() > 1e-3
+    slopes = [gradient(losses.logit_standardization, c * s, t).norm() for c in (1, 10)]
+    assert slopes[0] / slopes[1] == pytest.approx(10)  # the gradient is divided by the spread
+    standard = (s - s.mean(1, keepdim=True)) / s.std(1, correction=0, keepdim=True)
+    torch.testing.assert_close(losses.logit_standardization(s, standard), torch.tensor(0.).double())
+
+
+@pytest.mark.parametrize("T", [1, 2, 4])
+def test_the_code_of_logit_standardization_is_the_paper_at_another_temperature(T):
+    s, t, *_ = example()
+    inner = T * math.sqrt(7 / 6)
+    torch.testing.assert_close(losses.logit_standardization(s, t, T, "code"),
+                               losses.logit_standardization(s, t, inner) * (T / inner) ** 2)
+    z, v = ((x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True) for x in (s, t))
+    torch.testing.assert_close(losses.logit_standardization(s, t, T, "code"), losses.kd(z, v, T))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("constant", [0, 0.1, -7.3, 1e4])
+def test_logits_without_spread_stand_for_the_uniform_distribution(dtype, constant):
+    t = logits(3, 7).to(dtype)
+    flat = torch.full_like(t, constant)
+    loss = losses.logit_standardization
+    value = (t - t.mean(1, keepdim=True)) / t.std(1, correction=0, keepdim=True)
+    torch.testing.assert_close(loss(flat, t), losses.kd(torch.zeros_like(t), value, 2))
+    assert torch.equal(gradient(loss, flat, t), torch.zeros_like(t))
+    assert float(loss(flat, flat)) == 0
+    assert gradient(lambda s: losses.dist(s, t, gamma=0), flat).abs().max() == 0
+
+
+def test_two_classes_are_always_plus_and_minus_one():
+    s, t = torch.tensor([[0.0, 3.0], [5.0, 1.0]]), torch.tensor([[1.0, 2.0], [0.0, 9.0]])
+    values = losses.logit_standardization(s, t, reduction="none")
+    assert values[0] == 0 < values[1]
+    assert gradient(losses.logit_standardization, s, t).abs().max() < 1e-6
+
+
+def test_dist_is_one_minus_the_correlation():
+    s, t, *_ = example()
+    q, p = s.softmax(1).numpy(), t.softmax(1).numpy()
+    inter = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q, p, strict=True)])
+    intra = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q.T, p.T, strict=True)])
+    assert float(losses.dist(s, t, gamma=0)) == pytest.approx(inter)
+    assert float(losses.dist(s, t, beta=0)) == pytest.approx(intra)
+    assert float(losses.dist(s, t, 2, 3)) == pytest.approx(2 * inter + 3 * intra)
+    assert float(losses.dist(s, t, T=4, variant="code")) == pytest.approx(
+        16 * float(losses.dist(s, t, T=4)))
+    # shift and scale of the probabilities do not count
+    toward_even = (0.3 * t.softmax(1) + 0.1).log()  # each row the same way, so columns too
+    assert float(losses.dist(toward_even, t)) == pytest.approx(0, abs=1e-12)
+
+
+def test_dist_of_the_same_answers_is_exactly_zero_even_where_they_are_tiny():
+    t = logits(4, 6).float()
+    t[:, 2] -= 60  # e-26: its squares are 0 in float32
+    t[:, 3] = -INF
+    assert float(losses.dist(t, t)) == 0
+    assert torch.isfinite(gradient(losses.dist, t, t)).all()
+    s = t.clone()
+    s[:, 2] = t[:, 2].flip(0)
+    expected = losses.dist(s.double(), t.double())
+    assert expected > 0.01
+    torch.testing.assert_close(losses.dist(s, t).double(), expected, rtol=1e-4, atol=0)
+
+
+def test_dist_of_what_is_flat():
+    flat, sloped = torch.zeros(3, 4), torch.arange(12.0).view(3, 4) ** 1.5
+    assert float(losses.dist(flat, flat)) == 0
+    assert float(losses.dist(flat, sloped)) == float(losses.dist(sloped, flat)) == 2  # all 1
+    assert gradient(losses.dist, flat, sloped).abs().max() == 0
+
+
+def test_two_of_anything_correlate_without_a_gradient():
+    s, t, *_ = example(6, 2)
+    assert gradient(lambda s: losses.dist(s, t, gamma=0), s).abs().max() < 1e-12
+    assert gradient(lambda s: losses.dist(s, t, beta=0), s).abs().max() > 1e-3
+    s, t, *_ = example(2, 6)
+    assert gradient(lambda s: losses.dist(s, t, beta=0), s).abs().max() < 1e-12
+    assert gradient(lambda s: losses.dist(s, t, gamma=0), s).abs().max() > 1e-3
 
 
 # --- other people's code ------------------------------------------------------------------------
@@ -269,79 +514,70 @@ def test_agrees_with_timm_on_labels():
     torch.testing.assert_close(losses.cross_entropy(s, soft), SoftTargetCrossEntropy()(s, soft))
 
 
-# --- precision and extremes ---------------------------------------------------------------------
+# --- classes ruled out --------------------------------------------------------------------------
 
 
-@every_function
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_logits_are_computed_in_float32(name, dtype):
-    s, t, y, soft = example()
-    s, t = s.to(dtype), t.to(dtype)
-    result = value(name, s, t, y, soft.float(), "none")
-    assert result.dtype == torch.float32
-    expected = loop(name, s.double().numpy(), t.double(), y, soft)
-    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
-    slope = gradient(name, s, t, y, soft.float())
-    assert slope.dtype == dtype
-    assert torch.isfinite(slope).all()
-
-
-@every_function
-def test_autocast_changes_nothing(name):
-    s, t, y, soft = (part.float() if part.is_floating_point() else part for part in example())
-    outside = value(name, s, t, y, soft), gradient(name, s, t, y, soft)
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = value(name, s, t, y, soft), gradient(name, s, t, y, soft)
-    for a, b in zip(inside, outside, strict=True):
-        assert a.dtype == torch.float32
-        assert torch.equal(a, b)
-
-
-@every_function
-def test_float64_stays_float64(name):
-    assert value(name, *example()).dtype == torch.float64
-
-
-@every_function
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_logits_of_100_are_finite_in_value_and_gradient(name, dtype):
-    s = torch.full((3, 6), -100.0, dtype=dtype)
-    s[:, 0] = 100
-    t, y, soft = s.roll(1, 1), torch.tensor([0, 1, 5]), torch.eye(6)[[0, 1, 5]]
-    result = value(name, s, t, y, soft, "none")
-    assert torch.isfinite(result).all()
-    np.testing.assert_allclose(result, loop(name, s.double().numpy(), t.double(), y, soft),
-                               rtol=1e-5, atol=1e-5)
-    assert torch.isfinite(gradient(name, s, t, y, soft)).all()
-
-
-@with_teacher
+@pytest.mark.parametrize("name", [*DIVERGENCES, "soft_cross_entropy"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ruled_out", [-INF, -1e4])  # -1e4 underflows to probability 0
-@pytest.mark.parametrize("student_too", [False, True])
-def test_a_class_without_teacher_probability_adds_exactly_zero(name, ruled_out, student_too):
-    s, t, y, soft = (part.float() if part.is_floating_point() else part for part in example())
-    without = value(name, s, t, y, soft, "none")
-    column = torch.full((len(s), 1), ruled_out)
-    # A student that rules the class out too sees the same problem without the class.
-    s_more = torch.cat([s, column if student_too else torch.zeros_like(column)], 1)
-    t_more = torch.cat([t, column], 1)
-    result = value(name, s_more, t_more, y, soft, "none")
-    if student_too:
-        np.testing.assert_allclose(result, without, rtol=1e-4)  # only rounding differs
-    else:
-        expected = loop(name, s_more.double().numpy(), t_more.double(), y, soft)
-        np.testing.assert_allclose(result, expected, rtol=1e-4)
-    assert torch.isfinite(gradient(name, s_more, t_more, y, soft)).all()
+def test_a_class_that_both_rule_out_adds_exactly_zero(name, dtype, ruled_out):
+    s, t, y, _ = (x.to(dtype) if x.is_floating_point() else x for x in example())
+    loss = (DIVERGENCES | OTHERS)[name]
+    column = torch.full((len(s), 1), ruled_out, dtype=dtype)
+    more = torch.cat([s, column], 1), torch.cat([t, column], 1), y
+    torch.testing.assert_close(loss(*more), loss(s, t, y))  # the same problem without the class
+    slopes = gradient(loss, *more)
+    torch.testing.assert_close(slopes[:, :-1], gradient(loss, s, t, y))
+    assert slopes[:, -1].abs().max() == 0
 
 
-@with_teacher
+FINITE = [name for name in DIVERGENCES if "kl" not in name]
+
+
+@pytest.mark.parametrize("name", [*FINITE, "soft_cross_entropy"])
+@pytest.mark.parametrize("ruled_out", [-INF, -1e4])
+def test_a_class_that_the_teacher_rules_out_is_no_trouble(name, ruled_out):
+    s, t, y, _ = (x.float() if x.is_floating_point() else x for x in example())
+    t[:, -1] = ruled_out
+    loss = (DIVERGENCES | OTHERS)[name]
+    near = t.clone()
+    near[:, -1] = -1e3  # probability 0 as well
+    torch.testing.assert_close(loss(s, t, y), loss(s, near, y))
+    assert torch.isfinite(loss(s, t, y)).all()
+    assert torch.isfinite(gradient(loss, s, t, y)).all()
+
+
+def test_a_student_that_believes_what_the_teacher_rules_out_is_infinitely_wrong_the_other_way():
+    s, t, *_ = example()
+    t[2, 3] = -INF
+    assert losses.reverse_kl(s, t, reduction="none").isinf().tolist() == [False, False, True] + (
+        [False] * 2)
+    assert losses.jensen_shannon(s, t, 1) == INF
+    assert losses.reverse_kl(s, t) == INF
+
+
+@pytest.mark.parametrize("name", ["kd", "soft_cross_entropy", "dkd"])
 def test_a_student_that_rules_out_what_the_teacher_does_not_is_infinitely_wrong(name):
-    s, t, y, soft = example()
+    s, t, y, _ = example()
     s[2, 3] = -INF
-    result = value(name, s, t, y, soft, "none")
-    assert result[2] == INF
-    assert torch.isfinite(result[[0, 1, 3, 4]]).all()
-    assert value(name, s, t, y, soft) == INF
+    values = (DIVERGENCES | OTHERS)[name](s, t, y)
+    assert values[2] == INF
+    assert torch.isfinite(values[[0, 1, 3, 4]]).all()
+
+
+@pytest.mark.parametrize("name", ["reverse_kl", "total_variation", *(
+    name for name in DIVERGENCES if name.startswith("jensen"))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_other_divergences_only_count_what_a_student_rules_out(name, dtype):
+    s, t, y, _ = (x.to(dtype) if x.is_floating_point() else x for x in example())
+    s[2, 3] = -INF
+    near = s.clone()
+    near[2, 3] = -3e3
+    loss = DIVERGENCES[name]
+    torch.testing.assert_close(loss(s, t, y), loss(near, t, y))
+    slopes = gradient(loss, s, t, y)
+    assert torch.isfinite(slopes).all()
+    torch.testing.assert_close(slopes, gradient(loss, near, t, y))
 
 
 def test_a_class_without_label_probability_adds_exactly_zero():
@@ -374,6 +610,50 @@ BAD = [
     (lambda: losses.cross_entropy(two, torch.zeros(4).long(), "sum"), 'reduction "mean" or "none"'),
     (lambda: losses.label_smoothing(two, torch.zeros(4).long(), 1.5), "between 0 and 1, got 1.5"),
     (lambda: LabelSmoothing(-0.1), "smoothing between 0 and 1, got -0.1"),
+    (lambda: losses.reverse_kl(two, three), "one shape"),
+    (lambda: losses.reverse_kl(two, two, T=0), "temperature T above 0, got 0"),
+    (lambda: ReverseKL(T=0), "temperature T above 0"),
+    (lambda: losses.jensen_shannon(two, two, beta=1.5), "beta between 0 and 1, got 1.5"),
+    (lambda: losses.jensen_shannon(two, two, beta=math.nan), "beta between 0 and 1, got nan"),
+    (lambda: losses.jensen_shannon(two, two, variant="other"), 'variant "scaled" or "paper", got'),
+    (lambda: losses.jensen_shannon(two, three), "one shape"),
+    (lambda: JS(beta=-1), "beta between 0 and 1, got -1"),
+    (lambda: JS(variant="x"), 'variant "scaled" or "paper"'),
+    (lambda: JS(T=-1), "temperature T above 0"),
+    (lambda: losses.total_variation(two, three), "one shape"),
+    (lambda: TV(T=0), "temperature T above 0"),
+    (lambda: losses.dkd(two, three, torch.zeros(4).long()), "one shape"),
+    (lambda: losses.dkd(two, two, None), "labels of shape .* got NoneType"),
+    (lambda: losses.dkd(two, two, two), "class numbers .* got soft labels .*argmax"),
+    (lambda: losses.dkd(two, two, torch.zeros(4).long(), alpha=-1), "weight alpha of 0 or more"),
+    (lambda: losses.dkd(two, two, torch.zeros(4).long(), T=0), "temperature T above 0"),
+    (lambda: DKD(beta=-1), "weight beta of 0 or more, got -1"),
+    (lambda: DKD(alpha=INF), "weight alpha of 0 or more, got inf"),
+    (lambda: DKD(alpha=0, beta=0), "weight above 0 for alpha or beta, got 0 for all"),
+    (lambda: DKD(T=0), "temperature T above 0"),
+    (lambda: losses.logit_mse(two, two, "quarter"), 'variant "half" or "sum" or "mean", got'),
+    (lambda: losses.logit_mse(two, three), "one shape"),
+    (lambda: LogitMSE("quarter"), 'variant "half" or "sum" or "mean", got'),
+    (lambda: losses.logit_standardization(two, two, T=0), "temperature T above 0"),
+    (lambda: losses.logit_standardization(two, two, variant="x"), 'variant "paper" or "code", got'),
+    (lambda: LogitStd(T=0), "temperature T above 0"),
+    (lambda: LogitStd(variant="x"), 'variant "paper" or "code", got'),
+    (lambda: losses.dist(two[:1], two[:1]), "at least 2 samples .* got 1. Use a larger batch"),
+    (lambda: losses.dist(two, two, gamma=-1), "weight gamma of 0 or more, got -1"),
+    (lambda: losses.dist(two, two, variant="x"), 'variant "paper" or "code", got'),
+    (lambda: DIST(beta=math.nan), "weight beta of 0 or more, got nan"),
+    (lambda: DIST(T=0), "temperature T above 0"),
+    (lambda: DIST(variant="x"), 'variant "paper" or "code", got'),
+    (lambda: losses.hard_label(two, three), "one shape"),
+    (lambda: losses.hard_label(two, two, smoothing=2), "smoothing between 0 and 1, got 2"),
+    (lambda: HardLabel(2), "smoothing between 0 and 1, got 2"),
+    (lambda: losses.virtual_teacher(two, two), "class numbers .* got soft labels"),
+    (lambda: losses.virtual_teacher(two, None), "labels of shape .* got NoneType"),
+    (lambda: losses.virtual_teacher(two[:, :1], torch.zeros(4).long()), "2 classes or more, got"),
+    (lambda: losses.virtual_teacher(two, torch.zeros(4).long(), a=0), "probability a .* got 0"),
+    (lambda: TfKD(a=1.5), "probability a above 0 and up to 1, got 1.5"),
+    (lambda: TfKD(T=0), "temperature T above 0"),
+    (lambda: TfKD(variant="x"), 'variant "paper" or "code", got'),
     (lambda: losses.hinton(alpha=1.5), "alpha between 0 .* and 1 .*, got 1.5"),
     (lambda: losses.hinton(alpha=-0.1), "alpha between 0 .* and 1 .*, got -0.1"),
     (lambda: losses.hinton(alpha=math.nan), "alpha between 0 .* and 1 .*, got nan"),
@@ -396,17 +676,65 @@ def test_labels_of_any_whole_number_type(dtype):
 # --- modules and algebra ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("term", "function"), [
-    (CE(), lambda s, t, y: losses.cross_entropy(s, y, "none")),
-    (LabelSmoothing(0.3), lambda s, t, y: losses.label_smoothing(s, y, 0.3, "none")),
-    (KD(T=3), lambda s, t, y: losses.kd(s, t, 3, "none")),
-])
-def test_a_module_is_its_function(term, function):
+TERMS = [
+    (CE(), "CE()"),
+    (LabelSmoothing(0.3), "LabelSmoothing(smoothing=0.3)"),
+    (KD(T=3), "KD(T=3)"),
+    (ReverseKL(), "ReverseKL(T=1)"),
+    (JS(0.25), "JS(beta=0.25, T=1, variant='scaled')"),
+    (TV(), "TV(T=1)"),
+    (DKD(), "DKD(alpha=1, beta=8, T=4)"),
+    (LogitMSE(), "LogitMSE(variant='half')"),
+    (LogitStd(), "LogitStd(T=2, variant='paper')"),
+    (DIST(gamma=2), "DIST(beta=1, gamma=2, T=1, variant='paper')"),
+    (HardLabel(), "HardLabel()"),
+    (HardLabel(0.1), "HardLabel(smoothing=0.1)"),
+    (TfKD(), "TfKD(a=0.99, T=20, variant='paper')"),
+]
+
+
+@pytest.mark.parametrize(("term", "sentence"), TERMS)
+def test_a_term_reads_as_it_is_written(term, sentence):
+    assert repr(term) == sentence
+    made = eval(sentence, vars(losses))
     s, t, y, _ = example()
-    expected = function(s, t, y)
-    torch.testing.assert_close(term.values(s, t, y), expected)
-    torch.testing.assert_close(term(View(s), View(t), y), expected.mean())
-    assert term.per_sample
+    assert torch.equal(made(s, t, y), term(s, t, y))
+    assert made.needs_teacher is (type(term) not in (CE, LabelSmoothing, TfKD))
+    assert not list(made.parameters())
+
+
+@pytest.mark.parametrize("kind", sorted({type(term) for term, _ in TERMS}, key=str))
+def test_a_term_looks_where_it_is_told(kind):
+    s, t, y, _ = example()
+    term = kind(student="exit", teacher="head.fc")
+    assert repr(term).endswith("student='exit', teacher='head.fc')")
+    views = View(0 * s, {"exit": s}), View(0 * t, {"head.fc": t})
+    torch.testing.assert_close(term(*views, y), kind()(s, t, y))
+    torch.testing.assert_close(kind()(View(s), View(t), y), kind()(s, t, y))
+    with pytest.raises(ValueError, match=r"a view of the student with 'exit' in it"):
+        term(View(s), views[1], y)
+
+
+def test_a_complaint_names_the_term():
+    with pytest.raises(ValueError, match=r"DIST\(beta=1, .*\): Expected at least 2 samples"):
+        DIST()(two[:1], two[:1])
+
+
+def test_every_term_trains_a_student(data):
+    student, before = network(0), network(0)
+    objective = sum(term for term, _ in TERMS)
+    scheme = kd.Distiller(student, network(1), objective)
+    history = kd.fit(scheme, data, kd.Recipe(epochs=1, batch=36), seed=0)
+    assert len(scheme.objective.terms) == len(TERMS)
+    assert history.rows
+    for p, q in zip(student.parameters(), before.parameters(), strict=True):
+        assert torch.isfinite(p).all()
+        assert not torch.equal(p, q)
+
+
+def test_a_virtual_teacher_needs_nobody(data):
+    scheme = kd.Supervised(network(), 0.1 * CE() + 0.9 * TfKD())
+    assert kd.fit(scheme, data, kd.Recipe(epochs=1, batch=36), seed=0).rows
 
 
 SENTENCES = [

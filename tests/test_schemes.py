@@ -139,7 +139,7 @@ class Projected(losses.Loss):
 
     def build(self, student, teacher, seed):
         if self.projection is None:
-            K = student.logits.shape[1]
+            K = self.pick(student, teacher)[0].shape[1]
             self.projection = nn.Linear(K, K)
 
     def values(self, student, teacher=None, labels=None):
@@ -204,3 +204,151 @@ def test_a_scheme_of_ones_own_in_the_same_loop(data):
     assert scheme.steps == 8
     assert state(scheme.average) != before
     assert not any(p.requires_grad for p in scheme.average.parameters())
+
+
+# --- taps and projections -----------------------------------------------------------------------
+
+
+def features(student_width=4, teacher_width=8):
+    """Two hints and a relation: taps on both sides, and projections that are trained."""
+    objective = (CE() + 0.1 * losses.Hint("2", "2") + 0.2 * losses.Hint("4", "4")
+                 + losses.RKDDistance("7:input", "7"))
+    return kd.Distiller(network(0, width=student_width), network(1, width=teacher_width), objective)
+
+
+def test_an_objective_of_features_reads_as_it_is_written():
+    assert repr(features().objective).startswith(
+        "CE() + 0.1 * Hint('2', '2') + 0.2 * Hint('4', '4') + RKDDistance('7:input', '7'")
+
+
+def test_projections_are_made_by_build_trained_and_kept(data):
+    scheme = features()
+    before = {name for name, _ in scheme.named_parameters()}
+    scheme.build(batch_of(data), 0)
+    made = {name: p for name, p in scheme.named_parameters() if name not in before}
+    assert {name.split(".")[2] for name in made} == {"Hint", "Hint_2"}  # two stay two
+    assert made.keys() <= scheme.state_dict().keys()
+    start = {name: p.detach().clone() for name, p in made.items()}
+    scheme.build(batch_of(data), 5)  # again: nothing is made twice, whatever the seed
+    assert all(p is made[name] for name, p in scheme.named_parameters() if name in made)
+    history = kd.fit(scheme, data, RECIPE)
+    assert history.rows[0].keys() >= {"CE", "Hint", "Hint_2", "RKDDistance"}
+    for name, p in made.items():
+        assert not torch.equal(p, start[name]), name
+
+
+def test_projections_have_the_seed_of_the_training(data):
+    def made(seed):
+        scheme = features()
+        scheme.build(batch_of(data), seed)
+        return [p for name, p in scheme.named_parameters() if "Hint" in name and p.ndim > 1]
+
+    assert all(torch.equal(a, b) for a, b in zip(made(0), made(0), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(made(0), made(1), strict=True))
+
+
+def test_a_checkpoint_carries_the_projections(data):
+    scheme, other = features(), features()
+    kd.fit(scheme, data, RECIPE)
+    other.build(batch_of(data), 9)
+    other.load_state_dict(scheme.state_dict())
+    batch = batch_of(data)
+    torch.testing.assert_close(other.eval()(batch).loss, scheme.eval()(batch).loss)
+
+
+def test_building_features_writes_nothing(data):
+    scheme = features().train()
+    before, torch_state = state(scheme.student), torch.get_rng_state()
+    scheme.build(batch_of(data), 0)
+    assert state(scheme.student) == before
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert all(p.grad is None for p in scheme.parameters())
+
+
+def test_a_copy_of_a_tapped_scheme_is_independent(data):
+    scheme = features()
+    scheme.build(batch_of(data), 0)
+    other, before = copy.deepcopy(scheme), state(scheme)
+    kd.fit(other, data, RECIPE)
+    assert state(scheme) == before
+    batch = batch_of(data)
+    torch.testing.assert_close(other.eval()(batch).logits, other.student(batch.x))
+
+
+def test_schemes_that_share_a_live_teacher_do_not_disturb_each_other(data):
+    teacher, batch = kd.Live(network(1)), batch_of(data)
+    one = kd.Distiller(network(0), teacher, losses.RKDDistance("2", "2"))
+    other = kd.Distiller(network(2), teacher, losses.RKDDistance("4", "4"))
+    plain = kd.Distiller(network(3), teacher)
+    assert list(one.views(batch)[1].taps) == ["2"]
+    assert list(other.views(batch)[1].taps) == ["4"]
+    assert plain.views(batch)[1].taps == {}
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: kd.Distiller(network(), network(1), losses.Hint("lyer2", "2")),
+     r"path of a module in Sequential, got 'lyer2'"),
+    (lambda: kd.Distiller(network(), network(1), losses.Hint("2", "77")),
+     r"path of a module in Sequential, got '77'"),
+    (lambda: kd.Supervised(network(), losses.KD(student="2")), "without a teacher"),
+])
+def test_taps_are_checked_when_the_scheme_is_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_stored_logits_have_no_layers(data):
+    cached = kd.Cached(network(1), data)
+    with pytest.raises(ValueError, match=r"its layers for the taps \['2'\], got stored logits"):
+        kd.Distiller(network(), cached, CE() + losses.Hint("2", "2"))
+
+
+def test_a_term_without_its_paths_says_so(data):
+    scheme = kd.Distiller(network(), network(1), CE() + losses.Hint())
+    with pytest.raises(ValueError, match=r"Expected module paths to compare, got Hint\(\)"):
+        kd.fit(scheme, data, RECIPE)
+
+
+def test_shapes_that_cannot_match_name_the_paths(data):
+    scheme = kd.Distiller(network(), network(1, width=8),
+                          losses.AT("8", "8") + losses.RKDDistance("7", "7"))
+    with pytest.raises(ValueError, match=r"AT\('8', '8'.*Expected student .* got \[8, 16\]"):
+        kd.fit(scheme, data, RECIPE)
+
+
+def test_logits_of_another_layer_can_be_matched(data):
+    """A response loss with paths: here an answer that lies inside the network."""
+    student, teacher = nn.Sequential(network(0), nn.Identity()), nn.Sequential(network(1))
+    scheme = kd.Distiller(student, teacher, KD(T=2, student="0", teacher="0.9"))
+    batch = batch_of(data)
+    assert repr(scheme.objective) == "KD(T=2, student='0', teacher='0.9')"
+    torch.testing.assert_close(scheme.eval()(batch).loss, losses.kd(
+        student.eval()(batch.x), teacher.eval()(batch.x), 2))
+
+
+# --- export -------------------------------------------------------------------------------------
+
+
+def test_an_export_is_the_student_alone(data):
+    scheme = features()
+    kd.fit(scheme, data, RECIPE)
+    student = kd.export(scheme)
+    assert not student.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in student.modules())
+    assert student.state_dict().keys() == network().state_dict().keys()  # no projections
+    batch = batch_of(data)
+    torch.testing.assert_close(student(batch.x), scheme.student.eval()(batch.x))
+    before = state(student)
+    kd.fit(scheme, data, RECIPE)  # the scheme can go on, and the export stays as it is
+    assert state(student) == before
+
+
+def test_an_export_of_a_compiled_student_is_not_compiled():
+    student = network()
+    scheme = kd.Supervised(torch.compile(student, backend="eager"))
+    assert type(kd.export(scheme)) is type(student)
+
+
+def test_what_cannot_be_exported():
+    with pytest.raises(TypeError, match=r"Expected a scheme .* got Sequential"):
+        kd.export(network())

@@ -84,11 +84,12 @@ class Loss(nn.Module):
             raise ValueError(f"{self!r}: {error}") from None
 
     def made(self, seed: int, like: torch.Tensor, make) -> nn.Module:
-        """`make()`, drawn from `seed` alone, where `like` lies and in its precision (float32 at
-        least); torch's global generator stays as it was."""
+        """`make()`, drawn from `seed` alone, where `like` lies, in its precision (float32 at least)
+        and in this term's mode (train or eval); torch's global generator stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = make()
+        module.train(self.training)  # a batch statistic must not see what `build` looks at
         return module.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
     def __repr__(self):

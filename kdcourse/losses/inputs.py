@@ -16,14 +16,20 @@ def full_precision(function):
     """Run a loss with autocast switched off: its products and sums stay in float32 at least."""
 
     @functools.wraps(function)
-    def wrapped(student, *args, **kwargs):
-        device = getattr(student, "device", None)
-        off = contextlib.nullcontext() if device is None else torch.autocast(device.type,
-                                                                             enabled=False)
+    def wrapped(*args, **kwargs):
+        device = _device((*args, *kwargs.values()))
+        off = torch.autocast(device, enabled=False) if device else contextlib.nullcontext()
         with off:
-            return function(student, *args, **kwargs)
+            return function(*args, **kwargs)
 
     return wrapped
+
+
+def _device(x) -> str | None:
+    """The kind of device of the first tensor in here, in tuples too."""
+    if isinstance(x, torch.Tensor):
+        return x.device.type
+    return next(filter(None, map(_device, x)), None) if isinstance(x, tuple | list) else None
 
 
 def floats(x: torch.Tensor) -> torch.Tensor:

@@ -1,18 +1,65 @@
 """Losses on the answer of a network: its logits."""
 
 from kdcourse.losses.base import Objective
-from kdcourse.losses.response.divergences import KD, kd, soft_cross_entropy
-from kdcourse.losses.response.labels import CE, LabelSmoothing, cross_entropy, label_smoothing
+from kdcourse.losses.response.divergences import (
+    DKD,
+    JS,
+    KD,
+    TV,
+    ReverseKL,
+    dkd,
+    jensen_shannon,
+    kd,
+    reverse_kl,
+    soft_cross_entropy,
+    total_variation,
+)
+from kdcourse.losses.response.labels import (
+    CE,
+    HardLabel,
+    LabelSmoothing,
+    TfKD,
+    cross_entropy,
+    hard_label,
+    label_smoothing,
+    virtual_teacher,
+)
+from kdcourse.losses.response.logits import (
+    DIST,
+    LogitMSE,
+    LogitStd,
+    dist,
+    logit_mse,
+    logit_standardization,
+)
 
 __all__ = [
     "CE",
+    "DIST",
+    "DKD",
+    "JS",
     "KD",
+    "TV",
+    "HardLabel",
     "LabelSmoothing",
+    "LogitMSE",
+    "LogitStd",
+    "ReverseKL",
+    "TfKD",
     "cross_entropy",
+    "dist",
+    "dkd",
+    "hard_label",
     "hinton",
+    "jensen_shannon",
     "kd",
     "label_smoothing",
+    "logit_mse",
+    "logit_standardization",
+    "reverse_kl",
     "soft_cross_entropy",
+    "total_variation",
+    "virtual_teacher",
 ]
 
 

@@ -1,0 +1,179 @@
+"""Overhaul distillation: match what goes into the ReLU, where it makes a difference.
+
+Shapes: B batch, C channels, H W height and width.
+"""
+
+import torch
+from torch import nn
+
+from kdcourse.losses import inputs
+from kdcourse.losses.base import FeatureLoss
+from kdcourse.losses.feature.projections import on_one_grid, projected
+
+
+def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
+    r"""Squared distance before the ReLU, except where the student is negative enough already.
+
+    .. math::
+
+        L = \sum_{c, i} \begin{cases}
+            0 & \text{if } s_{ci} \le \hat t_{ci} \le 0 \\
+            (\hat t_{ci} - s_{ci})^2 & \text{otherwise}
+        \end{cases}, \qquad \hat t_{ci} = \max(t_{ci}, m_c)
+
+    Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation", section 3
+    (arXiv:1904.01866). Both maps are taken before the ReLU. Behind the ReLU all negative numbers
+    are alike. So where the teacher is far below zero, the student only has to reach the margin
+    (the paper's "margin ReLU"), and may lie below it for nothing (its "partial L2 distance").
+    `margins` gives the paper's margin.
+
+    Sum over channels and places, mean over samples: values are large. The official code divides by
+    1000 on CIFAR-100 and by 10000 on ImageNet, and gives each earlier layer half the weight of the
+    next: `1e-3 * OFD(...)` for the last layer, `0.5e-3 * OFD(...)` for the one before.
+
+    student_BCHW, teacher_BCHW: maps before the ReLU, of one shape. No gradient reaches the teacher.
+    margin_C: one margin per channel [C], not above 0.
+    reduction: "mean", or "none" for one value per sample, [B].
+
+    Value and gradient are exactly 0 where the student equals the clipped teacher, and where it is
+    lower while the clipped teacher is not positive. Positive responses are matched from both sides.
+
+    Raises `ValueError` for features that are not [B, C, H, W], for two different shapes, and for a
+    margin that is not [C].
+
+    >>> teacher = torch.tensor([2.0, -5.0, -5.0, -5.0]).view(1, 1, 2, 2)
+    >>> student = torch.tensor([1.0, -9.0, -1.0, 0.5]).view(1, 1, 2, 2)
+    >>> overhaul(student, teacher, torch.tensor([-1.0]))  # 1² + 0 + 0 + 1.5²
+    tensor(3.2500)
+    """
+    student_BCHW, teacher_BCHW = inputs.features_pair(student_BCHW, teacher_BCHW, 4)
+    margin_C = _margin(margin_C, student_BCHW.shape[1]).to(student_BCHW)
+    target = torch.maximum(teacher_BCHW, margin_C[:, None, None])
+    free = (student_BCHW <= target) & (target <= 0)
+    distance = (student_BCHW - target).masked_fill(free, 0)
+    return inputs.reduce(distance.square().sum((1, 2, 3)), reduction)
+
+
+def margins(mean_C, std_C=None):
+    r"""The margin of `overhaul`: what a channel says on average while it is negative.
+
+    .. math::
+
+        m_c = E[x \mid x < 0] = \mu_c - \sigma_c\,
+            \frac{\varphi(\mu_c / \sigma_c)}{\Phi(-\mu_c / \sigma_c)},
+        \qquad x \sim N(\mu_c, \sigma_c^2)
+
+    Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation", section 3
+    (arXiv:1904.01866): :math:`\varphi` and :math:`\Phi` are the density and the distribution
+    function of the standard normal. After batch normalisation a channel has the mean `bias` and the
+    standard deviation `|weight|`; that it is Gaussian is an assumption. As in the official code, a
+    channel that is negative no more than once in a thousand gets :math:`-3 \sigma_c`. One that
+    never changes gets its mean, or 0 if that is positive.
+
+    mean_C: means [C]; or, alone, the batch normalisation right before the ReLU.
+    std_C: standard deviations [C]. Their sign does not matter.
+
+    In a residual block the shortcut is added between batch normalisation and ReLU, so these numbers
+    do not quite describe what the ReLU sees. The official code takes those of the block's last
+    normalisation all the same; `OFD(margin=None)` measures instead.
+
+    Raises `ValueError` for a layer without `weight` and `bias`, and for anything but two vectors of
+    one length.
+
+    >>> margins(torch.tensor([0.0, -9.0, 4.0]), torch.ones(3))  # -√(2/π); nearly the mean; -3σ
+    tensor([-0.7979, -9.0000, -3.0000])
+    """
+    if isinstance(mean_C, nn.Module):
+        layer = mean_C
+        mean_C, std_C = getattr(layer, "bias", None), getattr(layer, "weight", None)
+        if mean_C is None or std_C is None:
+            raise ValueError(f"Expected a batch normalisation with weight and bias, got {layer!r}. "
+                             "Give means and standard deviations, or measure: OFD(margin=None).")
+    shapes = [list(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+              for x in (mean_C, std_C)]
+    if shapes[0] != shapes[1] or not isinstance(shapes[0], list) or len(shapes[0]) != 1:
+        raise ValueError(f"Expected means and standard deviations of one shape [C], got "
+                         f"{shapes[0]} and {shapes[1]}. Give both, or a batch normalisation.")
+    mean, std = inputs.floats(mean_C.detach()), inputs.floats(std_C.detach()).abs()
+    constant = std == 0
+    z = mean / std.masked_fill(constant, 1)
+    # φ(z) / Φ(-z) by logarithms: far from 0 both of them underflow
+    ratio = torch.exp(-z.square() / 2 - torch.special.log_ndtr(-z)) / (2 * torch.pi) ** 0.5
+    margin = torch.where(torch.special.ndtr(-z) > 0.001, mean - std * ratio, -3 * std)
+    return torch.where(constant, mean.clamp(max=0), margin)
+
+
+class OFD(FeatureLoss):
+    """`overhaul`, after a 1x1 convolution with batch normalisation on the student: it trains these.
+
+    student, teacher: paths of what goes *into* a ReLU: in our resnet of depth 8
+        "layer2.0.relu:input", with two blocks a stage "layer2.1.relu:input"; in torchvision's,
+        whose blocks call one ReLU several times, "layer2.1.relu#2:input". A ReLU that works in
+        place has overwritten its input: `kdcourse.taps` raises, and you set `relu.inplace = False`.
+        Maps of different height or width are averaged to the smaller one (the paper's have one
+        size).
+    margin: one per channel of the teacher [C], such as `margins(batch_norm)`. None measures the
+        definition itself: the mean of a channel's negative responses in all training steps so far,
+        kept in buffers (with several processes: in one process's share of the data).
+
+    The official code runs the teacher in train mode, so that it normalises with the batch's own
+    statistics, as the student does. Here it is frozen in eval mode, like every teacher.
+    """
+
+    def __init__(self, student=None, teacher=None, *, margin=None):
+        super().__init__(student, teacher)
+        if margin is not None:
+            margin = _margin(margin).detach().clone()
+            if (margin > 0).any():
+                raise ValueError(f"Expected margins of at most 0, got {float(margin.max()):.4g}. "
+                                 "Use margins(batch_norm), or None to measure them.")
+        self.connector = None
+        self.register_buffer("margin", margin)
+        self.register_buffer("negative_sum", None)
+        self.register_buffer("negative_count", None)
+
+    def build(self, student, teacher, seed):
+        student, teacher = inputs.features_pair(*self.pick(student, teacher), 4, same=slice(1))
+        ours, theirs = student.shape[1], teacher.shape[1]
+        if self.margin is not None:
+            _margin(self.margin, theirs)
+        elif self.negative_sum is None:
+            self.negative_sum = teacher.new_zeros(theirs)
+            self.negative_count = teacher.new_zeros(theirs)
+        if self.connector is None:
+            self.connector = self.made(seed, student, lambda: nn.Sequential(
+                nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)))
+
+    def values(self, student, teacher=None, labels=None):
+        student, teacher = inputs.features_pair(student, teacher, 4, same=slice(1))
+        student, teacher = on_one_grid(projected(student, self.connector), teacher)
+        margin = self._measured(teacher) if self.margin is None else self.margin
+        return overhaul(student, teacher, margin, "none")
+
+    def _measured(self, teacher):
+        """The mean negative response so far. A channel that has none yet: that of this batch."""
+        negative = teacher < 0
+        here = (teacher * negative).sum((0, 2, 3)), negative.sum((0, 2, 3)).to(teacher.dtype)
+        if self.training and torch.is_grad_enabled():
+            self.negative_sum += here[0]
+            self.negative_count += here[1]
+        seen = self.negative_count > 0
+        total, count = (torch.where(seen, before, now) for before, now in
+                        zip((self.negative_sum, self.negative_count), here, strict=True))
+        return total / count.clamp(min=1)
+
+    def extra_repr(self):
+        if self.margin is None:
+            return ""
+        return f"margin={len(self.margin)} channels around {float(self.margin.mean()):.4g}"
+
+
+def _margin(margin_C, channels: int | None = None) -> torch.Tensor:
+    """A vector of margins [C], for so many channels."""
+    shape = list(margin_C.shape) if isinstance(margin_C, torch.Tensor) else type(margin_C).__name__
+    expected = "C" if channels is None else channels
+    fits = isinstance(shape, list) and len(shape) == 1 and channels in (None, *shape)
+    if not fits or not margin_C.is_floating_point():
+        raise ValueError(f"Expected one margin per channel of the teacher, shape [{expected}], got "
+                         f"{shape}. Use margins(batch_norm), or None in OFD to measure them.")
+    return inputs.floats(margin_C)

@@ -1,0 +1,99 @@
+"""The rows of hints, attention transfer, FSP, NST and VID."""
+
+import oracles_feature as oracles
+import torch
+from laws import Law, each, randn
+
+from kdcourse import losses
+
+
+def pair(student=(2, 3, 3), teacher=None, scale=1.0):
+    """An example of two tensors with these shapes of a sample."""
+    def example(B=5, seed=0):
+        return (randn(B, *student, seed=seed + 1, scale=scale),
+                randn(B, *(teacher or student), seed=seed + 2, scale=scale), None)
+
+    return example
+
+
+def layers(student, teacher):
+    """An example of two layers on each side."""
+    def example(B=5, seed=0):
+        sides = [tuple(randn(B, *shape, seed=seed + 2 * i + j) for j, shape in enumerate(side))
+                 for i, side in enumerate((student, teacher))]
+        return *sides, None
+
+    return example
+
+
+def same(teacher):
+    return each(torch.clone, teacher)
+
+
+def row(function, setting, *arguments, oracle, **more):
+    """A row of a loss that is called as function(student, teacher, *arguments, reduction)."""
+    loss = getattr(losses, function)
+    return Law(function, setting, kind="features",
+               call=lambda s, t, y: loss(s, t, *arguments),
+               values=lambda s, t, y: loss(s, t, *arguments, reduction="none"),
+               oracle=lambda s, t, y: oracle(s, t, *arguments), **more)
+
+
+def on_grids(oracle, extra):
+    """An oracle that takes the student's tokens as a map, after `extra` tokens without a place."""
+    def wrapped(s, t, *arguments):
+        return oracle([oracles.grid(tokens, extra) for tokens in s], t, *arguments)
+
+    return wrapped
+
+
+VARIANCES = torch.tensor([0.3, 2.0], dtype=torch.float64)
+
+
+def vid_oracle(channel=0):
+    return lambda s, t, variances, variant="paper": oracles.vid(s, t, variances.tolist(), variant,
+                                                                channel)
+
+
+ROWS_MAPS = [
+    row("hint", "maps", oracle=oracles.hint, example=pair(), equal=same, term=losses.Hint,
+        projects=True),
+    row("hint", "maps, mean", "mean", oracle=oracles.hint, example=pair(), equal=same,
+        term=lambda: losses.Hint(projection=None, variant="mean")),
+    row("hint", "tokens", oracle=oracles.hint, example=pair((5, 4)), equal=same,
+        term=lambda: losses.Hint(projection=None)),
+    row("hint", "vectors", oracle=oracles.hint, example=pair((4,)), equal=same),
+
+    row("attention_transfer", "p=2", oracle=oracles.attention_transfer, example=pair(),
+        equal=same, term=losses.AT),
+    row("attention_transfer", "p=2, code", 2, "code", oracle=oracles.attention_transfer,
+        example=pair(), equal=same, term=lambda: losses.AT(variant="code")),
+    row("attention_transfer", "p=1", 1, oracle=oracles.attention_transfer, example=pair(),
+        equal=same, term=lambda: losses.AT(p=1)),
+    row("attention_transfer", "p=3, other channels and sizes", 3,
+        oracle=oracles.attention_transfer, example=pair((2, 4, 3), (4, 3, 2)),
+        term=lambda: losses.AT(p=3)),
+    row("attention_transfer", "tokens and a map", 2, "code",
+        oracle=on_grids(oracles.attention_transfer, 1), example=pair((10, 2), (4, 2, 2))),
+
+    row("fsp", "", oracle=oracles.fsp, equal=same, term=losses.FSP,
+        example=layers([(2, 2, 2), (4, 2, 2)], [(2, 2, 2), (4, 2, 2)])),
+    row("fsp", "mean, other sizes", "mean", oracle=oracles.fsp,
+        term=lambda: losses.FSP(variant="mean"),
+        example=layers([(2, 4, 3), (1, 2, 2)], [(2, 2, 2), (1, 3, 3)])),
+
+    *[row("nst", kernel, kernel, oracle=oracles.nst, example=pair(), equal=same,
+          term=lambda kernel=kernel: losses.NST(kernel=kernel))
+      for kernel in ("poly", "linear", "gaussian")],
+    *[row("nst", f"{kernel}, other channels and sizes", kernel, oracle=oracles.nst,
+          example=pair((2, 3, 2), (4, 2, 3)))
+      for kernel in ("poly", "gaussian")],
+    row("nst", "tokens and a map", "linear", oracle=on_grids(oracles.nst, 0),
+        example=pair((4, 2), (2, 2, 2))),
+
+    row("vid", "maps", VARIANCES, oracle=vid_oracle(), example=pair(), term=losses.VID,
+        projects=True),
+    row("vid", "maps, mean", VARIANCES, "mean", oracle=vid_oracle(), example=pair()),
+    row("vid", "tokens", VARIANCES, oracle=vid_oracle(channel=1), example=pair((5, 2))),
+    row("vid", "vectors", VARIANCES, oracle=vid_oracle(), example=pair((2,))),
+]

@@ -1,0 +1,136 @@
+"""Losses on inner tensors as loops in float64, from the papers. Nothing of torch or kdcourse."""
+
+import math
+
+import numpy as np
+
+
+def per_sample(function, *sides):
+    """One value per sample."""
+    return np.array([function(*parts) for parts in zip(*sides, strict=True)])
+
+
+def grid(tokens_ND, extra):
+    """A sequence without its first tokens as a square map [C][H][W], row by row."""
+    patches = tokens_ND[extra:]
+    side = round(math.sqrt(len(patches)))
+    return np.array([[[patches[h * side + w][c] for w in range(side)] for h in range(side)]
+                     for c in range(len(patches[0]))])
+
+
+def bins(size, parts):
+    """The stretches of `size` places that `parts` equal parts touch."""
+    return [range(i * size // parts, -((-(i + 1) * size) // parts)) for i in range(parts)]
+
+
+def shrunk(x_CHW, H, W, how):
+    """Every channel on a coarser grid: the mean or the largest of each patch."""
+    return np.array([[[how([channel[h][w] for h in rows for w in columns])
+                       for columns in bins(len(channel[0]), W)]
+                      for rows in bins(len(channel), H)] for channel in x_CHW])
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def on_one_grid(a_CHW, b_CHW, how=mean):
+    H, W = (min(len(a_CHW[0]), len(b_CHW[0])), min(len(a_CHW[0][0]), len(b_CHW[0][0])))
+    return shrunk(a_CHW, H, W, how), shrunk(b_CHW, H, W, how)
+
+
+def length(vector):
+    return math.sqrt(sum(a * a for a in vector))
+
+
+def direction(vector):
+    size = length(vector)
+    return [a / size for a in vector]
+
+
+# --- Romero et al. 2015, equation 3 -------------------------------------------------------------
+
+
+def hint(student, teacher, variant="paper"):
+    def one(s, t):
+        squares = [(a - b) ** 2 for a, b in zip(np.ravel(s), np.ravel(t), strict=True)]
+        return 0.5 * sum(squares) if variant == "paper" else mean(squares)
+
+    return per_sample(one, student, teacher)
+
+
+# --- Zagoruyko & Komodakis 2017, equations 1 and 2 ----------------------------------------------
+
+
+def attention_map(x_CHW, p):
+    H, W = len(x_CHW[0]), len(x_CHW[0][0])
+    return [[[sum(abs(channel[h][w]) ** p for channel in x_CHW) for w in range(W)]
+             for h in range(H)]]
+
+
+def attention_transfer(student, teacher, p=2, variant="paper"):
+    def one(s, t):
+        maps = on_one_grid(attention_map(s, p), attention_map(t, p))
+        q_s, q_t = (direction(np.ravel(q)) for q in maps)
+        difference = [a - b for a, b in zip(q_s, q_t, strict=True)]
+        return length(difference) if variant == "paper" else mean([d * d for d in difference])
+
+    return per_sample(one, student, teacher)
+
+
+# --- Yim et al. 2017, equations 1 and 2 ---------------------------------------------------------
+
+
+def fsp_matrix(first, last):
+    first, last = on_one_grid(first, last, max)
+    H, W = len(first[0]), len(first[0][0])
+    return [[sum(f[h][w] * g[h][w] for h in range(H) for w in range(W)) / (H * W)
+             for g in last] for f in first]
+
+
+def fsp(student, teacher, variant="paper"):
+    def one(s1, s2, t1, t2):
+        squares = [(a - b) ** 2 for a, b in zip(np.ravel(fsp_matrix(s1, s2)),
+                                                np.ravel(fsp_matrix(t1, t2)), strict=True)]
+        return sum(squares) if variant == "paper" else mean(squares)
+
+    return per_sample(one, *student, *teacher)
+
+
+# --- Huang & Wang 2017, section 4 ---------------------------------------------------------------
+
+
+def nst(student, teacher, kernel):
+    def one(s, t):
+        s, t = on_one_grid(s, t)
+        s, t = ([direction(np.ravel(channel)) for channel in x] for x in (s, t))
+
+        def dot(a, b):
+            return sum(u * v for u, v in zip(a, b, strict=True))
+
+        def apart(a, b):
+            return sum((u - v) ** 2 for u, v in zip(a, b, strict=True))
+
+        sigma2 = mean([apart(a, b) for a in t for b in s])
+        k = {"linear": dot,
+             "poly": lambda a, b: dot(a, b) ** 2,
+             "gaussian": lambda a, b: math.exp(-apart(a, b) / (2 * sigma2))}[kernel]
+        return (mean([k(a, b) for a in t for b in t]) + mean([k(a, b) for a in s for b in s])
+                - 2 * mean([k(a, b) for a in t for b in s]))
+
+    return per_sample(one, student, teacher)
+
+
+# --- Ahn et al. 2019, equation 6 ----------------------------------------------------------------
+
+
+def vid(student, teacher, variances, variant="paper", channel=0):
+    """channel: which axis of a sample counts the channels."""
+
+    def one(s, t):
+        parts = [math.log(math.sqrt(variances[place[channel]]))
+                 + (t[place] - s[place]) ** 2 / (2 * variances[place[channel]])
+                 for place in np.ndindex(t.shape)]
+        return sum(parts) if variant == "paper" else mean(parts)
+
+    return per_sample(one, student, teacher)
