@@ -17,10 +17,11 @@ __version__ = "0.1.0"
 RESULTS = 1
 
 from kdcourse import checks, data, experiment, losses, measure, models, plot  # noqa: E402
+from kdcourse.diagnosis import doctor  # noqa: E402
 from kdcourse.experiment import compare  # noqa: E402
 from kdcourse.measure import report  # noqa: E402
 from kdcourse.models import taps  # noqa: E402
-from kdcourse.schemes import Distiller, Supervised, export  # noqa: E402
+from kdcourse.schemes import Distiller, MultiExit, Mutual, Supervised, export  # noqa: E402
 from kdcourse.teachers import Cached, Ensemble, Live  # noqa: E402
 from kdcourse.training import History, Recipe, fit  # noqa: E402
 from kdcourse.views import augmented  # noqa: E402
@@ -32,12 +33,15 @@ __all__ = [
     "Ensemble",
     "History",
     "Live",
+    "MultiExit",
+    "Mutual",
     "Recipe",
     "Supervised",
     "augmented",
     "checks",
     "compare",
     "data",
+    "doctor",
     "experiment",
     "explore",
     "export",

@@ -28,6 +28,11 @@ class View:
     taps: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     index: torch.Tensor | None = None
 
+    def detached(self) -> "View":
+        """The same numbers, through which no gradient flows."""
+        taps = {name: tensor.detach() for name, tensor in self.taps.items()}
+        return View(self.logits.detach(), taps, self.index)
+
 
 def logits_of(output) -> torch.Tensor:
     """The logits in a model's output: a tensor, a tuple's first entry, or a `.logits` field."""
@@ -108,6 +113,33 @@ class Taps:
                 for key in [key for key, hook in hooks.items() if hook in self._hooks]:
                     hooks.pop(key)
                     module._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+class Early(nn.Module):
+    """A model that stops at a module and answers from there: `head` of what that module returns.
+
+    What lies behind the module is not computed.
+    """
+
+    def __init__(self, model: nn.Module, path: str, head: nn.Module):
+        super().__init__()
+        self.model, self.path, self.head = model, path, head
+        model.get_submodule(path).register_forward_hook(_leave)
+
+    def forward(self, x):
+        try:
+            self.model(x)
+        except _Left as left:
+            return self.head(left.args[0])
+        raise RuntimeError(f"Expected the model to call {self.path!r}, but it did not.")
+
+
+class _Left(Exception):
+    """Carries a layer's output out of a model."""
+
+
+def _leave(module, args, output):
+    raise _Left(output)
 
 
 def untap(model: nn.Module) -> nn.Module:

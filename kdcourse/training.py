@@ -199,7 +199,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     train, val = data.train.to(device), data.val.to(device)
     scheme.to(device)
     first = next(train.batches(recipe.batch, seed))  # a sentence when the batch is too large
-    scheme.build(first[:2], seed)
+    scheme.build(first[:4], seed)
     run = _Run(scheme, data, recipe, seed, device, team, checkpoint)
     history = run.start(team.share(first), steps, epochs)
     log = _Log(device, team)

@@ -1,5 +1,6 @@
-"""Our losses beside the released versions of other libraries, on the same numbers (`nox -s parity`).
+"""Our losses beside the released versions of other libraries, on the same numbers.
 
+Run with `nox -s parity`.
 Where a library has the paper's formula, both agree. Where it differs, the test states the
 difference that it found, and the version in which: these lines feed the chapter on mistakes. A test
 that fails may be good news: the library was mended. Then say so there.

@@ -155,6 +155,17 @@ class Objective(nn.Module):
         """The module paths of the teacher that some term looks at."""
         return tuple(dict.fromkeys(p for term in self.terms.values() for p in term.teacher_paths))
 
+    def apart(self) -> tuple["Objective | None", "Objective | None"]:
+        """The terms without a teacher and those with one, as two objectives; None for no terms."""
+        groups = ([], [])
+        for weight, term in self._pairs():
+            groups[term.needs_teacher].append((weight, term))
+        return tuple(Objective(group) if group else None for group in groups)
+
+    def unweighted(self) -> "Objective":
+        """The same terms, each with weight 1."""
+        return Objective([(1.0, term) for _, term in self._pairs()])
+
     def check(self, data) -> None:
         """`check` of every term."""
         for term in self.terms.values():

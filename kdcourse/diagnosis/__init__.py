@@ -1,0 +1,65 @@
+"""What is wrong with a set-up, before an hour is spent on it."""
+
+import torch
+
+from kdcourse import models
+from kdcourse.data import Dataset
+from kdcourse.diagnosis import copies, step, teacher
+from kdcourse.diagnosis.report import Diagnosis, Finding
+from kdcourse.diagnosis.visit import Visit
+from kdcourse.schemes import Scheme
+
+__all__ = ["Diagnosis", "Finding", "doctor"]
+
+
+def doctor(scheme: Scheme, data: Dataset, optimizer=None) -> Diagnosis:
+    """Look at a set-up on one batch, and say what is wrong with it before it is trained.
+
+    optimizer: yours, if you train in a loop of your own; `fit` makes its own.
+
+    It looks at
+
+    * the step: does all fit together, are loss and gradients finite, does every term of the
+      objective depend on the student, does everything that is to be trained get a gradient;
+    * the teacher: is it in train mode, would it be trained, does it write to its own state, does it
+      change its mind, does an answer depend on the rest of the batch, do stored answers belong to
+      their samples, does it answer with probabilities in place of logits;
+    * what the teacher knows, on up to 500 validation samples: is it at chance, worse than the
+      student, much better with other inputs (another normalisation) or with its outputs in another
+      order;
+    * terms of your own with a temperature `T`: the mistakes of a distillation loss that are
+      recognised by their value (`kdcourse.checks.broken_laws`);
+    * the optimiser: does it hold all that is to be trained, and nothing of the teacher.
+
+    All of it happens on a copy: nothing of yours is changed, no mode, gradient, buffer or random
+    state. A scheme without a teacher is not asked about one.
+
+    Returns a `Diagnosis`: a list of `Finding(problem, why, remedy)`, which prints as numbered
+    sentences; empty when nothing was found. Raises `TypeError` for what is no scheme, and for a
+    scheme that cannot be copied.
+
+    >>> from kdcourse import data, models, schemes
+    >>> glyphs = data.glyphs(train=72, val=72, test=36)
+    >>> student, untrained = models.convnet(width=8, seed=0), models.convnet(width=8, seed=1)
+    >>> doctor(schemes.Distiller(student, untrained), glyphs)
+    1. The teacher is hardly better than guessing: right on ... of 72 ...
+    >>> doctor(schemes.Supervised(student), glyphs).ok
+    True
+    """
+    if not isinstance(scheme, Scheme):
+        raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
+                        f"{type(scheme).__name__}.")
+    device = models.device_of(scheme.student)
+    with copies.left_as_it_was(scheme), copies.chance_untouched(device), \
+            torch.inference_mode(False), torch.enable_grad(), \
+            torch.compiler.set_stance("force_eager"):
+        visit = Visit(scheme, data, device)
+        if step.fits(visit):
+            step.one_step(visit)
+            step.own_terms(visit)
+        if visit.teacher is not None:
+            teacher.manners(visit)
+            teacher.knowledge(visit)
+        if optimizer is not None:
+            step.optimiser(visit, optimizer)
+        return visit.diagnosis

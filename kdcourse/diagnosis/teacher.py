@@ -1,0 +1,303 @@
+"""How the teacher answers, and what it knows.
+
+Shapes: N samples, K classes.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from kdcourse import measure, models, teachers
+from kdcourse.data import Batch, generator
+from kdcourse.diagnosis import copies
+from kdcourse.diagnosis.visit import probabilities
+
+SAMPLES = 500  # on which the teacher's accuracy is measured
+FEWER = 200  # on which other normalisations are tried
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std that many models expect
+
+
+def _ask(visit, x: torch.Tensor) -> torch.Tensor | None:
+    """The teacher's logits for these inputs; None where it cannot be asked."""
+    x = x.to(visit.device)
+    try:
+        if isinstance(visit.teacher, nn.Module):
+            return torch.cat([_overheard(visit, part) for part in x.split(100)])
+        return visit.teacher.predict(x).float()
+    except Exception:  # a teacher may answer in its own way, or not for all inputs
+        return None
+
+
+def _overheard(visit, x: torch.Tensor) -> torch.Tensor:
+    """What a network in the scheme says while the scheme runs, which may change its inputs."""
+    heard = []
+    hook = visit.teacher.register_forward_hook(lambda *call: heard.append(call[2]))
+    rows = torch.arange(len(x), device=x.device)
+    labels = visit.batch.y[rows % len(visit.batch.y)]  # any labels will do
+    try:
+        visit.twin(Batch(x, labels, rows % len(visit.train)))
+    finally:
+        hook.remove()
+    return models.logits_of(heard[0]).float()
+
+
+def _told(visit, batch: Batch) -> torch.Tensor | None:
+    """What the teacher says of a batch, the way the scheme asks it."""
+    if isinstance(visit.teacher, nn.Module):
+        return None
+    try:
+        return models.logits_of(visit.teacher(batch)).float()
+    except Exception:
+        return None
+
+
+@torch.no_grad()
+def manners(visit) -> None:
+    """How the teacher answers, right or wrong."""
+    visit.twin.eval()
+    for network in visit.networks:
+        network.eval()
+    x, told = visit.batch.x, _told(visit, visit.batch) if visit.fits else None
+    asked = _ask(visit, x)
+    answers = told if told is not None else asked
+    if answers is None:
+        return
+    if any(isinstance(thing, torch.Tensor) and thing.grad_fn is not None
+           for thing in copies.inside(visit.scheme.teacher)):
+        visit.report(
+            "Answers that the teacher has stored carry a gradient.",
+            "The first step goes back into the network that gave them, the second one fails.",
+            "Compute them under torch.no_grad(), or store logits.detach().")
+    visit.look("the teacher answers with logits")
+    if not torch.isfinite(answers).all() and not (answers == -torch.inf).any():
+        visit.report("The teacher answers with NaN or inf.", "So does the loss.",
+                     "Look at its weights and at its inputs.")
+        return
+    if probabilities(answers):
+        visit.report(
+            "The teacher answers with probabilities, where logits belong.",
+            "The softmax of a softmax is almost uniform: it hardly teaches anything.",
+            "Take the softmax off its end.")
+    if asked is None:
+        return
+    close = 1e-3 * (asked.masked_fill(~asked.isfinite(), 0).std(correction=0) + 1e-6)
+    again = _ask(visit, x)
+    visit.look("the teacher gives the same answer to the same image")
+    if _apart(asked, again).max() > close:
+        visit.report(
+            "The teacher changes its mind: the same batch twice, two answers, in eval mode.",
+            "The student learns noise.",
+            "Look for F.dropout(x) without training=self.training, and other chance in its "
+            "forward.")
+        return
+    visit.look("the teacher's answer does not depend on the rest of the batch")
+    if len(x) > 2:
+        one, other = (_ask(visit, torch.cat([x[:1], x[1:].flip(0)[i::2][: (len(x) - 1) // 2]]))
+                      for i in (0, 1))
+        if one is None or other is None or _apart(one[:1], other[:1]).max() > 10 * close:
+            visit.report(
+                "The teacher's answer to an image depends on the other images of the batch.",
+                "The same image teaches something else in every epoch, and single images "
+                "something else again.",
+                "Look for batch normalisation with track_running_stats=False: it has no "
+                "statistics of its own to use in eval mode.")
+            return
+    if told is not None:
+        _aligned(visit, told, asked)
+
+
+def _aligned(visit, told, asked) -> None:
+    """Does the scheme hear of each sample what the teacher says of that sample?"""
+    visit.look("the teacher's answers belong to their samples")
+    spread = asked.masked_fill(~asked.isfinite(), 0).std(correction=0) + 1e-6
+    off = _apart(told, asked).flatten(1).amax(1) > 0.1 * spread
+    nearest = torch.cdist(_finite(told).cpu(), _finite(asked).cpu()).argmin(1)
+    wrong = int((off.cpu() & (nearest != torch.arange(len(off)))).sum())
+    if 2 * wrong > len(off):
+        visit.report(
+            f"The teacher's answers belong to other samples: {wrong} of {len(off)} are what it "
+            "says of another image.",
+            "The student is taught the wrong thing about each image; what is left is label "
+            "smoothing.",
+            "Look answers up by batch.index, or make kd.Cached(teacher, data) again.")
+    elif off.any() and isinstance(visit.teacher, teachers.Cached):
+        visit.report(
+            f"{int(off.sum())} of {len(off)} stored answers are not what the teacher says of "
+            "these samples now.",
+            "Either the teacher or the stored answers were changed since.",
+            "Make kd.Cached(teacher, data) again.")
+
+
+# --- what the teacher knows ---------------------------------------------------------------------
+
+
+@torch.no_grad()
+def knowledge(visit) -> None:
+    """What the teacher knows, and what it would know if it were asked otherwise."""
+    split, what = visit.data.val, "validation"
+    order = torch.randperm(len(split), generator=generator(0, "doctor"))[:SAMPLES]
+    x, y = split.x[order], _hard(split.y[order])
+    logits = _ask(visit, x)
+    if logits is None:  # it answers for training samples only
+        what, batches = "training", visit.train.batches(min(100, len(visit.train)), seed=0)
+        rows = [(batch, _told(visit, batch)) for batch, _ in zip(batches, range(5), strict=False)]
+        if any(answer is None for _, answer in rows):
+            return
+        x, y = None, torch.cat([_hard(batch.y).cpu() for batch, _ in rows])
+        logits = torch.cat([answer for _, answer in rows])
+    logits = logits.cpu()
+    if y.max() >= logits.shape[1] or torch.isnan(logits).any():
+        return
+    accuracy, guessing = measure.accuracy(logits, y), _guessing(logits, y)
+    visit.look(f"what the teacher knows: {accuracy:.1%} of {len(y)} {what} samples")
+    if accuracy < 0.95 and (_other_inputs(visit, x, y) or _other_order(visit, logits, y, what)):
+        return  # that explains the rest
+    if accuracy - guessing < max(0.1 * (1 - guessing), 2 * math.sqrt(guessing / len(y))):
+        visit.report(
+            f"The teacher is hardly better than guessing: right on {accuracy:.1%} of {len(y)} "
+            f"{what} samples, where guessing gives {guessing:.1%}.",
+            "Then it has nothing to teach.",
+            "Was it trained, and were its weights loaded, those of the last layer too? Are its "
+            "inputs what it was trained on?")
+    elif x is not None:
+        visit.look("the teacher is better than the student")
+        theirs = measure.accuracy(models.predict(visit.twin.student, x).cpu(), y)
+        if _better(theirs, accuracy, len(y), 0.02):
+            visit.report(
+                f"The student is better than its teacher already: {theirs:.1%} against "
+                f"{accuracy:.1%} of {len(y)} validation samples.",
+                "It would be pulled down to it.",
+                "Are the two in each other's place?")
+
+
+def _other_inputs(visit, x, y) -> bool:
+    """Would the teacher be clearly better if it saw the images otherwise?"""
+    if x is None:
+        return False
+    visit.look("the teacher's inputs are normalised as it expects")
+    x, y = x[:FEWER], y[:FEWER]
+    right = {}
+    for words, seen, remedy in [("", x, ""), *_otherwise(x, visit.teacher)]:
+        logits = _ask(visit, seen)
+        if logits is None:
+            continue
+        right[words] = (measure.accuracy(logits.cpu(), y), remedy)
+    asis, _ = right.pop("", (1.0, ""))
+    words = max(right, key=lambda words: right[words][0], default=None)
+    if words is None or not _better(right[words][0], asis, len(y), 0.1, len(visit.data.classes)):
+        return False
+    best, remedy = right[words]
+    visit.report(
+        f"The teacher expects other inputs: with {words} it is right on {best:.1%} of {len(y)} "
+        f"validation samples, as they are on {asis:.1%}.",
+        "It was trained with another normalisation, and here it guesses from what it never "
+        "saw.", remedy)
+    return True
+
+
+def _other_order(visit, logits, y, what) -> bool:
+    """Would the teacher be clearly better if its outputs stood for other classes?"""
+    from scipy.optimize import linear_sum_assignment
+
+    K = len(visit.data.classes)
+    if len(y) < 2 * K:
+        return False
+    visit.look("the teacher's outputs are in the order of the classes")
+    answers, ranked = logits.argmax(1), y.argsort(stable=True)
+    right = 0
+    for fitted, tried in ((ranked[::2], ranked[1::2]), (ranked[1::2], ranked[::2])):
+        # The order is found on one half and judged on the other: chance finds one, too.
+        _, order = linear_sum_assignment(_counts(answers[fitted], y[fitted], K, logits.shape[1])
+                                         .numpy(), maximize=True)
+        right += int((torch.from_numpy(order)[y[tried]] == answers[tried]).sum())
+    asis, best = measure.accuracy(logits, y), right / len(y)
+    if not _better(best, asis, len(y), 0.1, K):
+        return False
+    counts = _counts(answers, y, K, logits.shape[1])
+    _, order = linear_sum_assignment(counts.numpy(), maximize=True)
+    moved = [k for k in range(K) if order[k] != k and counts[k, order[k]] > 0]
+    shown = ", ".join(f"{visit.data.classes[k]!r} is its output {order[k]}, not {k}"
+                      for k in moved[:3])
+    visit.report(
+        f"The teacher's classes are in another order: with its outputs reordered it is right "
+        f"on {best:.1%} of {len(y)} {what} samples, as they are on {asis:.1%}.",
+        f"It teaches the wrong class: {shown}{', and so on' if len(moved) > 3 else ''}.",
+        "Bring its outputs into the order of data.classes: logits[:, order].")
+    return True
+
+
+def _otherwise(x, teacher):
+    """Other ways to show the same inputs: what was done, the inputs, what to do about it."""
+    low, high = float(x.min()), float(x.max())
+    channels = x.shape[1] if x.ndim == 4 else 1
+    dims = (0, 2, 3) if x.ndim == 4 else tuple(range(x.ndim))
+    per_channel = (-1, 1, 1) if x.ndim == 4 else (-1,)
+
+    def live(mean, std):
+        return f"Say so: kd.Live(model, mean={mean}, std={std}), or put it in front of the model."
+
+    ways = []
+    if low >= 0 and high <= 1:
+        ways += [("inputs from 0 to 255", x * 255, live(0, "1 / 255")),
+                 ("inputs from -1 to 1", 2 * x - 1, live(0.5, 0.5))]
+    elif low >= 0:
+        ways += [("inputs divided by 255", x / 255,
+                  "Divide by 255: data in this package lies in [0, 1].")]
+    else:
+        ways += [("inputs brought back from [-1, 1] to [0, 1]", (x + 1) / 2,
+                  "Leave inputs in [0, 1]: every model normalises for itself.")]
+    mean, std = (torch.tensor(row) for row in IMAGENET)
+    if channels == 1:
+        mean, std = mean.mean()[None], std.mean()[None]
+    if channels in (1, 3) and x.ndim == 4:
+        mean, std = mean.view(per_channel), std.view(per_channel)
+        ways += [("ImageNet's mean and standard deviation", (x - mean) / std,
+                  live(*([round(v, 3) for v in row.flatten().tolist()] for row in (mean, std)))),
+                 ("ImageNet's normalisation undone", x * std + mean,
+                  "Normalise once: the model does it already.")]
+    if channels == 3:
+        ways += [("the channels in reverse (BGR)", x.flip(1), "Reverse them: x.flip(1).")]
+    mean, std = x.mean(dims).view(per_channel), x.std(dims).clamp_min(1e-6).view(per_channel)
+    ways += [("the data's own mean and standard deviation", (x - mean) / std,
+              live(*([round(v, 3) for v in row.flatten().tolist()] for row in (mean, std)))),
+             ("light and dark reversed", low + high - x, "Reverse them: 1 - x.")]
+    mine, spread = getattr(teacher, "mean", None), getattr(teacher, "std", None)
+    if isinstance(mine, torch.Tensor) and isinstance(spread, torch.Tensor) and x.ndim == 4:
+        undone = x * spread.to(x).view(per_channel) + mine.to(x).view(per_channel)
+        ways += [("the mean and std of kd.Live left out", undone,
+                  "Leave them out: the model normalises for itself.")]
+    return ways
+
+
+def _better(one: float, other: float, count: int, margin: float, classes: int = 0) -> bool:
+    """Clearly: by the margin, and by more than three standard errors of a difference; with
+    `classes`, also far from guessing, where something is always better by chance."""
+    error = math.sqrt((one * (1 - one) + other * (1 - other)) / count)
+    known = not classes or one > 0.3 + 0.7 / classes
+    return known and one - other > max(margin, 3 * error)
+
+
+def _guessing(logits, y) -> float:
+    """The accuracy of the same answers, given to the wrong images."""
+    classes = logits.shape[1]
+    share = torch.bincount(logits.argmax(1), minlength=classes) / len(y)
+    return float((share * torch.bincount(y, minlength=classes) / len(y)).sum())
+
+
+def _counts(answers, y, K: int, outputs: int) -> torch.Tensor:
+    """[K, outputs]: how often each class got each answer."""
+    return torch.bincount(y * outputs + answers, minlength=K * outputs).view(K, outputs)
+
+
+def _apart(a, b) -> torch.Tensor:
+    return (_finite(a) - _finite(b)).abs()
+
+
+def _finite(logits) -> torch.Tensor:
+    """A masked class (-inf) must not turn a difference into NaN."""
+    return torch.nan_to_num(logits, neginf=0.0)
+
+
+def _hard(y) -> torch.Tensor:
+    return y if y.ndim == 1 else y.argmax(1)

@@ -1,0 +1,161 @@
+"""Relational knowledge distillation: the distances and the angles between samples.
+
+Shapes: B batch, D features. Every sample is one vector; what is a map or a sequence is flattened.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from kdcourse.losses import inputs
+from kdcourse.losses.feature.projections import unit
+from kdcourse.losses.relation.pairs import Relation, vectors_pair
+
+VARIANTS = ("paper", "code")
+
+
+@inputs.full_precision
+def rkd_distance(student, teacher, variant: str = "paper"):
+    r"""How differently student and teacher space the samples of a batch, whatever the scale.
+
+    .. math::
+
+        L = \sum_{i \neq j} \ell\left(\frac{\lVert s_i - s_j \rVert}{\mu_s},
+            \frac{\lVert t_i - t_j \rVert}{\mu_t}\right), \qquad
+        \ell(a, b) = \begin{cases} \tfrac12 (a - b)^2 & |a - b| \le 1 \\
+            |a - b| - \tfrac12 & \text{else} \end{cases}
+
+    :math:`\mu` is the mean distance between two samples of the batch, of each side's own.
+
+    Park, Kim, Lu & Cho 2019, "Relational Knowledge Distillation", section 3.2, distance-wise loss
+    (arXiv:1904.05068). The sum runs over ordered pairs: each pair counts twice.
+
+    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths. No gradient
+        reaches the teacher; the student's reaches :math:`\mu_s` too.
+    variant: "paper". "code" is what the authors' code minimises, and what the weights in use are
+        for (25 in RepDistiller): the mean over all B² entries, the zeros of the diagonal among
+        them, with :math:`\mu` over the distances above 0 only. Without identical samples it is the
+        paper's value divided by B².
+
+    The batch is part of the formula: its size sets the number of pairs (the paper's value grows
+    with B², the code's hardly), its samples set :math:`\mu`. Under several processes each compares
+    the samples of its own share; so does each part where gradients are accumulated. In a batch of 2
+    the one distance is its own mean, and the loss is always 0.
+
+    Turning, moving or scaling the features of one side changes nothing. Distances are computed from
+    differences, not from products, so that close points far from 0 keep their digits. Two
+    identical samples have the distance 0 with a gradient of 0; if all are identical, so are all
+    :math:`\psi = 0`.
+
+    Raises `ValueError` for fewer than 2 samples, for two batch sizes and for an unknown variant.
+
+    >>> student, teacher = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [3.0]])
+    >>> rkd_distance(student, teacher)  # 3/4, 3/4, 3/2 and 1/2, 1, 3/2: 4 times 1/2 * (1/4)²
+    tensor(0.1250)
+    """
+    inputs.check_choice("variant", variant, VARIANTS)
+    student, teacher = vectors_pair(student, teacher)
+    ours, theirs = _relative_distances(student, variant), _relative_distances(teacher, variant)
+    return F.smooth_l1_loss(ours, theirs, reduction="sum" if variant == "paper" else "mean")
+
+
+@inputs.full_precision
+def rkd_angle(student, teacher, variant: str = "paper"):
+    r"""How differently student and teacher see the angles in the triangles of three samples.
+
+    .. math::
+
+        L = \sum_{i \neq j \neq k \neq i} \ell\big(\cos \angle s_i s_j s_k,
+            \cos \angle t_i t_j t_k\big), \qquad
+        \cos \angle x_i x_j x_k = \left\langle \frac{x_i - x_j}{\lVert x_i - x_j \rVert},
+            \frac{x_k - x_j}{\lVert x_k - x_j \rVert} \right\rangle
+
+    with the :math:`\ell` of `rkd_distance`. Park, Kim, Lu & Cho 2019, "Relational Knowledge
+    Distillation", section 3.2, angle-wise loss (arXiv:1904.05068). The sum runs over ordered
+    triplets: each angle counts twice.
+
+    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths. No gradient
+        reaches the teacher.
+    variant: "paper". "code" is what the authors' code minimises, and what the weights in use are
+        for (50 in RepDistiller, twice that of the distances): the mean over all B³ entries, those
+        with equal samples among them. Without identical samples it is the paper's value divided
+        by B³.
+
+    The batch is part of the formula: the paper's value grows with the number of triplets, B³, the
+    code's hardly. Under several processes each compares the samples of its own share; so does each
+    part where gradients are accumulated. Takes memory for B² D and B³ numbers: average maps over
+    their places first, or tap vectors.
+
+    Turning, moving or scaling the features of one side changes nothing. Between identical samples
+    there is no direction: the cosine is 0, with a gradient of 0.
+
+    Raises `ValueError` for fewer than 3 samples, for two batch sizes and for an unknown variant.
+
+    >>> student = torch.tensor([[0.0], [1.0], [2.0]])  # on a line: cosines 1, -1, 1
+    >>> teacher = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])  # a right angle: √½, 0, √½
+    >>> rkd_angle(student, teacher)  # 2 (1/2 * 1² + 2 * 1/2 * (1 - √½)²)
+    tensor(1.1716)
+    """
+    inputs.check_choice("variant", variant, VARIANTS)
+    student, teacher = vectors_pair(student, teacher, least=3)
+    loss_BBB = F.smooth_l1_loss(_cosines(student), _cosines(teacher), reduction="none")
+    if variant == "code":
+        return loss_BBB.mean()
+    # Where i or k is j, both cosines are 0 already.
+    same = torch.eye(len(student), dtype=torch.bool, device=student.device)
+    return loss_BBB.masked_fill(same, 0).sum()
+
+
+def _relative_distances(x_BD, variant) -> torch.Tensor:
+    """Every distance over the mean distance, [B, B]."""
+    top = x_BD.detach().abs().amax()
+    # Only the ratio matters. A power of 2 changes no digit, and keeps the squares in range.
+    x_BD = x_BD / torch.where(top > 1e-30, top.log2().floor().exp2(), 1)
+    distances = torch.cdist(x_BD, x_BD, compute_mode="donot_use_mm_for_euclid_dist")
+    B = len(x_BD)
+    pairs = B * (B - 1) if variant == "paper" else (distances > 0).sum().clamp(min=1)
+    mean = distances.sum() / pairs
+    return distances / torch.where(mean > 0, mean, 1)
+
+
+def _cosines(x_BD) -> torch.Tensor:
+    """Entry [j, i, k] is the cosine of the angle at sample j between i and k, [B, B, B]."""
+    directions = unit(x_BD[None] - x_BD[:, None])
+    return directions @ directions.transpose(1, 2)
+
+
+class RKDDistance(Relation):
+    """`rkd_distance`: space the samples as the teacher does. Trains nothing of its own.
+
+    Without paths it compares the logits. The paper takes the final embedding; for classification,
+    the last pooling layer, such as "fc:input" in `kdcourse`'s resnet.
+    """
+
+    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
+        super().__init__(student, teacher)
+        inputs.check_choice("variant", variant, VARIANTS)
+        self.variant = variant
+
+    def values(self, student, teacher=None, labels=None):
+        return rkd_distance(student, teacher, self.variant)
+
+    def extra_repr(self):
+        return f"variant={self.variant!r}"
+
+
+class RKDAngle(Relation):
+    """`rkd_angle`: the teacher's angles between three samples. Trains nothing of its own.
+
+    Without paths it compares the logits. The paper takes the final embedding; for classification,
+    the last pooling layer, such as "fc:input" in `kdcourse`'s resnet.
+    """
+
+    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
+        super().__init__(student, teacher)
+        inputs.check_choice("variant", variant, VARIANTS)
+        self.variant = variant
+
+    def values(self, student, teacher=None, labels=None):
+        return rkd_angle(student, teacher, self.variant)
+
+    def extra_repr(self):
+        return f"variant={self.variant!r}"

@@ -1,0 +1,87 @@
+"""Several processes train what one would: the same student, the same history, one checkpoint."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+PROGRAM = """
+import json, sys, torch, torch.distributed as dist
+torch.set_num_threads(1)
+import kdcourse as kd
+world, folder, kind = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+data = kd.data.glyphs(train=150, val=71, test=72, size=12)
+net = lambda seed: kd.models.mlp(hidden=(16,), size=12, seed=seed)  # no batch statistics
+terms = kd.losses.CE() + kd.losses.KD(T=2) + 0.1 * kd.losses.Hint("3", "3")
+scheme = {
+    "distiller": lambda: kd.Distiller(net(0), kd.models.mlp(hidden=(24,), size=12, seed=1), terms),
+    "mutual": lambda: kd.Mutual([net(0), kd.models.mlp(hidden=(24,), size=12, seed=1)], terms),
+    "broken": lambda: kd.Supervised(net(0), kd.losses.CE()),
+}[kind]()
+recipe = kd.Recipe(epochs=3, batch=37, lr=0.01, clip=1.0, accumulate=2, label_smoothing=0.1)
+if kind == "broken":
+    step = iter(range(99))
+    forward = scheme.forward
+    def breaks(batch):
+        outcome = forward(batch)
+        if next(step) == 5 and (world == 1 or dist.get_rank() == 1):
+            outcome.loss = outcome.loss * float("nan")
+        return outcome
+    scheme.forward = breaks
+try:
+    history = kd.fit(scheme, data, recipe, device="cpu", checkpoint=f"{folder}/run.safetensors")
+except FloatingPointError as error:
+    open(f"{folder}/error{dist.get_rank()}", "w").write(str(error))
+    sys.exit(0)
+rank = dist.get_rank() if dist.is_initialized() else 0
+assert world == (dist.get_world_size() if dist.is_initialized() else 1)
+kd._files.write_json(f"{folder}/{rank}.json", history.to_dict())
+torch.save(scheme.state_dict(), f"{folder}/{rank}.pt")
+"""
+
+
+def run(folder: Path, world: int, kind: str) -> list[tuple[dict, dict]]:
+    """What every process ends with: its history, and its weights."""
+    folder.mkdir()
+    (folder / "program.py").write_text(PROGRAM, "utf-8")
+    together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+    launch = [sys.executable, *(together if world > 1 else [])]
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "KDCOURSE_SMOKE")}
+    done = subprocess.run([*launch, str(folder / "program.py"), str(world), str(folder), kind],
+                          capture_output=True, text=True, timeout=300, check=False,
+                          env=environment | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return [(json.loads((folder / f"{rank}.json").read_text("utf-8")),
+             torch.load(folder / f"{rank}.pt", weights_only=True))
+            for rank in range(world) if (folder / f"{rank}.json").exists()]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
+@pytest.mark.parametrize("kind", ["distiller", "mutual"])
+def test_two_processes_train_what_one_would(tmp_path, kind):
+    ((alone, weights),) = run(tmp_path / "one", 1, kind)
+    pair = run(tmp_path / "two", 2, kind)
+    assert len(pair) == 2
+    for history, theirs in pair:
+        for name, tensor in weights.items():  # projections and peers included
+            torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+        for ours, row in zip(alone["rows"], history["rows"], strict=True):
+            assert row["val_accuracy"] == pytest.approx(ours["val_accuracy"], abs=1.01 / 71)
+            for part in ours.keys() - {"epoch", "seconds", "val_accuracy"}:
+                assert row[part] == pytest.approx(ours[part], rel=1e-4), part
+    assert pair[0][0]["rows"][-1]["loss"] == pair[1][0]["rows"][-1]["loss"]  # exact over all
+    for name, tensor in pair[0][1].items():
+        assert torch.equal(tensor, pair[1][1][name]), name
+
+
+@pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
+def test_a_loss_that_breaks_in_one_process_stops_all(tmp_path):
+    run(tmp_path / "two", 2, "broken")
+    errors = [(tmp_path / "two" / f"error{rank}").read_text() for rank in (0, 1)]
+    assert all("NaN or inf at step" in error for error in errors)
+    assert errors[0].split("(")[0] == errors[1].split("(")[0]
