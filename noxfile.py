@@ -130,6 +130,13 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure how fast `fit` is, beside other libraries (installed apart); 10 quiet minutes."""
+    session.install("-c", "constraints.txt", "-e", ".[parity]")
+    session.run("python", "-m", "kdcourse.benchmark", *session.posargs)
+
+
+@nox.session
 def pin(session: nox.Session) -> None:
     """Write constraints.txt anew: the newest versions, for every system and Python >= 3.11."""
     session.install("uv")

@@ -51,6 +51,31 @@ def test_front_door_leads_to_the_first_page(book):
     assert (book / target[1]).is_file()
 
 
+def test_every_loss_has_its_formula_paper_and_example(pages, book):
+    from kdcourse import losses
+
+    (api,) = [page for path, page in pages.items() if path.name == "api.html"]
+    for family in (losses.response, losses.feature, losses.relation):
+        for name in family.__all__:
+            entry = api.find(id=f"{family.__name__}.{name}")
+            assert entry, f"{name} is not on the page"
+            text = entry.parent.get_text()
+            if name.islower() and name not in ("hinton", "margins"):
+                assert entry.parent.select("div.math"), f"{name} has no formula"
+                assert ">>>" in text, f"{name} has no example"
+                if name != "cross_entropy":
+                    assert re.search(r"(19|20)\d\d", text), f"{name} has no paper"
+
+
+def test_every_loss_stands_in_the_tables(pages):
+    from kdcourse import losses
+
+    (page,) = [page for path, page in pages.items() if path.name == "losses.html"]
+    shown = {link.get_text() for link in page.select("table a")}
+    for family in (losses.response, losses.feature, losses.relation):
+        assert set(family.__all__) - {"hinton", "margins"} <= shown
+
+
 def test_pages_load_nothing_from_other_hosts(pages, book):
     found = [(str(path.relative_to(book)), address) for path, page in pages.items()
              for address in loaded(page) if remote(address)]

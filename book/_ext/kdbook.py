@@ -32,6 +32,11 @@ def mend(app, pagename, templatename, context, doctree):
     body = body.replace(' role="doc-biblioentry"', ' role="listitem"')
     # The name of a fold must hold the words that one sees on it.
     body = body.replace(' aria-label="Toggle hidden content"', "")
+    # Of "student, teacher: text" Sphinx makes an argument `teacher` of type "student,".
+    body = re.sub(
+        r"(<strong>\w+</strong>) \(((?:<em>[\w,]+</em> ?)+)<em>,</em>\)",
+        lambda found: found[2].replace("<em>,</em>", ",").replace("em>", "strong>")
+        + f", {found[1]}", body)
     # A wide table can be scrolled by keyboard, so it needs a role and a name of its own.
     number = itertools.count(1)
     body = re.sub(

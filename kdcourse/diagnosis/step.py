@@ -14,7 +14,7 @@ def fits(visit) -> bool:
     visit.look("student, teacher, objective and data fit together")
     try:
         visit.twin.check(visit.data)
-        visit.twin.build(visit.batch[:2], 0)
+        visit.twin.build(visit.batch[:4], 0)
     except Exception as error:  # whatever stops it here would stop fit
         visit.report(_said(error), "fit() stops there, too.", "")
         return False

@@ -21,7 +21,7 @@ class Loss(nn.Module):
     sample [B]; or, where a number per sample makes no sense (relations between samples), one
     scalar, and sets `per_sample = False`. It is handed tensors: the logits [B, K] of both sides,
     or what was tapped at the module paths `student` and `teacher` (several paths: a tuple of
-    tensors). The term itself is called with tensors too, or with the `View`s that a scheme passes.
+    tensors). The term itself is called with tensors too, or with the views that a scheme passes.
 
     student, teacher: module paths, as for `kdcourse.taps`; None stands for the logits.
 
@@ -56,7 +56,7 @@ class Loss(nn.Module):
             return self.values(student, teacher, labels).mean()
 
     def pick(self, student, teacher=None):
-        """What this term compares, out of two `View`s: tensors, or tuples of them. Tensors stay."""
+        """What this term compares, out of two views: tensors, or tuples of them. Tensors stay."""
         return (self._look(student, self.student_paths, "student"),
                 self._look(teacher, self.teacher_paths, "teacher"))
 
@@ -229,7 +229,8 @@ def as_objective(loss) -> Objective:
 
 
 def _paths(given) -> tuple[str, ...]:
-    paths = () if given is None else (given,) if isinstance(given, str) else tuple(given)
+    several = isinstance(given, (tuple, list))
+    paths = () if given is None else tuple(given) if several else (given,)
     if not all(isinstance(path, str) for path in paths):
         raise TypeError(f"Expected a module path such as \"layer2\", or several, got {given!r}.")
     return paths

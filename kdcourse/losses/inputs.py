@@ -43,6 +43,8 @@ def logits(x, who: str) -> torch.Tensor:
         x = x.logits
     if not isinstance(x, torch.Tensor) or x.ndim != 2:
         raise ValueError(f"Expected {who} logits of shape [B, K], got {_seen(x)}.")
+    if 0 in x.shape:  # the mean over no samples is NaN
+        raise ValueError(f"Expected {who} logits with something in them, got {list(x.shape)}.")
     return floats(x)
 
 

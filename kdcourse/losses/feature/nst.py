@@ -54,7 +54,8 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
     """
     inputs.check_choice("kernel", kernel, KERNELS)
     maps = on_one_grid(*maps_of(student, teacher))
-    student_BCN, teacher_BCN = (unit(x.flatten(2)) for x in maps)
+    dtype = torch.promote_types(*(x.dtype for x in maps))  # products are of one dtype
+    student_BCN, teacher_BCN = (unit(x.to(dtype).flatten(2)) for x in maps)
     pairs = (teacher_BCN, teacher_BCN), (student_BCN, student_BCN), (teacher_BCN, student_BCN)
     if kernel == "gaussian":
         squares = [_squared_distances(a, b) for a, b in pairs]

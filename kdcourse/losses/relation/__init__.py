@@ -11,17 +11,17 @@ from kdcourse.losses.relation.similarity import (
     similarity_preserving,
 )
 
-__all__ = [
-    "CC",
-    "CRD",
-    "PKT",
-    "SP",
-    "RKDAngle",
-    "RKDDistance",
-    "correlation_congruence",
-    "crd",
-    "pkt",
-    "rkd_angle",
+__all__ = [  # noqa: RUF022 - in the order of the book: a function, then its module
     "rkd_distance",
+    "RKDDistance",
+    "rkd_angle",
+    "RKDAngle",
     "similarity_preserving",
+    "SP",
+    "correlation_congruence",
+    "CC",
+    "pkt",
+    "PKT",
+    "crd",
+    "CRD",
 ]

@@ -122,7 +122,7 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
 
     Shapes and reduction as for `kd`. For 0 < beta < 1 the loss is finite whatever is ruled out:
     D is at most log 2 at beta = 1/2. A class that both rule out (-inf) adds exactly 0. At the ends
-    it is +inf where `kd` or `reverse_kl` is.
+    "scaled" is +inf where `kd` or `reverse_kl` is, and "paper" is 0 all the same.
 
     Raises `ValueError` for beta outside [0, 1], T <= 0, another variant, logits that are not
     [B, K] and two different shapes.
@@ -135,6 +135,8 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
     inputs.check_choice("variant", variant, ("scaled", "paper"))
     log_q, log_p = _log_answers(student_BK, teacher_BK, T)
     scale = T**2 * (1 if variant == "scaled" else beta * (1 - beta))
+    if scale == 0:  # 0 times +inf would be NaN
+        return inputs.reduce(0 * log_q.exp().sum(1), reduction)
     divergence_B = _skewed(log_p, log_q, beta) if beta <= 0.5 else _skewed(log_q, log_p, 1 - beta)
     return inputs.reduce(scale * divergence_B, reduction)
 

@@ -43,6 +43,8 @@ def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str =
 
     smoothing: the share ε of the uniform distribution, in [0, 1]. Rest as for `cross_entropy`.
 
+    Every class has a share of it, so one that the student rules out (-inf) makes the loss +inf.
+
     >>> label_smoothing(torch.zeros(1, 4), torch.tensor([2]))  # log 4, whatever the target
     tensor(1.3863)
     """
@@ -108,6 +110,9 @@ def virtual_teacher(student_BK, labels, a: float = 0.99, T: float = 20.0, varian
         against 0.135. The authors say that CIFAR-100 was run so, and larger data with T on both
         sides. Their code also divides by K and has a `multiplier`: weights, left to you.
     reduction: "mean", or "none" for one value per sample, [B].
+
+    With a below 1 every class has some probability, so one that the student rules out (-inf) makes
+    the loss +inf.
 
     Raises `ValueError` for a outside (0, 1], T <= 0, another variant, logits that are not [B, K]
     with 2 classes or more, and labels that do not match them.

@@ -30,6 +30,8 @@ def logit_mse(student_BK, teacher_BK, variant: str = "half", reduction: str = "m
         (arXiv:2105.08919); "mean" also divided by K, as in the code of Kim et al.
     reduction: "mean", or "none" for one value per sample, [B].
 
+    Classes that are ruled out (-inf) have no distance: leave them out on both sides first.
+
     Raises `ValueError` for another variant, for logits that are not [B, K] and for two different
     shapes.
 
@@ -70,7 +72,8 @@ def logit_standardization(student_BK, teacher_BK, T: float = 2.0, variant: str =
 
     Logits that are all the same, up to rounding, have no spread: they stand for the uniform
     distribution and get no gradient. Two classes are always at +1 and -1, so nothing is learned
-    but which is larger, and that without a gradient.
+    but which is larger, and that without a gradient. With classes that are ruled out (-inf) there
+    is no mean and no spread: leave them out on both sides first.
 
     Raises `ValueError` for T <= 0, another variant, logits that are not [B, K] and two different
     shapes.
@@ -114,7 +117,9 @@ def dist(student_BK, teacher_BK, beta: float = 1.0, gamma: float = 1.0, T: float
     correlation is +1 or -1, without a gradient, and with 2 classes so is every inter-class one.
     A row or column without any spread, up to rounding, has no correlation: d is 1 without a
     gradient, and 0 if both sides are flat. The authors' code adds 1e-8 to the product of the norms
-    instead, which fades out classes that are improbable in the whole batch.
+    instead, which fades out classes that are improbable in the whole batch. A class that is ruled
+    out (-inf) has the probability 0 and still counts as one of the K: finite, but another value
+    than without it.
 
     Raises `ValueError` for weights below 0, T <= 0, another variant, logits that are not [B, K],
     two different shapes, and a single sample (unless gamma is 0).

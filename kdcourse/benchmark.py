@@ -1,0 +1,404 @@
+"""How fast is `fit`, beside the floor and beside what one would use instead? `nox -s bench`.
+
+One run, one machine, the same networks, data, loss, optimiser and batch for all. Training steps
+only. The contenders take turns, so that a busy moment hits all of them; medians are compared, as
+ratios. What is not installed, and what needs a GPU that is not there, says so.
+"""
+
+import argparse
+import copy
+import importlib.metadata
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import kdcourse as kd
+from kdcourse import _files, experiment
+from kdcourse.training import default_device
+
+PATH = Path(__file__).parent / "results" / "benchmark.json"
+ALPHA, T = 0.9, 4.0
+STEPS = 31  # an epoch of 4,000 images in batches of 128
+
+
+class Setting:
+    """What all contenders share: data, networks, batch, device and precision."""
+
+    def __init__(self, device, precision: str = "fp32", size: str = "glyphs"):
+        self.device, self.precision, self.batch = device, precision, 128
+        if size == "glyphs":
+            self.name = "glyphs: ResNet-8 to a small convnet"
+            self.data = kd.data.glyphs(train=STEPS * self.batch, val=36, test=36)
+            self.teacher = kd.models.resnet(depth=8, width=16, stem_stride=2, seed=0)
+            self.student = lambda: kd.models.convnet(width=16, seed=1)
+        else:
+            self.name = "32 x 32 colour: ResNet-56 to ResNet-20"
+            x = torch.rand(STEPS * self.batch + 2000, 3, 32, 32)
+            y = torch.arange(len(x)) % 10
+            self.data = kd.data.from_arrays(x, y, val=1000, test=1000, name="noise")
+            self.teacher = kd.models.resnet(depth=56, channels=3, classes=10, size=32, seed=0)
+            self.student = lambda: kd.models.resnet(depth=20, channels=3, classes=10, size=32,
+                                                    seed=1)
+        self.teacher = self.teacher.to(device).eval().requires_grad_(False)
+        self.cached = kd.Cached(self.teacher, self.data)
+        self.x, self.y = self.data.train.x, self.data.train.y
+        self.steps = len(self.x) // self.batch
+
+    def autocast(self, precision=None):
+        enabled = (precision or self.precision) == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def wait(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def timed(self, step: Callable, batches) -> float:
+        """Images per second of a training step over some batches."""
+        count = 0
+        self.wait()
+        start = time.perf_counter()
+        for batch in batches:
+            step(*batch)
+            count += len(batch[1])
+        self.wait()
+        return count / (time.perf_counter() - start)
+
+
+def loss(student, teacher, y):
+    """Hinton's loss, as one writes it by hand."""
+    soft = F.kl_div((student / T).log_softmax(1), (teacher / T).log_softmax(1),
+                    reduction="batchmean", log_target=True)
+    return (1 - ALPHA) * F.cross_entropy(student, y) + ALPHA * T**2 * soft
+
+
+# --- contenders: each prepares itself once and returns a function that measures one epoch --------
+
+
+def floor(setting: Setting, live: bool = False, compiled: bool = False) -> Callable:
+    """The least that any loop must do: network, loss and optimiser on one fixed batch."""
+    model = setting.student().to(setting.device).to(memory_format=torch.channels_last).train()
+    teacher = copy.deepcopy(setting.teacher).to(memory_format=torch.channels_last)
+    x = setting.x[: setting.batch].to(setting.device)
+    y = setting.y[: setting.batch].to(setting.device)
+    answers = setting.cached.logits[: setting.batch].to(setting.device)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3, fused=True)
+
+    def whole(x, y, answers):
+        with setting.autocast():
+            if live:
+                with torch.no_grad():
+                    answers = teacher(x)
+            return loss(model(x).float(), answers.float(), y)
+
+    forward = torch.compile(whole) if compiled else whole
+
+    def step(x, y):
+        forward(x, y, answers).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return lambda: setting.timed(step, [(x, y)] * setting.steps)
+
+
+def ours(setting: Setting, live: bool = False, compiled: bool = False) -> Callable:
+    """`kd.fit`, an epoch at a time."""
+    teacher = kd.Live(setting.teacher) if live else setting.cached
+    scheme = kd.Distiller(setting.student(), teacher, kd.losses.hinton(T, ALPHA))
+    recipe = kd.Recipe(epochs=3, batch=setting.batch, precision=setting.precision,
+                       validate_every=3, compile=compiled)
+
+    def measure():
+        history = kd.fit(scheme, setting.data, recipe, device=setting.device)
+        # The second epoch: the first compiles, the last looks at the validation split.
+        return setting.steps * setting.batch / history["seconds"][1]
+
+    return measure
+
+
+def tutorial(setting: Setting, resident=False, cached=False, channels_last=False, bf16=False,
+             fused=False, quiet=False, compiled=False) -> Callable:
+    """The loop of the usual tutorial: a `DataLoader`, a live teacher, `loss.item()` in each step.
+    Each argument changes one thing."""
+    device = setting.device
+    model = setting.student().to(device).train()
+    teacher = copy.deepcopy(setting.teacher)
+    if channels_last:
+        model, teacher = (net.to(memory_format=torch.channels_last) for net in (model, teacher))
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3, fused=fused)
+    places = torch.arange(len(setting.x))
+    tensors = torch.utils.data.TensorDataset(setting.x, setting.y, places)
+    loader = torch.utils.data.DataLoader(tensors, setting.batch, shuffle=True, drop_last=True)
+    x, y = setting.x.to(device), setting.y.to(device)
+    answers = setting.cached.logits.to(device)
+    forward = torch.compile(model) if compiled else model
+    precision = "bf16" if bf16 else "fp32"
+
+    def on_device():
+        for index in torch.randperm(len(x), device=device).split(setting.batch):
+            yield x[index], y[index], index
+
+    def step(x, y, index):
+        x, y = x.to(device), y.to(device)
+        with setting.autocast(precision):
+            if cached:
+                target = answers[index.to(device)]
+            else:
+                with torch.no_grad():
+                    target = teacher(x)
+            value = loss(forward(x).float(), target.float(), y)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        if not quiet:
+            value.item()  # for the running loss that is printed
+
+    return lambda: setting.timed(step, on_device() if resident else loader)
+
+
+def timm_task(setting: Setting) -> Callable:
+    """timm's distillation task, in a loop with a `DataLoader`."""
+    from timm import task
+
+    device = setting.device
+    student, teacher = setting.student().to(device), copy.deepcopy(setting.teacher)
+    for net in (student, teacher):
+        net.num_classes = len(setting.data.classes)  # as timm's own models have it
+    made = task.LogitDistillationTask(
+        student, teacher, temperature=T,
+        task_loss_weight=1 - ALPHA, criterion=torch.nn.CrossEntropyLoss(), device=device,
+        verbose=False)
+    made.train()
+    trained = [p for p in made.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, 5e-3)
+    tensors = torch.utils.data.TensorDataset(setting.x, setting.y)
+    loader = torch.utils.data.DataLoader(tensors, setting.batch, shuffle=True, drop_last=True)
+
+    def step(x, y):
+        with setting.autocast():
+            value = made(x.to(device), y.to(device))["loss"]
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+    return lambda: setting.timed(step, loader)
+
+
+def torchdistill_box(setting: Setting) -> Callable:
+    """torchdistill's KD loss with a live teacher, in a loop with a `DataLoader`.
+
+    Its `DistillationBox` wants configuration files and modules in a registry; what is timed is its
+    loss and what the box does in a step, without the box's own bookkeeping.
+    """
+    from torchdistill.losses.mid_level import KDLoss
+
+    device = setting.device
+    model, teacher = setting.student().to(device).train(), copy.deepcopy(setting.teacher)
+    term = KDLoss("m", "output", "m", "output", temperature=T, alpha=1 - ALPHA)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    tensors = torch.utils.data.TensorDataset(setting.x, setting.y)
+    loader = torch.utils.data.DataLoader(tensors, setting.batch, shuffle=True, drop_last=True)
+
+    def step(x, y):
+        x, y = x.to(device), y.to(device)
+        with setting.autocast():
+            with torch.no_grad():
+                answers = teacher(x)
+            value = term({"m": {"output": model(x)}}, {"m": {"output": answers}}, y)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+    return lambda: setting.timed(step, loader)
+
+
+def hugging_face_trainer(setting: Setting) -> Callable:
+    """Hugging Face's `Trainer` with a KD loss in `compute_loss`; its own count of images/s."""
+    import tempfile
+
+    import transformers
+
+    teacher = copy.deepcopy(setting.teacher)
+
+    class Images(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(setting.x)
+
+        def __getitem__(self, i):
+            return {"x": setting.x[i], "labels": setting.y[i]}
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = setting.student()
+
+        def forward(self, x, labels=None):
+            return {"logits": self.inner(x)}
+
+    class Distilling(transformers.Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **_):
+            with torch.no_grad():
+                answers = teacher(inputs["x"])
+            return loss(model(inputs["x"])["logits"].float(), answers.float(), inputs["labels"])
+
+    model = Wrapped()
+
+    def measure():
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = transformers.TrainingArguments(
+                folder, per_device_train_batch_size=setting.batch, max_steps=setting.steps,
+                learning_rate=5e-3, save_strategy="no", report_to=[], disable_tqdm=True,
+                logging_strategy="no", bf16=setting.precision == "bf16",
+                use_cpu=setting.device.type == "cpu", remove_unused_columns=False)
+            trainer = Distilling(model, arguments, train_dataset=Images())
+            trainer.remove_callback(transformers.PrinterCallback)
+            return trainer.train().metrics["train_samples_per_second"]
+
+    return measure
+
+
+CONTENDERS = {
+    "floor, answers given": floor,
+    "floor, live teacher": lambda s: floor(s, live=True),
+    "floor, answers given, compiled": lambda s: floor(s, compiled=True),
+    "fit, cached teacher": ours,
+    "fit, live teacher": lambda s: ours(s, live=True),
+    "fit, cached teacher, compiled": lambda s: ours(s, compiled=True),
+    "the usual tutorial": tutorial,
+    "timm.task": timm_task,
+    "torchdistill": torchdistill_box,
+    "Hugging Face Trainer": hugging_face_trainer,
+}
+CHANGES = {
+    "nothing": {},
+    "data on the device": {"resident": True},
+    "stored answers": {"cached": True},
+    "channels last": {"channels_last": True},
+    "bf16": {"bf16": True},
+    "fused optimiser": {"fused": True},
+    "no loss.item()": {"quiet": True},
+    "compiled student": {"compiled": True},
+    "all but bf16 and compiled": {"resident": True, "cached": True, "channels_last": True,
+                                  "fused": True, "quiet": True},
+}
+NEEDS = {"timm.task": "timm", "torchdistill": "torchdistill",
+         "Hugging Face Trainer": "transformers"}
+
+
+def compare(contenders: dict[str, Callable], setting: Setting, rounds: int) -> list[dict]:
+    """Images per second of each contender: the median over `rounds`, taken in turns."""
+    ready, rows = {}, []
+    for name, make in contenders.items():
+        try:
+            ready[name] = make(setting)
+            ready[name]()  # a round to warm up: compilers, caches, threads
+        except Exception as error:  # a peer that cannot run here says so, and the others go on
+            rows.append({"name": name, "not_run": f"{type(error).__name__}: {error}"[:200]})
+    seen = {name: [] for name in ready}
+    for turn in range(rounds):
+        order = list(ready)
+        for name in order[turn % len(order):] + order[: turn % len(order)]:
+            seen[name].append(ready[name]())
+        print(f"round {turn + 1} of {rounds}", file=sys.stderr)
+    for name, values in seen.items():
+        low, middle, high = statistics.quantiles(values, n=4)
+        row = {"name": name, "images_per_second": middle, "quartiles": [low, high],
+               "rounds": rounds}
+        if name in NEEDS:
+            row["version"] = importlib.metadata.version(NEEDS[name])
+        rows.append(row)
+    order = list(contenders)
+    return sorted(rows, key=lambda row: order.index(row["name"]))
+
+
+def growth(rounds: int) -> list[dict]:
+    """Seconds per epoch and memory of the data, for more images and a larger teacher, cached."""
+    rows = []
+    for images, width in ((1, 16), (4, 16), (16, 16), (1, 32), (1, 64)):
+        data = kd.data.glyphs(train=images * 1024, val=36, test=36)
+        teacher = kd.models.resnet(depth=8, width=width, stem_stride=2).eval()
+        start = time.perf_counter()
+        cached = kd.Cached(teacher, data)
+        once = time.perf_counter() - start
+        kept = sum(t.nbytes for t in (data.train.x, data.train.y, cached.logits))
+        seconds = []
+        for _ in range(rounds):
+            scheme = kd.Distiller(kd.models.convnet(width=16, seed=1), cached)
+            history = kd.fit(scheme, data, kd.Recipe(epochs=3, batch=128, validate_every=3),
+                             device="cpu")
+            seconds.append(history["seconds"][1])
+        rows.append({"images": images * 1024, "teacher_width": width,
+                     "seconds_per_epoch": statistics.median(seconds),
+                     "seconds_to_store_answers": once, "megabytes_kept": kept / 1e6})
+    return rows
+
+
+def run(rounds: int = 7, path: Path = PATH) -> list[dict]:
+    """Measure everything that this machine can, and write it beside what other machines did."""
+    device = default_device()
+    settings = [("fp32", "glyphs")]
+    if device.type == "cuda":
+        settings += [("bf16", "glyphs"), ("bf16", "colour")]
+    found = []
+    for precision, size in settings:
+        setting = Setting(device, precision, size)
+        found.append({"what": "contenders", "setting": setting.name, "precision": precision,
+                      "rows": compare(CONTENDERS, setting, rounds)})
+    setting = Setting(device)
+    changes = {name: lambda s, change=change: tutorial(s, **change)
+               for name, change in CHANGES.items()}
+    found.append({"what": "changes", "setting": setting.name, "precision": "fp32",
+                  "rows": compare(changes, setting, rounds)})
+    if device.type == "cpu":
+        found.append({"what": "growth", "setting": setting.name, "rows": growth(min(rounds, 5))})
+    place = experiment.where(str(device))
+    found = [entry | place for entry in found]
+    if device.type != "cuda":
+        found.append({"what": "contenders", "hardware": "a CUDA GPU", "rows": [],
+                      "not_run": "no CUDA GPU was at hand; `nox -s bench` on one adds its rows"})
+    save(found, path)
+    return found
+
+
+def save(found: list[dict], path: Path = PATH) -> None:
+    """Put results in the place of earlier ones of the same hardware; keep those of others."""
+    kept = load(path)
+    hardware = {entry["hardware"] for entry in found}
+    measured = any("not_run" not in e and "CPU" not in e["hardware"] for e in [*kept, *found])
+    kept = [entry for entry in kept if entry["hardware"] not in hardware]
+    found = [entry for entry in [*kept, *found] if not (measured and "not_run" in entry)]
+    _files.write_json(path, found)
+
+
+def load(path: Path = PATH) -> list[dict]:
+    """What was measured so far, on every hardware."""
+    return json.loads(path.read_text("utf-8")) if path.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m kdcourse.benchmark", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--path", type=Path, default=PATH)
+    chosen = parser.parse_args()
+    for entry in run(chosen.rounds, chosen.path):
+        setting = f"{entry['setting']}, " if "setting" in entry else ""
+        print(f"\n{entry['what']}: {setting}{entry['hardware']}")
+        for row in entry["rows"]:
+            if "seconds_per_epoch" in row:
+                print(f"  {row['images']:6,} images, teacher of width {row['teacher_width']}: "
+                      f"{row['seconds_per_epoch']:.3f} s an epoch, {row['megabytes_kept']:.1f} MB")
+            elif "not_run" in row:
+                print(f"  {row['name']:36}not run: {row['not_run']}")
+            else:
+                print(f"  {row['name']:36}{row['images_per_second']:12,.0f} images/s")
+        if not entry["rows"]:
+            print(f"  {entry['not_run']}")
+
+
+if __name__ == "__main__":
+    main()
