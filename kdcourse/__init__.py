@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 # rows and trained teachers of another number are not used.
 RESULTS = 1
 
-from kdcourse import checks, data, experiment, losses, measure, models, plot  # noqa: E402
+from kdcourse import checks, data, experiment, losses, measure, models, plot, streams  # noqa: E402
 from kdcourse.diagnosis import doctor  # noqa: E402
 from kdcourse.experiment import compare  # noqa: E402
 from kdcourse.measure import report  # noqa: E402
@@ -51,6 +51,7 @@ __all__ = [
     "models",
     "plot",
     "report",
+    "streams",
     "taps",
     "teacher",
 ]

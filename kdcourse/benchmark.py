@@ -30,8 +30,8 @@ STEPS = 31  # an epoch of 4,000 images in batches of 128
 class Setting:
     """What all contenders share: data, networks, batch, device and precision."""
 
-    def __init__(self, device, precision: str = "fp32", size: str = "glyphs"):
-        self.device, self.precision, self.batch = device, precision, 128
+    def __init__(self, device, precision: str = "fp32", size: str = "glyphs", batch: int = 128):
+        self.device, self.precision, self.batch = device, precision, batch
         if size == "glyphs":
             self.name = "glyphs: ResNet-8 to a small convnet"
             self.data = kd.data.glyphs(train=STEPS * self.batch, val=36, test=36)
@@ -168,7 +168,10 @@ def timm_task(setting: Setting) -> Callable:
     device = setting.device
     student, teacher = setting.student().to(device), copy.deepcopy(setting.teacher)
     for net in (student, teacher):
-        net.num_classes = len(setting.data.classes)  # as timm's own models have it
+        # What timm's own models have; our networks normalise for themselves.
+        channels = setting.data.shape[0]
+        net.num_classes, net.in_chans = len(setting.data.classes), channels
+        net.pretrained_cfg = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
     made = task.LogitDistillationTask(
         student, teacher, temperature=T,
         task_loss_weight=1 - ALPHA, criterion=torch.nn.CrossEntropyLoss(), device=device,

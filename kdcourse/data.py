@@ -35,18 +35,19 @@ class Batch:
 
     x: inputs [B, C, H, W], raw in [0, 1]; each model normalises for itself.
     y: labels [B], or soft labels [B, K].
-    index: sample ids [B], the row of each sample in its split.
+    index: sample ids [B], the row of each sample in its split; None where a loader gives none.
     view: which augmentation was drawn; 0 is the sample as it is.
     """
 
     x: torch.Tensor
     y: torch.Tensor
-    index: torch.Tensor
+    index: torch.Tensor | None
     view: int = 0
 
     def __getitem__(self, places) -> "Batch":
         """Some of the samples, by a slice or a tensor of places."""
-        return Batch(self.x[places], self.y[places], self.index[places], self.view)
+        index = None if self.index is None else self.index[places]
+        return Batch(self.x[places], self.y[places], index, self.view)
 
     def split(self, parts: int) -> list["Batch"]:
         """The batch cut into so many parts, as even as can be; at least one sample in each."""
@@ -63,6 +64,25 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input, [C, H, W]."""
+        return tuple(self.x.shape[1:])
+
+    def head(self, count: int) -> torch.Tensor:
+        """The inputs of the first samples, [count, C, H, W]."""
+        return self.x[:count]
+
+    def check(self, classes: int, shape: tuple[int, ...], name: str) -> None:
+        """Raise `ValueError` unless it can be the split `name` of a data set with so many classes
+        and inputs of this shape."""
+        if len(self) == 0:
+            raise ValueError(f"Expected at least one sample in {name}, got none.")
+        _check_split(self, classes, name)
+        if self.shape != shape:
+            raise ValueError(f"Expected inputs of one shape, got {list(self.shape)} in {name} and "
+                             f"{list(shape)} in train.")
 
     def to(self, device) -> "Split":
         """The same split on another device."""
@@ -96,6 +116,8 @@ class Split:
 class Dataset:
     """Three splits and what they are called.
 
+    Each is a `Split`, in memory, or does what one does: see `kdcourse.streams`.
+
     params: what reproduces the data (`{"name": "glyphs", "train": 4000, "seed": 0, …}`).
     """
 
@@ -107,15 +129,7 @@ class Dataset:
 
     def __post_init__(self):
         for name in ("train", "val", "test"):
-            split = getattr(self, name)
-            if len(split) == 0:
-                raise ValueError(f"Expected at least one sample in {name}, got none.")
-            _check_split(split, len(self.classes), name)
-            if split.x.shape[1:] != self.train.x.shape[1:]:
-                raise ValueError(
-                    f"Expected inputs of one shape, got {list(split.x.shape[1:])} in {name} and "
-                    f"{list(self.train.x.shape[1:])} in train."
-                )
+            getattr(self, name).check(len(self.classes), self.train.shape, name)
 
     @property
     def name(self) -> str:
@@ -124,7 +138,7 @@ class Dataset:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one input, [C, H, W]."""
-        return tuple(self.train.x.shape[1:])
+        return self.train.shape
 
     def __repr__(self):
         settings = ", ".join(f"{k}={v!r}" for k, v in self.params.items() if k != "name")
@@ -412,8 +426,6 @@ def _split(x, y, name: str) -> Split:
     if len(x) != len(y):
         raise ValueError(f"Expected as many labels as inputs in {name}, got {len(y)} labels for "
                          f"{len(x)} inputs.")
-    if x.ndim == 3:
-        x = x[:, None]  # [N, H, W]: one channel
     if y.ndim == 1:
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             raise ValueError(
@@ -423,7 +435,14 @@ def _split(x, y, name: str) -> Split:
         y = y.long()
     else:
         y = y.float()
-    return Split(x.float() / 255 if x.dtype == torch.uint8 else x.float(), y)
+    return Split(_as_inputs(x), y)
+
+
+def _as_inputs(x: torch.Tensor) -> torch.Tensor:
+    """Images [N, C, H, W] (or [N, H, W], [N, D]) as floats: uint8 is divided by 255."""
+    if x.ndim == 3:
+        x = x[:, None]  # [N, H, W]: one channel
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
 
 
 def _tensor(values, what: str) -> torch.Tensor:
@@ -444,23 +463,28 @@ def _check_split(split: Split, classes: int, name: str) -> None:
             f"Expected finite inputs in {name}, got NaN or inf (first in sample {bad}). "
             "Remove or repair those samples."
         )
-    if split.y.ndim == 1:
-        low, high = int(split.y.min()), int(split.y.max())
+    _check_labels(split.y, classes, name)
+
+
+def _check_labels(y: torch.Tensor, classes: int, name: str) -> None:
+    """Raise `ValueError` unless these are labels [N] from 0 to classes - 1, or soft ones."""
+    if y.ndim == 1:
+        low, high = int(y.min()), int(y.max())
         if low < 0 or high >= classes:
             raise ValueError(
                 f"Expected labels from 0 to {classes - 1} in {name} ({classes} classes), "
                 f"got {low} to {high}. Renumber the labels from 0, or name all classes."
             )
-    elif split.y.ndim != 2 or split.y.shape[1] != classes:
+    elif y.ndim != 2 or y.shape[1] != classes:
         raise ValueError(f"Expected soft labels of shape [N, {classes}] in {name}, "
-                         f"got {list(split.y.shape)}.")
+                         f"got {list(y.shape)}.")
     else:
-        fair = (split.y >= 0).all(1) & ((split.y.sum(1) - 1).abs() < 1e-3)  # NaN is neither
+        fair = (y >= 0).all(1) & ((y.sum(1) - 1).abs() < 1e-3)  # NaN is neither
         if not fair.all():
             bad = int((~fair).nonzero()[0])
             raise ValueError(
                 f"Expected soft labels in {name} that are at least 0 and sum to 1 in each row, got "
-                f"{[round(value, 4) for value in split.y[bad].tolist()[:6]]} in row {bad}. For "
+                f"{[round(value, 4) for value in y[bad].tolist()[:6]]} in row {bad}. For "
                 "class numbers pass them as [N]; for logits pass their softmax."
             )
 

@@ -161,6 +161,7 @@ def compare(
         seeds, results = seeds[:2], None  # two seeds: enough for every interval to exist
         print("KDCOURSE_SMOKE=1: compare makes two steps for two seeds; nothing is recorded.")
     store = _Store(results)
+    _ = data.train.x, getattr(data, split).x  # a stream says in a sentence what to do instead
     answers = _Answers(teacher, getattr(data, split))
 
     jobs = []

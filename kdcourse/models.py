@@ -286,6 +286,25 @@ def predict(model: nn.Module, x: torch.Tensor, batch: int = 500) -> torch.Tensor
         return torch.cat([logits_of(model(part.to(device))).float() for part in x.split(batch)])
 
 
+def answers(predict, split) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Logits [N, K] for a split, in memory or a stream, and its labels in the same order.
+
+    predict: a function of inputs [B, C, H, W], such as a teacher's `predict`. Where it has no
+        answer (None), there are no logits either.
+
+    >>> from kdcourse.data import glyphs
+    >>> model, split = mlp(hidden=(8,)), glyphs(train=36, val=36, test=36).val
+    >>> logits, labels = answers(functools.partial(predict, model), split)
+    >>> logits.shape, labels.equal(split.y)
+    (torch.Size([36, 36]), True)
+    """
+    pairs = [(predict(batch.x), batch.y) for batch in split.batches(500)]
+    labels = torch.cat([y for _, y in pairs])
+    if any(logits is None for logits, _ in pairs):
+        return None, labels
+    return torch.cat([logits for logits, _ in pairs]), labels
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module):
     """Eval mode inside the block; afterwards every submodule is in the mode it was found in, and

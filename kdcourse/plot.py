@@ -113,9 +113,7 @@ def heatmap(table, rows, columns, xlabel: str, ylabel: str, label: str, deviatio
     drawn = ax.imshow(table, cmap="cividis", aspect="auto")
     bar = ax.figure.colorbar(drawn, ax=ax, label=label, format=PercentFormatter(1, decimals=0))
     middle = (table.min() + table.max()) / 2
-    for i, j in np.ndindex(table.shape):
-        ax.text(j, i, f"{100 * table[i, j]:.1f}", ha="center", va="center",
-                color="white" if table[i, j] < middle else "black")
+    _write(ax, table, lambda value: f"{100 * value:.1f}", middle)
     if deviation:
         for color, width in (("black", 3.5), ("white", 1.8)):  # seen on dark and on light
             bar.ax.errorbar(0.5, middle, yerr=deviation, color=color, capsize=4, lw=width,
@@ -124,6 +122,83 @@ def heatmap(table, rows, columns, xlabel: str, ylabel: str, label: str, deviatio
     ax.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(visible=False)
+    return ax
+
+
+def cka(table, rows, columns, xlabel: str, ylabel: str, ax=None):
+    """How alike the layers of two networks are: `measure.cka_matrix` [rows, columns], in a grid.
+
+    rows, columns: the names of the layers, from the input on; the first row is at the bottom, so
+    that layers of the same depth lie on the diagonal from there. A cell without a value is hatched.
+    """
+    table = np.asarray(table)
+    ax = ax or _axes(height=min(6.0, max(2.8, 1.3 + 0.42 * len(rows))))
+    ax.set_facecolor("white")
+    drawn = ax.pcolormesh(np.ma.masked_invalid(table), cmap="cividis", vmin=0, vmax=1)
+    ax.add_patch(plt.Rectangle((0, 0), len(columns), len(rows), hatch="///", fill=False, lw=0,
+                               edgecolor="#BBBBBB", zorder=0))
+    ax.figure.colorbar(drawn, ax=ax, label="CKA (1: the same)")
+    if max(table.shape) <= 12:  # else there is no room
+        _write(ax, table, lambda value: "–" if math.isnan(value) else f"{value:.2f}", 0.5, 0.5)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=45, ha="right",
+                  rotation_mode="anchor")
+    ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(visible=False)
+    return ax
+
+
+def per_class_gain(gains, classes, top: int = 20, ax=None):
+    """By how much the accuracy of each class moved: `measure.per_class_gain`, most won on top.
+
+    The `top` classes that moved most are shown; classes without samples are left out.
+    """
+    moved = [(100 * gain, name) for gain, name in zip(gains, classes, strict=True)
+             if gain is not None]
+    moved = sorted(sorted(moved, key=lambda pair: -abs(pair[0]))[:top], key=lambda pair: -pair[0])
+    values, names = [value for value, _ in moved], [name for _, name in moved]
+    ax = ax or _axes(height=0.9 + 0.26 * len(moved))
+    bars = ax.barh(range(len(moved)), values, color=[BLUE if v > 0 else RED for v in values])
+    ax.bar_label(bars, [f"{value:+.1f}" for value in values], padding=3, fontsize=10, color=INK)
+    ax.axvline(0, color=GREY, lw=1.2)
+    ax.set_yticks(range(len(moved)), names)
+    ax.set_ylim(len(moved) - 0.4, -0.6)
+    ax.margins(x=0.14)  # room for the numbers
+    ax.set(xlabel="accuracy of the class, after minus before, points", ylabel="class")
+    ax.grid(visible=False, axis="y")
+    return ax
+
+
+def confusion_moved(moved, classes, top: int = 20, ax=None):
+    """The confusions that came (full squares) and went away (empty ones): `measure.confusion_moved`.
+
+    The area of a square is the number of samples. The `top` classes with most movement are shown,
+    in their order; the diagonal, which are right answers, is left out.
+    """
+    moved = np.array(moved, dtype=float)
+    np.fill_diagonal(moved, 0)
+    much = np.abs(moved).sum(0) + np.abs(moved).sum(1)
+    shown = np.sort(np.argsort(-much, kind="stable")[:top])
+    moved, names = moved[np.ix_(shown, shown)], [classes[k] for k in shown]
+    ax = ax or _axes(height=5.6)
+    most = max(1, int(np.abs(moved).max(initial=0)))
+    largest = 190 / max(6, len(names))  # points along the side: neighbours do not touch
+    for sign, word, color in ((1, "more", RED), (-1, "fewer", BLUE)):
+        i, j = np.nonzero(sign * moved > 0)
+        looks = {"color": color} if sign > 0 else {"facecolor": "white", "edgecolor": color}
+        ax.scatter(j, i, largest**2 * np.abs(moved[i, j]) / most, marker="s", linewidths=1.6,
+                   label=f"{word} than before (largest: {np.abs(moved[i, j]).max(initial=0):.0f})",
+                   **looks)
+    ax.plot([-0.5, len(names) - 0.5], [-0.5, len(names) - 0.5], color="#BBBBBB", lw=1, zorder=0)
+    small = 12 if len(names) <= 16 else 9
+    ax.set_xticks(range(len(names)), names, fontsize=small,
+                  rotation=90 if max(map(len, names), default=0) > 2 else 0)
+    ax.set_yticks(range(len(names)), names, fontsize=small)
+    ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal",
+           xlabel="the student's answer", ylabel="the label")
+    legend = ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=10)
+    for handle in legend.legend_handles:
+        handle.set_sizes([60])
     return ax
 
 
@@ -189,6 +264,13 @@ def history(record, ax=None):
 def _color(comparison, arm) -> str:
     """An arm has one colour in all figures of a comparison."""
     return CYCLE[comparison.arms.index(arm) % len(CYCLE)]
+
+
+def _write(ax, table, form, middle: float, shift: float = 0) -> None:
+    """A number into each cell, white on what is darker than `middle`."""
+    for i, j in np.ndindex(table.shape):
+        ax.text(j + shift, i + shift, form(table[i, j]), ha="center", va="center",
+                color="white" if table[i, j] < middle else "black")
 
 
 def _axes(height: float = 3.6):

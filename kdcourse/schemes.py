@@ -74,7 +74,7 @@ class Scheme(nn.Module):
 
     def _check_outputs(self, data: Dataset) -> None:
         for student in self.students:
-            outputs = models.predict(student, data.train.x[:2]).shape[1]
+            outputs = models.predict(student, data.train.head(2)).shape[1]
             if outputs < len(data.classes):
                 raise ValueError(
                     f"Expected a student with an output for each of the {len(data.classes)} "

@@ -16,8 +16,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kdcourse import _checkpoint, _files, models
-from kdcourse.data import Batch, Dataset, generator
+from kdcourse.data import Batch, Dataset, Split, generator
 from kdcourse.schemes import Scheme
+from kdcourse.streams import Stream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -25,7 +26,8 @@ class Recipe:
     """How long and how fast to train. Frozen: two arms with one recipe had the same budget.
 
     epochs: passes over the training split.
-    batch: samples per step, over all processes; a last incomplete batch is left out.
+    batch: samples per step, over all processes; a last incomplete batch is left out. A loader in
+        `kdcourse.streams` must bring batches of this size.
     lr: the peak of the learning rate.
     weight_decay: on matrices and kernels only; biases and norms are left alone.
     clip: the largest gradient norm, over everything that is trained; None does not clip.
@@ -173,7 +175,8 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     Under `torchrun` or `accelerate launch` each process computes its share of every batch. For
     per-sample losses on networks without batch statistics the gradient is that of one process;
     relations and batch normalisation see the share. Losses and accuracies in the history are those
-    of all processes; the first writes the checkpoint.
+    of all processes; the first writes the checkpoint. A stream is not shared out again: every
+    process reads its part with a loader of its own (see `kdcourse.streams`).
 
     Ctrl-C ends the training and returns the history so far, with `interrupted=True`. The student
     keeps what it has learned. The global random generator is left as it was.
@@ -188,9 +191,9 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     2
     """
     recipe = recipe or Recipe()
-    team = _Team()
+    team = _Team(sharded=isinstance(data.train, Stream))
     device = torch.device(device) if device is not None else default_device()
-    steps = len(data.train) // recipe.batch
+    size, steps = team.plan(data.train, recipe.batch, device)
     epochs = recipe.epochs
     if _files.smoke():
         steps, epochs = min(steps, 2), 1
@@ -198,7 +201,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     scheme.check(data)
     train, val = data.train.to(device), data.val.to(device)
     scheme.to(device)
-    first = next(train.batches(recipe.batch, seed))  # a sentence when the batch is too large
+    first = next(train.batches(size, seed))  # a sentence when the batch is too large
     scheme.build(first[:4], seed)
     run = _Run(scheme, data, recipe, seed, device, team, checkpoint)
     history = run.start(team.share(first), steps, epochs)
@@ -209,7 +212,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
             for epoch in range(len(history), epochs if not run.over else 0):
                 start = time.perf_counter()
                 scheme.train()
-                for batch in itertools.islice(train.batches(recipe.batch, seed, epoch), steps):
+                for batch in itertools.islice(train.batches(size, seed, epoch), steps):
                     for part, share in run.parts(batch):
                         with run.autocast:
                             outcome = run.model(part)
@@ -293,7 +296,7 @@ class _Run:
             whole = piece is pieces[-1] or self.team.size == 1
             with contextlib.nullcontext() if whole else self.model.no_sync():
                 # The mean over the processes of these weighted means is the mean over the batch.
-                yield piece, len(piece.x) * self.team.size / len(batch.x)
+                yield piece, len(piece.x) * self.team.size / recipe.batch
 
     def finish_epoch(self) -> None:
         """Remember the best student, and write the checkpoint."""
@@ -343,14 +346,30 @@ class _Run:
 
 
 class _Team:
-    """The processes that train together; nearly always one."""
+    """The processes that train together; nearly always one.
 
-    def __init__(self):
+    sharded: whether each of them reads a part of the training data, not all of it.
+    """
+
+    def __init__(self, sharded: bool):
+        self.sharded = sharded
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
             default_device()  # accelerate meets the others
         self.size, self.rank = 1, 0
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             self.size, self.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+
+    def plan(self, train, batch: int, device) -> tuple[int, int]:
+        """How many samples a batch of `train` holds in this process, and the steps per epoch."""
+        if not self.sharded or self.size == 1:
+            return batch, len(train) // batch
+        train.check_parts()
+        if batch % self.size:
+            raise ValueError(f"Expected Recipe(batch=…) to be a multiple of the {self.size} "
+                             f"processes, each with a loader of its own, got {batch}.")
+        size = batch // self.size
+        steps = torch.tensor(len(train) // size, device=device)
+        return size, int(self.least(steps))  # who has more would wait for the others for ever
 
     def wrap(self, scheme, device):
         """The scheme, with gradients averaged over the processes."""
@@ -361,7 +380,7 @@ class _Team:
 
     def share(self, batch: Batch) -> Batch:
         """The samples of a batch that this process computes."""
-        if self.size == 1:
+        if self.size == 1 or self.sharded:
             return batch
         if len(batch.x) < self.size:
             raise ValueError(f"Expected a batch of at least one sample for each of {self.size} "
@@ -515,12 +534,19 @@ def _seeded(seed: int, device):
 
 def _accuracy(model: nn.Module, split, team) -> float:
     """The share of right answers; each process counts its share of the samples."""
-    labels = split.y if split.y.ndim == 1 else split.y.argmax(1)
-    mine = slice(team.rank, None, team.size)
-    right = torch.zeros((), dtype=torch.int64, device=labels.device)
-    if len(labels[mine]):
-        right += (models.predict(model, split.x[mine]).argmax(1) == labels[mine]).sum()
-    return float(team.sum(right).float() / len(labels))
+    if isinstance(split, Stream):
+        parts = split.batches()
+    else:
+        mine = slice(team.rank, None, team.size)
+        parts = [Split(split.x[mine], split.y[mine])]
+    counts = torch.zeros(2, dtype=torch.int64, device=models.device_of(model))  # right, seen
+    for part in parts:
+        if len(part.x):
+            labels = part.y if part.y.ndim == 1 else part.y.argmax(1)
+            counts[0] += (models.predict(model, part.x).argmax(1) == labels).sum()
+            counts[1] += len(labels)
+    right, seen = team.sum(counts)
+    return float(right.float() / seen)
 
 
 def _bar(epochs: int, label: str, team, done: int):

@@ -41,6 +41,9 @@ class Law:
     uses_teacher: False for losses of the labels.
     classes: True where the order of the classes does not matter.
     tempered(T): the same loss at temperature T, where it includes T².
+    masked: what a class does that both sides rule out (logit -inf): it "adds 0", as if it were not
+        there; "counts" as a class of probability 0; "inf", as the targets give it a share; or
+        "no", which asks for finite logits.
     """
 
     function: str
@@ -57,6 +60,7 @@ class Law:
     classes: bool = False
     tempered: Callable | None = None
     projects: bool = False
+    masked: str = "adds 0"
     rtol: float = 1e-9
 
     def __str__(self):

@@ -43,12 +43,12 @@ ROWS = [
         call=lambda s, t, y: losses.label_smoothing(s, y, 0.2),
         values=lambda s, t, y: losses.label_smoothing(s, y, 0.2, "none"),
         oracle=lambda s, t, y: oracles.label_smoothing(s, y, 0.2),
-        term=lambda: losses.LabelSmoothing(0.2), uses_teacher=False, classes=True),
+        term=lambda: losses.LabelSmoothing(0.2), uses_teacher=False, classes=True, masked="inf"),
     Law("label_smoothing", "soft labels",
         call=lambda s, t, y: losses.label_smoothing(s, y, 0.2),
         values=lambda s, t, y: losses.label_smoothing(s, y, 0.2, "none"),
         oracle=lambda s, t, y: oracles.label_smoothing(s, y, 0.2),
-        example=soft_labels, uses_teacher=False),
+        example=soft_labels, uses_teacher=False, masked="inf"),
     *[Law("reverse_kl", f"T={T}",
           call=lambda s, t, y, T=T: losses.reverse_kl(s, t, T),
           values=lambda s, t, y, T=T: losses.reverse_kl(s, t, T, "none"),
@@ -86,7 +86,7 @@ ROWS = [
           call=lambda s, t, y, v=variant: losses.logit_mse(s, t, v),
           values=lambda s, t, y, v=variant: losses.logit_mse(s, t, v, "none"),
           oracle=lambda s, t, y, v=variant: oracles.logit_mse(s, t, v),
-          term=lambda v=variant: losses.LogitMSE(v), equal=same, classes=True)
+          term=lambda v=variant: losses.LogitMSE(v), equal=same, classes=True, masked="no")
       for variant in ("half", "sum", "mean")],
     *[Law("logit_standardization", f"T={T} {variant}",
           call=lambda s, t, y, a=(T, variant): losses.logit_standardization(s, t, *a),
@@ -94,21 +94,22 @@ ROWS = [
           oracle=lambda s, t, y, a=(T, variant): oracles.logit_standardization(s, t, *a),
           term=lambda a=(T, variant): losses.LogitStd(*a),
           tempered=lambda T, v=variant: lambda s, t, y: losses.logit_standardization(s, t, T, v),
-          equal=equal, classes=True)
+          equal=equal, classes=True, masked="no")
       for T, variant, equal in [(2, "paper", lambda t: 3 * t + 1), (1, "paper", same),
                                 (2, "code", same)]],
     *[Law("dist", f"beta={beta} gamma={gamma} T={T} {variant}",
           call=lambda s, t, y, a=(beta, gamma, T, variant): losses.dist(s, t, *a),
           oracle=lambda s, t, y, a=(beta, gamma, T, variant): oracles.dist(s, t, *a),
           term=lambda a=(beta, gamma, T, variant): losses.DIST(*a),
-          equal=same, classes=True, least=2 if gamma else 1)
+          equal=same, classes=True, least=2 if gamma else 1, masked="counts")
       for beta, gamma, T, variant in [(1, 1, 1, "paper"), (2, 0.5, 4, "paper"), (1, 1, 4, "code"),
                                       (1, 0, 1, "paper"), (0, 1, 1, "paper")]],
     *[Law("hard_label", f"smoothing={smoothing}",
           call=lambda s, t, y, e=smoothing: losses.hard_label(s, t, e),
           values=lambda s, t, y, e=smoothing: losses.hard_label(s, t, e, "none"),
           oracle=lambda s, t, y, e=smoothing: oracles.hard_label(s, t, e),
-          term=lambda e=smoothing: losses.HardLabel(e), classes=True)
+          term=lambda e=smoothing: losses.HardLabel(e), classes=True,
+          masked="inf" if smoothing else "adds 0")
       for smoothing in (0.0, 0.1)],
     *[Law("virtual_teacher", f"a={a} T={T} {variant}",
           call=lambda s, t, y, b=(a, T, variant): losses.virtual_teacher(s, y, *b),
@@ -117,6 +118,6 @@ ROWS = [
           term=lambda b=(a, T, variant): losses.TfKD(*b),
           tempered=(lambda T, a=a: lambda s, t, y: losses.virtual_teacher(s, y, a, T))
           if variant == "paper" else None,
-          uses_teacher=False, classes=True)
+          uses_teacher=False, classes=True, masked="inf")
       for a, T, variant in [(0.99, 20, "paper"), (0.9, 2, "paper"), (0.99, 20, "code")]],
 ]

@@ -63,6 +63,10 @@ def capped(s, t, T):
     return T**2 * (p * (log_softmax(t.detach(), T) - log_q)).sum(1).mean()
 
 
+def bregman(s, t):
+    return s.logsumexp(1) - t.logsumexp(1) - (t.softmax(1) * (s - t)).sum(1)
+
+
 RIGHT = {
     "ours": losses.kd,
     "by keyword": lambda student, teacher, T: losses.kd(student, teacher, T),
@@ -70,6 +74,14 @@ RIGHT = {
     "log targets": lambda s, t, T: T**2 * F.kl_div(
         (s / T).log_softmax(1), (t.detach() / T).log_softmax(1), reduction="batchmean",
         log_target=True),
+    # Other ways to write the same number, each with its own rounding.
+    "in float32": lambda s, t, T: losses.kd(s.float(), t.float(), T),
+    "minus the entropy, in float32": lambda s, t, T: T**2 * (
+        F.cross_entropy(s.float() / T, softmax(t.detach().float(), T))
+        + (softmax(t.detach().float(), T) * log_softmax(t.detach().float(), T)).sum(1).mean()),
+    "as a Bregman divergence, in float32": lambda s, t, T: T**2 * bregman(
+        s.float() / T, t.detach().float() / T).mean(),
+    "one number with a dimension": lambda s, t, T: losses.kd(s, t, T)[None],
 }
 WRONG = {
     "mean over classes": (lambda s, t, T: T**2 * kl(s, t, T, "mean"),
@@ -147,7 +159,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("T", [2.0, 4.0])
+@pytest.mark.parametrize("T", [1.0, 2.0, 4.0, 20.0, 100.0])
 @pytest.mark.parametrize("name", RIGHT)
 def test_what_is_right_passes_in_silence(name, T, capsys):
     checks.distillation_loss(RIGHT[name], T)
@@ -188,10 +200,22 @@ def test_broken_laws_have_names():
     broken = checks.broken_laws(lambda s, t, T: kl(s, t, T, "mean"), T=3)
     assert list(broken) == ["temperature", "teacher gradient"]
     assert broken["temperature"].endswith('Multiply by T**2 and use reduction="batchmean".')
-    for T in (1.0, 2.0, 4.0, 20.0):
+    for T in (1.0, 2.0, 4.0, 20.0, 100.0):
         assert checks.broken_laws(losses.kd, T) == {}
         assert "swapped" in checks.broken_laws(lambda s, t, T: losses.kd(t, s, T), T)
     assert "temperature" not in checks.broken_laws(lambda s, t, T: kl(s, t.detach(), T), T=1)
+
+
+def test_every_law_is_answered_whatever_the_function_does():
+    detached = checks.broken_laws(lambda s, t, T: losses.kd(s.detach(), t, T))
+    assert list(detached) == ["student gradient"]
+    # Divided by T = 1 the numbers stay, and it is the student's own tensor all the same.
+    assert list(checks.broken_laws(lambda s, t, T: losses.kd(s.div_(T), t, T), 1.0)) == ["in place"]
+
+
+@pytest.mark.parametrize("weight", [1 / 2, 1 / 10])  # 8 samples over T², and one over 10 classes
+def test_a_weight_is_not_taken_for_a_wrong_mean(weight):
+    assert list(checks.broken_laws(lambda s, t, T: weight * losses.kd(s, t, T))) == ["value"]
 
 
 @pytest.mark.parametrize("name", ["something else", "not 0 at equality", "soft cross-entropy"])
@@ -286,6 +310,23 @@ def test_a_step_that_freezes_its_teacher_passes():
     before = torch.get_rng_state()
     checks.freezes_teacher(step)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def in_halves(student, teacher, x, y, optimizer):
+    for part, labels in zip(x.split(5), y.split(5), strict=True):
+        step(student, teacher, part, labels, optimizer)
+
+
+def in_half_precision(student, teacher, x, y, optimizer):
+    with torch.autocast("cpu", torch.bfloat16):
+        step(student, teacher, x, y, optimizer)
+
+
+@pytest.mark.parametrize("careful", [
+    lambda s, t, x, y, o: step(s, t, x + 0.1 * torch.randn_like(x), y, o),  # augmented anew
+    in_halves, in_half_precision])
+def test_a_teacher_may_be_shown_something_else_each_time(careful):
+    checks.freezes_teacher(careful)
 
 
 @pytest.mark.parametrize("name", BAD_STEPS)

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import itertools
+import math
 
 import laws_feature
 import laws_relation
@@ -218,6 +219,16 @@ def test_float64_stays_float64(row):
     assert row.call(*row.example(max(4, row.least), 2)).dtype == torch.float64
 
 
+@rows(lambda row: row.uses_teacher)
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float64), (torch.float64, torch.float32),
+                                    (torch.bfloat16, torch.float32)])
+def test_the_sides_may_differ_in_precision(row, dtypes):
+    s, t, y = row.example(max(4, row.least), 2)
+    s, t = (each(lambda x, dtype=dtype: x.to(dtype), x) for x, dtype in zip((s, t), dtypes))
+    expected = oracle(row, s, t, y).mean()
+    np.testing.assert_allclose(row.call(s, t, y), expected, rtol=1e-3, atol=1e-4)
+
+
 # --- extremes -----------------------------------------------------------------------------------
 
 
@@ -234,6 +245,55 @@ def test_logits_of_100_are_finite_in_value_and_gradient(row, dtype, K):
         assert torch.isfinite(loss)
         assert finite(gradients)
         np.testing.assert_allclose(loss, oracle(row, s, t, y).mean(), rtol=1e-4, atol=1e-4)
+
+
+def ruled_out(x, at=-math.inf):
+    """One more class, at the end: of logits or of soft labels."""
+    if x is None or x.ndim != 2:
+        return x
+    return torch.cat([x, torch.full((len(x), 1), at, dtype=x.dtype)], 1)
+
+
+on_logits = pytest.mark.parametrize("row", [row for row in ROWS if row.kind == "logits"], ids=str)
+
+
+@on_logits
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("K", [2, 7])
+def test_a_class_that_both_sides_rule_out(row, dtype, K):
+    if row.masked == "no":
+        assert "finite logits" in getattr(losses, row.function).__doc__
+        return
+    s, t, y = (x.to(dtype) if x is not None and x.is_floating_point() else x
+               for x in row.example(max(3, row.least), 2))
+    s, t, y = s[:, :K], t if t is None else t[:, :K], y % K if y.ndim == 1 else y[:, :K]
+    loss, (slopes,) = with_gradient(row, s, t, y)
+    more = ruled_out(s), ruled_out(t), ruled_out(y, 0.0)
+    masked, (masked_slopes,) = with_gradient(row, *more)
+    assert finite([masked_slopes])
+    if row.masked == "inf":
+        assert masked == math.inf
+        return
+    assert masked_slopes[:, -1].abs().max() == 0
+    if row.masked == "counts":
+        np.testing.assert_allclose(masked, oracle(row, *more).mean(), rtol=1e-4)
+    else:
+        torch.testing.assert_close(masked, loss, rtol=1e-4, atol=1e-5)  # T² times the rounding
+        torch.testing.assert_close(masked_slopes[:, :-1], slopes, rtol=1e-4, atol=1e-5)
+
+
+@on_logits
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_class_that_one_side_rules_out_is_never_nan(row, side, dtype):
+    if row.masked == "no" or (side == "teacher" and not row.uses_teacher):
+        return
+    s, t, y = (x.to(dtype) if x is not None and x.is_floating_point() else x
+               for x in row.example(max(3, row.least), 2))
+    (s if side == "student" else t)[:, -1] = -math.inf
+    loss, gradients = with_gradient(row, s, t, y)
+    assert torch.isfinite(loss) or loss == math.inf  # where the other side gives it a probability
+    assert finite(gradients) or loss == math.inf
 
 
 FLAT = {  # (student, teacher) made out of an example

@@ -319,8 +319,13 @@ def test_the_paper_divergence_vanishes_at_both_ends():
     for beta in (0.2, 0.5):
         torch.testing.assert_close(js(s, t, beta, 1, "paper"),
                                    beta * (1 - beta) * js(s, t, beta))
-    assert float(js(s, t, 0, 1, "paper").abs().max()) == 0
-    assert float(js(s, t, 1, 1, "paper").abs().max()) == 0
+    ruled_out = s.clone()
+    ruled_out[:, 3] = -INF
+    for ours, theirs in ((s, t), (ruled_out, t), (s, ruled_out)):  # 0 also where KL is +inf
+        for beta in (0, 1):
+            assert float(js(ours, theirs, beta, 1, "paper").abs().max()) == 0
+            slopes = gradient(lambda z, v, b: js(z, v, b, 1, "paper"), ours, theirs, beta)
+            assert float(slopes.abs().max()) == 0
     for T in (1, 3):  # Huszár 2015, cited there: D / beta tends to KL(p || q)
         torch.testing.assert_close(js(s, t, 1e-6, T, "paper") / 1e-6, losses.kd(s, t, T, "none"),
                                    rtol=1e-4, atol=0)
@@ -599,6 +604,7 @@ BAD = [
     (lambda: losses.kd(two[0], two[0]), r"student logits of shape \[B, K\], got \[2\]"),
     (lambda: losses.kd(two, two[None]), r"teacher logits of shape \[B, K\], got \[1, 4, 2\]"),
     (lambda: losses.kd([[0.0]], two), r"student logits of shape \[B, K\], got list"),
+    (lambda: losses.kd(two[:0], two[:0]), r"student logits with something in them, got \[0, 2\]"),
     (lambda: losses.kd(two, None), r"teacher logits of shape \[B, K\], got NoneType"),
     (lambda: losses.kd(two, two, reduction="sum"), 'reduction "mean" or "none", got \'sum\''),
     (lambda: losses.soft_cross_entropy(two, three), "one shape"),
@@ -831,6 +837,8 @@ def test_objectives_never_share_parameters():
     (lambda: CE() + 3, None),
     (lambda: 3 + CE(), None),
     (lambda: CE() + None, None),
+    (lambda: losses.Hint(3), r'a module path such as "layer2", or several, got 3'),
+    (lambda: losses.AT(torch.nn.ReLU(), "a"), r"a module path .* got ReLU\(\)"),
     (lambda: losses.as_objective("CE"), "a loss such as .* got str. Subclass"),
     (lambda: losses.as_objective(torch.nn.CrossEntropyLoss()), "got CrossEntropyLoss"),
 ])

@@ -119,6 +119,62 @@ def test_accuracy_by_class():
             assert found == pytest.approx(confusion[k, k] / confusion[k].sum())
 
 
+@pytest.mark.parametrize("k", [1, 2, 4, 5])
+def test_top_k_is_that_of_scikit_learn(k):
+    logits, labels = example()
+    expected = metrics.top_k_accuracy_score(labels, logits, k=k, labels=range(5))
+    assert measure.top_k(logits, labels, k) == pytest.approx(expected)
+    assert measure.top_k(logits, one_hot(labels), k) == measure.top_k(logits, labels, k)
+    assert measure.top_k(logits.half(), labels, 1) == measure.accuracy(logits.half(), labels)
+
+
+def test_top_k_of_ties_and_of_what_is_no_number():
+    flat, labels = torch.zeros(5, 5), torch.arange(5)
+    for k in range(1, 6):  # the first class counts as the largest
+        assert measure.top_k(flat, labels, k) == pytest.approx(k / 5)
+    assert measure.top_k(flat, labels, 1) == measure.accuracy(flat, labels)
+    broken = torch.full((4, 9), math.nan)
+    assert measure.top_k(broken, torch.zeros(4).long(), 5) == 0
+    for k in (0, 6):
+        with pytest.raises(ValueError, match=f"from 1 to the number of classes, 5, got {k}"):
+            measure.top_k(flat, labels, k)
+
+
+def test_confusions_that_moved_are_those_of_a_loop():
+    (before, labels), after = example(), example(seed=1)[0]
+    expected = np.zeros((5, 5), dtype=int)
+    for a, b, label in zip(before.numpy(), after.numpy(), labels.tolist(), strict=True):
+        expected[label, np.argmax(a)] -= 1
+        expected[label, np.argmax(b)] += 1
+    moved = measure.confusion_moved(before, after, labels)
+    assert np.array_equal(moved, expected)
+    assert expected.any()
+    assert not moved.sum(1).any()
+    assert not measure.confusion_moved(before, before, labels).any()
+    assert torch.equal(measure.confusion_moved(after, before, one_hot(labels)), -moved)
+
+
+def test_the_gain_of_each_class():
+    (before, labels), after = example(), example(seed=1)[0]
+    labels[labels == 3] = 2
+    gains = measure.per_class_gain(before, after, labels)
+    assert gains[3] is None
+    for k in (0, 1, 2, 4):
+        rows = [i for i, label in enumerate(labels.tolist()) if label == k]
+        won = sum(int(after[i].argmax()) == k for i in rows)
+        lost = sum(int(before[i].argmax()) == k for i in rows)
+        assert gains[k] == pytest.approx((won - lost) / len(rows))
+    assert measure.per_class_gain(before, before, labels) == [0, 0, 0, None, 0]
+
+
+@pytest.mark.parametrize("name", ["confusion_moved", "per_class_gain"])
+def test_two_networks_on_other_samples_are_refused(name):
+    (logits, labels) = example()
+    for other in (logits[:-1], logits[:, :-1]):
+        with pytest.raises(ValueError, match="same samples and classes, got shapes"):
+            getattr(measure, name)(logits, other, labels)
+
+
 def test_evaluate_is_all_of_them():
     (logits, labels), teacher = example(), example(seed=1)[0]
     assert measure.evaluate(logits, labels, teacher) == {
@@ -258,6 +314,171 @@ def test_a_report_without_a_teacher(data, smoke):
     report = kd.report(kd.Supervised(network()), data)
     assert list(report.rows) == ["student"]
     assert "agrees" not in repr(report)
+
+
+COSTS = {"parameters", "macs", "file_mb", "latency_ms", "latency_iqr_ms", "throughput",
+         "throughput_iqr", "peak_mb"}
+
+
+def test_the_report_has_every_quantity(data, smoke):
+    scheme = kd.Distiller(network(0), network(1, width=8))
+    report = kd.report(scheme, data, batch=16)
+    right = {"accuracy", "top5", "nll", "ece"}
+    assert set(report.rows["teacher"]) == right | COSTS
+    assert set(report.rows["student"]) == right | COSTS | {"agreement", "teacher_kl"}
+    assert set(report.FORMATS) == set(report.rows["student"])  # nothing is measured in vain
+    assert all(value > 0 for row in report.rows.values()
+               for key, value in row.items() if key in COSTS)
+    student = kd.export(scheme)
+    row = report.rows["student"]
+    assert row["top5"] == measure.top_k(kd.models.predict(student, data.test.x), data.test.y)
+    assert row["file_mb"] == measure.file_mb(student)
+    assert row["peak_mb"] == pytest.approx(measure.peak_memory(student, data.shape), rel=1e-3)
+    assert "throughput, batch 16" in repr(report)
+    assert report.to_dict()["batch"] == 16
+    assert report.to_dict()["threads"] == torch.get_num_threads()
+
+
+def test_few_classes_have_no_top_5(smoke):
+    data = kd.data.from_arrays(torch.rand(100, 1, 12, 12), torch.arange(100) % 5)
+    report = kd.report(kd.Supervised(network(classes=5)), data)
+    assert "top5" not in report.rows["student"]
+    assert "top-5" not in repr(report)
+
+
+def test_a_teacher_is_asked_as_it_wants_to_be(data, smoke):
+    inner = kd.models.mlp(hidden=(16,), size=24)
+    live = kd.Live(inner, mean=0.3, std=0.2, size=24)
+    x = torch.nn.functional.interpolate(data.test.x, (24, 24), mode="bilinear", antialias=True)
+    logits = kd.models.predict(inner, (x - 0.3) / 0.2)
+    for teacher in (live, kd.Cached(live, data)):
+        row = kd.report(kd.Distiller(network(), teacher), data).rows["teacher"]
+        assert row["nll"] == pytest.approx(measure.nll(logits, data.test.y), rel=1e-5)
+        assert row["parameters"] == measure.parameters(inner)
+        assert row["macs"] == 24 * 24 * 16 + 16 * 36
+        assert row["latency_ms"] > 0
+
+
+def test_an_ensemble_costs_the_sum_of_its_networks(data, smoke):
+    members = [network(0, width=8), kd.models.mlp(hidden=(16,), size=24)]
+    teacher = kd.Ensemble([members[0], kd.Live(members[1], size=24)], weights=[1, 3])
+    row = kd.report(kd.Distiller(network(1), teacher), data).rows["teacher"]
+    assert row["parameters"] == sum(measure.parameters(member) for member in members)
+    assert row["macs"] == measure.macs(members[0], (1, 12, 12)) + measure.macs(members[1],
+                                                                              (1, 24, 24))
+    assert row["file_mb"] == pytest.approx(sum(map(measure.file_mb, members)), abs=1e-3)
+    assert row["nll"] == pytest.approx(measure.nll(teacher.predict(data.test.x), data.test.y))
+
+
+def test_a_teacher_without_a_network_costs_nothing_here(data, smoke):
+    class Elsewhere:
+        """Answers that come over a wire."""
+
+        def __call__(self, batch, taps=()):
+            return kd.models.View(self.predict(batch.x))
+
+        def predict(self, x):
+            return x.flatten(1)[:, :36]
+
+        def check(self, data):
+            pass
+
+    report = kd.report(kd.Distiller(network(), Elsewhere()), data)
+    assert set(report.rows["teacher"]) == {"accuracy", "top5", "nll", "ece"}
+    student = kd.models.predict(network(), data.test.x)
+    assert report.rows["student"]["agreement"] == measure.agreement(
+        student, data.test.x.flatten(1)[:, :36])
+    stored = kd.Cached.of(torch.zeros(len(data.train), 36), data, name="zeros")
+    assert list(kd.report(kd.Distiller(network(), stored), data).rows) == ["student"]
+
+
+def test_students_that_learn_from_each_other_stand_side_by_side(data, smoke):
+    students = [network(0), network(1, width=8), network(2)]
+    report = kd.report(kd.Mutual(students), data)
+    assert list(report.rows) == ["student 1", "student 2", "student 3"]
+    logits = [kd.models.predict(student, data.test.x) for student in students]
+    for i, (row, student) in enumerate(zip(report.rows.values(), students, strict=True)):
+        peers = [other for j, other in enumerate(logits) if j != i]
+        assert row["parameters"] == measure.parameters(student)
+        assert row["accuracy"] == measure.accuracy(logits[i], data.test.y)
+        assert row["agreement"] == pytest.approx(
+            np.mean([measure.agreement(logits[i], peer) for peer in peers]))
+        assert row["teacher_kl"] == pytest.approx(
+            np.mean([measure.teacher_kl(logits[i], peer) for peer in peers]))
+    assert "agrees with its peers" in repr(report)
+
+
+def test_every_exit_is_a_column_with_what_it_needs(data, smoke):
+    model = kd.models.resnet(depth=8, width=8, size=12)
+    scheme = kd.MultiExit(model, ["layer1", "layer2"])
+    assert list(kd.report(scheme, data).rows) == ["student"]  # there are no exits yet
+    kd.fit(scheme, data, kd.Recipe(epochs=1, batch=36))
+    before = state(scheme)
+    report = kd.report(scheme, data)
+    assert state(scheme) == before
+    assert list(report.rows) == ["exit layer1", "exit layer2", "student"]
+    first, second = ([model.stem, model.layer1], [model.stem, model.layer1, model.layer2])
+    for name, parts, head in (("exit layer1", first, scheme.heads[0]),
+                              ("exit layer2", second, scheme.heads[1])):
+        row = report.rows[name]
+        assert row["parameters"] == sum(map(measure.parameters, [*parts, head]))
+        whole = sum(map(measure.file_mb, [*parts, head]))
+        assert row["file_mb"] == pytest.approx(whole, rel=0.1)  # one header, with longer names
+        exit_NK = kd.models.predict(scheme.exit(name.removeprefix("exit ")), data.test.x)
+        end_NK = kd.models.predict(model, data.test.x)
+        assert row["nll"] == pytest.approx(measure.nll(exit_NK, data.test.y))
+        assert row["agreement"] == measure.agreement(exit_NK, end_NK)
+        assert row["peak_mb"] < report.rows["student"]["peak_mb"]
+    assert report.rows["student"]["parameters"] == measure.parameters(model)
+    assert "agrees with the end" in repr(report)
+
+
+def test_the_student_is_measured_without_hooks_and_keeps_them(data, smoke):
+    seen = []
+
+    class Counts(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            seen.append(len(self._forward_hooks) + len(self.inner._forward_hooks))
+            return self.inner(x)
+
+    student = Counts(network())
+    objective = kd.losses.CE() + kd.losses.Hint("inner", "1")
+    scheme = kd.Distiller(student, network(1), objective)
+    kd.report(scheme, data)
+    assert set(seen) == {0}
+    assert len(student.inner._forward_hooks) == 1
+
+
+def test_a_report_on_data_from_a_loader(data, smoke):
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from kdcourse.streams import from_loaders
+
+    loaders = [DataLoader(TensorDataset(part.x, part.y), batch_size=36)
+               for part in (data.train, data.val, data.test)]
+    stream = from_loaders(*loaders, classes=36)
+    scheme = kd.Distiller(network(0), network(1))
+    ours, plain = kd.report(scheme, stream), kd.report(scheme, data)
+    assert "72 samples of the test split" in ours.title
+    for name, row in plain.rows.items():
+        for key in set(row) - {key for key in COSTS if key not in ("parameters", "macs")}:
+            assert ours.rows[name][key] == pytest.approx(row[key], rel=1e-5)
+
+
+def test_a_report_on_what_is_no_scheme(data):
+    with pytest.raises(TypeError, match=r"such as Distiller.*got Sequential.*Supervised\(net\)"):
+        kd.report(network(), data)
+
+
+def test_everything_public_is_at_hand():
+    for name in measure.__all__:
+        assert callable(getattr(measure, name)), name
+        assert getattr(measure, name).__doc__, name
+    assert kd.report is measure.report
 
 
 def test_html_is_escaped():

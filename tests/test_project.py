@@ -17,8 +17,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 # An import points only towards the front of this list.
-ORDER = ["data", "views", "models", "losses", "teachers", "schemes", "training", "measure",
-         "experiment", "zoo", "plot", "explore", "checks", "diagnosis"]
+ORDER = ["data", "views", "streams", "models", "losses", "teachers", "schemes", "training",
+         "measure", "experiment", "zoo", "plot", "explore", "checks", "diagnosis", "benchmark"]
 PRIVATE = ["_files", "_checkpoint"]  # of use to all of them
 
 

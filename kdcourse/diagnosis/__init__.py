@@ -50,6 +50,7 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None) -> Diagnosis:
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}.")
     device = models.device_of(scheme.student)
+    _ = data.train.x, data.val.x  # a stream says in a sentence what to do instead
     with copies.left_as_it_was(scheme), copies.chance_untouched(device), \
             torch.inference_mode(False), torch.enable_grad(), \
             torch.compiler.set_stance("force_eager"):

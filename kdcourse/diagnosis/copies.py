@@ -14,7 +14,7 @@ def twin_of(scheme, data):
     """A copy that shares no weight with the scheme, not even the teacher's; data is not copied."""
     memo = {}
     for split in (data.train, data.val, data.test):
-        memo |= {id(thing): thing for thing in (split, split.x, split.y)}
+        memo |= {id(thing): thing for thing in (split, *vars(split).values())}
     memo |= {id(data): data, id(data.params): data.params}
     things = [thing for module in scheme.modules()
               for thing in inside(list(vars(module).values()))]

@@ -1,0 +1,54 @@
+"""What a student is worth: accuracy, calibration, agreement with its teacher, size and speed.
+
+Shapes: N samples, K classes. `report` puts all of it into one table.
+"""
+
+from kdcourse.measure.cost import file_mb, latency, macs, parameters, peak_memory, throughput
+from kdcourse.measure.likeness import cka, cka_matrix
+from kdcourse.measure.quality import (
+    accuracy,
+    agreement,
+    confusion,
+    confusion_moved,
+    ece,
+    entropy,
+    evaluate,
+    nll,
+    per_class,
+    per_class_gain,
+    reliability,
+    teacher_kl,
+    top_k,
+)
+from kdcourse.measure.seeds import interval, paired_difference
+from kdcourse.measure.table import Report, html_table, report, text_table
+
+__all__ = [
+    "Report",
+    "accuracy",
+    "agreement",
+    "cka",
+    "cka_matrix",
+    "confusion",
+    "confusion_moved",
+    "ece",
+    "entropy",
+    "evaluate",
+    "file_mb",
+    "html_table",
+    "interval",
+    "latency",
+    "macs",
+    "nll",
+    "paired_difference",
+    "parameters",
+    "peak_memory",
+    "per_class",
+    "per_class_gain",
+    "reliability",
+    "report",
+    "teacher_kl",
+    "text_table",
+    "throughput",
+    "top_k",
+]

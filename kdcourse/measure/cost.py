@@ -1,0 +1,155 @@
+"""What a network costs: size, arithmetic, time and memory."""
+
+import gc
+import itertools
+import os
+import statistics
+import time
+
+import safetensors.torch
+import torch
+import torch.profiler
+from torch import nn
+
+from kdcourse import _files, models
+
+
+def parameters(model: nn.Module) -> int:
+    """The number of parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def macs(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Multiply-accumulate operations for one input of `shape` [C, H, W].
+
+    Matrix products, convolutions and attention, as torch's own counter sees them.
+
+    >>> macs(nn.Linear(10, 5), (10,))
+    50
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with models.evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *shape, device=models.device_of(model)))
+    return counter.get_total_flops() // 2  # it counts the multiplication and the addition
+
+
+def file_mb(model: nn.Module) -> float:
+    """The size of the weights as a safetensors file, in MB (10^6 bytes).
+
+    All that `state_dict` holds, buffers too, each tensor once where several names share it.
+
+    >>> file_mb(nn.Linear(1000, 250))
+    1.0011...
+    """
+    return _bytes(model.state_dict()) / 1e6
+
+
+def _bytes(tensors: dict) -> int:
+    """Of a safetensors file with these tensors."""
+    once = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, torch.Tensor):  # some modules keep other things, too
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
+            once.setdefault(place, (name, tensor))
+    # Clones, because the format refuses tensors that overlap in memory.
+    return len(safetensors.torch.save(
+        {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+         for name, tensor in once.values()}))
+
+
+def latency(model: nn.Module, shape: tuple[int, ...], batch: int = 1, seconds: float = 0.5):
+    """Milliseconds for one call on a batch: (median, interquartile range), after a warm-up.
+
+    On the model's device; on a CPU with one thread, as a small device would run it.
+    `seconds` is how long to measure.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _median_iqr(_times(model, shape, batch, seconds, least=25))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def throughput(model: nn.Module, shape: tuple[int, ...], batch: int = 128, seconds: float = 0.5):
+    """Images per second, shown `batch` at once: (median, interquartile range), after a warm-up.
+
+    On the model's device, the images already there; on a CPU with all the threads that torch has.
+    `seconds` is how long to measure, though at least six calls.
+    """
+    times = _times(model, shape, batch, seconds, least=7)
+    return _median_iqr([1e3 * batch / milliseconds for milliseconds in times])
+
+
+def _times(model, shape, batch, seconds, least) -> list[float]:
+    """Milliseconds of the calls of a network, after a warm-up."""
+    device = models.device_of(model)
+    x = torch.rand(batch, *shape, device=device)
+    wait = getattr(torch, device.type).synchronize if device.type != "cpu" else lambda: None
+    seconds = 0.02 if _files.smoke() else seconds
+    with models.evaluating(model), torch.inference_mode():
+        times, end = [], time.perf_counter() + 1.2 * seconds
+        while time.perf_counter() < end or len(times) < least:
+            start = time.perf_counter()
+            model(x)
+            wait()
+            times.append(1e3 * (time.perf_counter() - start))
+    return times[max(1, len(times) // 6):]  # the first are the warm-up
+
+
+def _median_iqr(values: list[float]) -> tuple[float, float]:
+    low, median, high = statistics.quantiles(values)
+    return median, high - low
+
+
+def peak_memory(model: nn.Module, shape: tuple[int, ...], batch: int = 1) -> float | None:
+    """The most memory that inference holds at one time, in MB (10^6 bytes).
+
+    Weights and buffers, and on top of them what torch allocates for one call, the input included,
+    where that is at its highest: on a CPU as torch's profiler records it, on a GPU by
+    `max_memory_allocated` (whose maximum is reset). Python, the libraries and what a library takes
+    by itself are not in it. None on devices that do not tell.
+
+    >>> round(peak_memory(nn.Linear(1000, 250), (1000,)), 3)  # 251,000 for input, weights, output
+    1.006
+    """
+    device = models.device_of(model)
+    backend = getattr(torch, device.type, None)
+    with models.evaluating(model), torch.inference_mode():
+        def call():
+            model(torch.zeros(batch, *shape, device=device))
+
+        call()  # what is set up once, at the first call, is not counted
+        if device.type == "cpu":
+            most = _most_allocated(call)
+        elif hasattr(backend, "max_memory_allocated"):
+            before = backend.memory_allocated(device)
+            backend.reset_peak_memory_stats(device)
+            call()
+            most = backend.max_memory_allocated(device) - before
+        else:
+            return None
+    kept = {t.data_ptr(): t.nbytes for t in [*model.parameters(), *model.buffers()]}
+    return (sum(kept.values()) + most) / 1e6
+
+
+def _most_allocated(call) -> int:
+    """Bytes on the CPU, at the highest, of what `call` allocates and frees again."""
+    collecting, level = gc.isenabled(), os.environ.get("KINETO_LOG_LEVEL")
+    gc.disable()  # or it could free what others left in between, and be counted for it
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler greets on stderr when it is first used
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU],
+                                    profile_memory=True) as profiler:
+            call()
+    finally:
+        if collecting:
+            gc.enable()
+        os.environ.pop("KINETO_LOG_LEVEL")
+        if level is not None:
+            os.environ["KINETO_LOG_LEVEL"] = level
+    steps = [(event.start_ns(), event.nbytes())
+             for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(itertools.accumulate((step for _, step in sorted(steps, key=lambda pair: pair[0])),
+                                    initial=0))

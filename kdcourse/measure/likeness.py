@@ -1,0 +1,123 @@
+"""How alike two networks are inside: centred kernel alignment of their layers.
+
+Shapes: N samples, D and E features. Numbers are float64 on the CPU, whatever came in.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from kdcourse import models
+
+
+def cka(a_ND: torch.Tensor, b_NE: torch.Tensor, debiased: bool = False) -> float:
+    r"""Linear centred kernel alignment of two sets of features: how alike two layers are.
+
+    .. math:: \frac{\mathrm{HSIC}(K, L)}{\sqrt{\mathrm{HSIC}(K, K)\,\mathrm{HSIC}(L, L)}},
+        \qquad K = AA^\top,\; L = BB^\top
+
+    Kornblith et al. 2019, section 3 (arXiv:1905.00414). 1 for features that are the same up to
+    rotation and scale, 0 for features without a linear relation.
+
+    a_ND, b_NE: what two layers say about the same N samples, in the same order. Further dimensions,
+        as of maps [N, C, H, W] or tokens [N, T, D], are flattened into features.
+    debiased: with few samples and many features even unrelated layers look alike. The unbiased HSIC
+        of Song et al. 2012 (JMLR 13), as Nguyen, Raghu & Kornblith 2021 use it (arXiv:2010.15327,
+        equation 3), takes that out; it can fall slightly below 0.
+
+    `nan` when a layer says the same about every sample, up to rounding, as there is nothing to
+    compare, and for features that are not finite. Raises
+    `ValueError` for different numbers of samples, and for fewer than 2 (debiased: 4).
+
+    >>> a = torch.rand(100, 8, generator=torch.Generator().manual_seed(0))
+    >>> round(cka(a, 3 * a.flip(1) + 1), 6)
+    1.0
+    """
+    if len(a_ND) != len(b_NE):
+        raise ValueError(f"Expected features of the same samples, got {len(a_ND)} and "
+                         f"{len(b_NE)} of them. Show both networks the same inputs.")
+    return _alignment(*(_centred(x, debiased) for x in (a_ND, b_NE)), debiased)
+
+
+@torch.no_grad()
+def cka_matrix(model_a: nn.Module, paths_a, model_b: nn.Module, paths_b, x: torch.Tensor,
+               batch: int = 500, debiased: bool = False) -> torch.Tensor:
+    """`cka` of every layer of one network with every layer of another: [len(a), len(b)], float64.
+
+    model_a, model_b: networks, which may be the same; or a `Live` teacher, which sees `x` with the
+        normalisation and size that are its own.
+    paths_a, paths_b: module paths, as in `kd.taps`.
+    x: the inputs that both are shown [N, C, H, W]. A few hundred are enough with `debiased=True`.
+    batch: how many pass through a network at once. It changes memory and time, not the numbers; the
+        features of all N samples are kept until the end.
+
+    Eval mode, no gradients; both networks stay as they are. Raises what `kd.taps` and `cka` raise.
+
+    >>> net = models.convnet(width=8)
+    >>> table = cka_matrix(net, ["1", "3"], net, ["1", "3", "5"], torch.rand(20, 1, 28, 28))
+    >>> table.shape, [round(float(table[i, i]), 6) for i in (0, 1)]
+    (torch.Size([2, 3]), [1.0, 1.0])
+    """
+    rows = [_centred(x, debiased) for x in _layers(model_a, paths_a, x, batch)]
+    columns = [_centred(x, debiased) for x in _layers(model_b, paths_b, x, batch)]
+    return torch.tensor([[_alignment(a, b, debiased) for b in columns] for a in rows],
+                        dtype=torch.float64).view(len(rows), len(columns))
+
+
+def _layers(model, paths, x: torch.Tensor, batch: int) -> list[torch.Tensor]:
+    """What each layer says about all of x."""
+    paths = (paths,) if isinstance(paths, str) else tuple(paths)
+    adapted = getattr(model, "adapted", lambda x: x)  # a `Live` teacher
+    model = model if isinstance(model, nn.Module) else model.model
+    tapped, device = models.taps(model, paths), models.device_of(model)
+    with models.evaluating(model):
+        views = [tapped(adapted(part.to(device))) for part in x.split(batch)]
+    return [torch.cat([view.taps[path].cpu() for view in views]) for path in paths]
+
+
+def _centred(x_ND: torch.Tensor, debiased: bool) -> torch.Tensor | None:
+    """Features with mean 0 and the same Gram matrix in at most N columns; None where all samples
+    have the same, up to rounding, or where some are not finite."""
+    least = 4 if debiased else 2
+    if len(x_ND) < least:
+        raise ValueError(f"Expected at least {least} samples, got {len(x_ND)}. Similarity is a "
+                         "statement about many samples: take some hundred.")
+    rounding = torch.finfo(x_ND.dtype).eps if x_ND.is_floating_point() else 0
+    x_ND = x_ND.detach().cpu().double().reshape(len(x_ND), -1)
+    largest = x_ND.abs().max()
+    x_ND = x_ND - x_ND[0]  # first, so that what is constant becomes exactly 0
+    x_ND = x_ND - x_ND.mean(0)
+    if not x_ND.abs().max() > 4 * rounding * largest:
+        return None
+    if x_ND.shape[1] > len(x_ND):  # wide layers: N columns say all there is to say about N samples
+        values, vectors_NN = torch.linalg.eigh(x_ND @ x_ND.T)
+        x_ND = vectors_NN * values.clamp(min=0).sqrt()
+    return x_ND
+
+
+def _alignment(a_ND, b_NE, debiased: bool) -> float:
+    if a_ND is None or b_NE is None:
+        return math.nan
+    hsic = _hsic_unbiased if debiased else _hsic
+    # Scaled first, so that the products of tiny or huge features stay in range.
+    a_ND, b_NE = a_ND / a_ND.abs().max(), b_NE / b_NE.abs().max()
+    own = hsic(a_ND, a_ND) * hsic(b_NE, b_NE)
+    return float(hsic(a_ND, b_NE) / own.sqrt()) if own > 0 else math.nan
+
+
+def _hsic(a_ND: torch.Tensor, b_NE: torch.Tensor) -> torch.Tensor:
+    """The sum of K * L over all pairs of samples, in [D, E] numbers instead of [N, N]; the factor
+    in front is left out, as it cancels."""
+    return (a_ND.T @ b_NE).square().sum()
+
+
+def _hsic_unbiased(a_ND: torch.Tensor, b_NE: torch.Tensor) -> torch.Tensor:
+    """Song et al. 2012, equation 5, on Gram matrices without their diagonals, which are never
+    formed: sums over them are sums over features. Up to the factor 1 / (N (N - 3))."""
+    N = len(a_ND)
+    own_a, own_b = a_ND.square().sum(1), b_NE.square().sum(1)  # the diagonals
+    # The columns add up to 0, so what is left of a row's sum is minus its diagonal entry.
+    pairs = _hsic(a_ND, b_NE) - own_a @ own_b
+    return (pairs + own_a.sum() * own_b.sum() / ((N - 1) * (N - 2))
+            - 2 / (N - 2) * (own_a @ own_b))

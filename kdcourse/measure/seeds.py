@@ -1,0 +1,35 @@
+"""Several seeds: means and their intervals."""
+
+import math
+import statistics
+
+
+def interval(values: list[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of the values and the ends of its confidence interval (Student's t).
+
+    The ends are NaN for fewer than two values: one run says nothing about the spread.
+
+    >>> interval([1.0, 2.0, 3.0])
+    (2.0, -0.48..., 4.48...)
+    """
+    from scipy import stats
+
+    if not values:
+        raise ValueError("Expected at least one value, got none.")
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
+    return mean, mean - half, mean + half
+
+
+def paired_difference(ours: list[float], baseline: list[float], level: float = 0.95):
+    """Mean of `ours - baseline`, seed by seed, and the ends of its confidence interval.
+
+    Two arms that share data order and seed share part of their luck; the pairs take it out.
+    """
+    if len(ours) != len(baseline):
+        raise ValueError(f"Expected pairs, got {len(ours)} and {len(baseline)} values. "
+                         "Run both arms on the same seeds.")
+    return interval([a - b for a, b in zip(ours, baseline, strict=True)], level)

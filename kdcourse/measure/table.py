@@ -1,0 +1,248 @@
+"""The report: networks side by side, as text, as HTML and as plain Python.
+
+Shapes: N samples, K classes.
+"""
+
+import copy
+import dataclasses
+import functools
+import statistics
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from kdcourse import models, schemes, teachers
+from kdcourse.data import Dataset
+from kdcourse.measure import cost, quality
+
+
+@dataclasses.dataclass
+class Report:
+    """A table of networks: one column for each, `rows` by name with one number per quantity.
+
+    partner: whom the students are compared with. batch: how many images at once for the throughput.
+    device, threads: on what it was measured.
+    """
+
+    title: str
+    rows: dict[str, dict]
+    partner: str = "teacher"
+    batch: int = 128
+    device: str = "cpu"
+    threads: int = 1
+
+    FORMATS = {  # noqa: RUF012
+        "accuracy": ("accuracy", "{:.1%}"), "top5": ("top-5 accuracy", "{:.1%}"),
+        "agreement": ("agrees with {partner}", "{:.1%}"),
+        "nll": ("NLL (nats)", "{:.3f}"), "ece": ("ECE", "{:.3f}"),
+        "teacher_kl": ("KL to {partner} (nats)", "{:.3f}"), "parameters": ("parameters", "{:,}"),
+        "macs": ("MACs", "{:,}"), "file_mb": ("file (MB)", "{:.3g}"),
+        "latency_ms": ("latency, batch 1 (ms)", "{:.2f}"),
+        "latency_iqr_ms": ("its spread (IQR, ms)", "{:.2f}"),
+        "throughput": ("throughput, batch {batch} (images/s)", "{:,.0f}"),
+        "throughput_iqr": ("its spread (IQR, images/s)", "{:,.0f}"),
+        "peak_mb": ("peak memory, batch 1 (MB)", "{:.3g}"),
+    }
+
+    def to_dict(self) -> dict:
+        """Plain Python, for a results file."""
+        return dataclasses.asdict(self)
+
+    def caption(self) -> str:
+        """What was measured, and on what."""
+        threads = f", 1 thread for the latency and {self.threads} for the throughput"
+        return f"{self.title}; on {self.device}{threads if self.device == 'cpu' else ''}"
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """The header, and one line of text per quantity."""
+        lines = [
+            [title.format(partner=self.partner, batch=self.batch),
+             *(form.format(row[key]) if row.get(key) is not None else "–"
+               for row in self.rows.values())]
+            for key, (title, form) in self.FORMATS.items()
+            if any(row.get(key) is not None for row in self.rows.values())
+        ]
+        return ["", *self.rows], lines
+
+    def __repr__(self):
+        header, lines = self.cells()
+        return self.caption() + "\n" + text_table(header, lines)
+
+    def _repr_html_(self):
+        header, lines = self.cells()
+        return html_table(header, lines, self.caption())
+
+
+def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Report:
+    """Student and teacher side by side on one split: right, calibrated, alike, small, fast?
+
+    Columns: the teacher, where it answers for these inputs, with its own normalisation and size (an
+    ensemble is one column: the sum of its networks), and the student. Of `Mutual` every student,
+    compared with its peers (the mean over them). Of `MultiExit` every exit, compared with the end,
+    which is the student; sizes are those of what an exit needs.
+
+    Rows: accuracy, also top-5 where there are more than five classes, agreement with the teacher,
+    NLL, ECE, KL(teacher || student); parameters, multiply-accumulates, the weights as a safetensors
+    file, latency of one image, throughput with `batch` images at once, and peak memory of one image
+    (see `latency`, `throughput`, `peak_memory`), on this machine. Times are medians, with the
+    interquartile range as their spread. Students are measured as they are exported: without hooks,
+    not compiled.
+
+    `to_dict()` of what comes back is plain Python; a notebook shows it as a table.
+    """
+    if not isinstance(scheme, schemes.Scheme):
+        raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
+                        f"{type(scheme).__name__}. For a network alone: report(Supervised(net), "
+                        "data).")
+    partner, columns = _columns(scheme, data.shape)
+    part, logits, rows = getattr(data, split), {}, {}
+    for name, column in columns.items():
+        logits[name], labels = models.answers(column.predict, part)
+    for name, column in columns.items():
+        if logits[name] is not None:
+            others = [logits[other] for other in column.partners if logits[other] is not None]
+            rows[name] = _right(logits[name], labels, others)
+            if column.network is not None:
+                rows[name] |= _costs(column.network, data.shape, batch)
+    return Report(f"{data.name}, {len(labels):,} samples of the {split} split", rows, partner,
+                  batch, models.device_of(scheme.student).type, torch.get_num_threads())
+
+
+class _Column:
+    """Who answers, the network behind the answers, and the names of those it is compared with."""
+
+    def __init__(self, network: nn.Module | None, partners=(), predict=None):
+        self.network, self.partners = network, tuple(partners)
+        self.predict = predict or functools.partial(models.predict, network)
+
+
+def _columns(scheme, shape: tuple[int, ...]) -> tuple[str, dict[str, _Column]]:
+    """The word for the partners, and the columns by name."""
+    # As `export` makes them; but that makes one, and there may be several.
+    students = [models.untap(models.unwrapped(copy.deepcopy(student))).eval()
+                for student in scheme.students]
+    names = [f"student {i}" for i in range(1, len(students) + 1)] if students[1:] else ["student"]
+    named = list(zip(names, students, strict=True))
+    if getattr(scheme, "teacher", None) is not None:
+        asked = _Column(_network(scheme.teacher), predict=scheme.teacher.predict)
+        return "teacher", {"teacher": asked} | {name: _Column(student, ["teacher"])
+                                                for name, student in named}
+    if isinstance(scheme, schemes.MultiExit) and scheme.heads is not None:
+        exits = {f"exit {path}": _Column(_trimmed(scheme.exit(path), shape), ["student"])
+                 for path in scheme.exits}
+        return "the end", exits | {"student": _Column(students[0])}
+    return "its peers", {name: _Column(student, [other for other in names if other != name])
+                         for name, student in named}
+
+
+def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
+    labels = labels.to(logits_NK.device)
+    row = quality.evaluate(logits_NK, labels)
+    if logits_NK.shape[1] > 5:
+        row["top5"] = quality.top_k(logits_NK, labels)
+    pairs = [quality.evaluate(logits_NK, labels, other) for other in others]
+    for key in ("agreement", "teacher_kl") if pairs else ():
+        row[key] = statistics.fmean(pair[key] for pair in pairs)
+    return row
+
+
+def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:
+    latency, throughput = cost.latency(model, shape), cost.throughput(model, shape, batch)
+    return {"parameters": cost.parameters(model), "macs": cost.macs(model, shape),
+            "file_mb": cost.file_mb(model),
+            "latency_ms": latency[0], "latency_iqr_ms": latency[1],
+            "throughput": throughput[0], "throughput_iqr": throughput[1],
+            "peak_mb": cost.peak_memory(model, shape)}
+
+
+# --- who else answers: teachers and exits as networks -------------------------------------------
+
+
+def _network(teacher) -> nn.Module | None:
+    """A teacher as one network for raw inputs; None where there is no network behind it."""
+    if isinstance(teacher, teachers.Cached):
+        return _network(teacher.source)
+    if isinstance(teacher, teachers.Ensemble):
+        members = [_network(member) for member in teacher.teachers]
+        return None if None in members else _Together(members, teacher)
+    model = getattr(teacher, "model", None)
+    if not isinstance(model, nn.Module):
+        return None
+    adapts = any(getattr(teacher, what, None) is not None for what in ("mean", "std", "size"))
+    return _Adapted(model, teacher) if adapts else models.unwrapped(model)
+
+
+class _Adapted(nn.Module):
+    """A network behind the normalisation and size of its own."""
+
+    def __init__(self, model: nn.Module, teacher):
+        super().__init__()
+        self.model, self.adapted = models.unwrapped(model), teacher.adapted
+
+    def forward(self, x):
+        return self.model(self.adapted(x))
+
+
+class _Together(nn.Module):
+    """The networks of an ensemble, one after the other."""
+
+    def __init__(self, members: list[nn.Module], ensemble):
+        super().__init__()
+        self.members, self.ensemble = nn.ModuleList(members), ensemble
+
+    def forward(self, x):
+        return self.ensemble._together([models.logits_of(member(x)) for member in self.members])
+
+
+def _trimmed(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """The model without the weights of modules that are not read on the way to its answer."""
+    with models.evaluating(model), torch.no_grad(), _Reads() as reads:
+        model(torch.zeros(1, *shape, device=models.device_of(model)))
+    for module in model.modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if not any(_place(tensor) in reads.places for tensor in own):
+            for tensors in (module._parameters, module._buffers):
+                tensors.update(dict.fromkeys(tensors))  # None, as for a layer without a bias
+    return model
+
+
+class _Reads(TorchDispatchMode):
+    """Remembers the memory that is read inside the block."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.places |= {_place(leaf) for leaf in tree_leaves((args, kwargs))
+                        if isinstance(leaf, torch.Tensor)}
+        return function(*args, **(kwargs or {}))
+
+
+def _place(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def text_table(header: list[str], lines: list[list[str]]) -> str:
+    """Columns of equal width: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                  for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in [header, *lines]
+    )
+
+
+def html_table(header: list[str], lines: list[list[str]], caption: str) -> str:
+    """The same as an HTML table that takes its colours from the page."""
+    from html import escape
+
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header[1:])
+    body = "".join(
+        f'<tr><th scope="row" style="text-align:left">{escape(line[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in line[1:]) + "</tr>" for line in lines
+    )
+    return (f'<table class="table"><caption>{escape(caption)}</caption>'
+            f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>")
