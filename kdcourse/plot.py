@@ -170,12 +170,13 @@ def per_class_gain(gains, classes, top: int = 20, ax=None):
 
 
 def confusion_moved(moved, classes, top: int = 20, ax=None):
-    """The confusions that came (full squares) and went away (empty ones): `measure.confusion_moved`.
+    """The confusions that came (full squares) and those that went away (empty ones).
 
-    The area of a square is the number of samples. The `top` classes with most movement are shown,
-    in their order; the diagonal, which are right answers, is left out.
+    moved: [K, K] from `measure.confusion_moved`. The area of a square is the number of samples. The
+    `top` classes with most movement are shown, in their order; the diagonal, which are right
+    answers, is left out.
     """
-    moved = np.array(moved, dtype=float)
+    moved = np.asarray(moved).astype(float)
     np.fill_diagonal(moved, 0)
     much = np.abs(moved).sum(0) + np.abs(moved).sum(1)
     shown = np.sort(np.argsort(-much, kind="stable")[:top])

@@ -190,6 +190,23 @@ def test_vectors_two_classes_and_soft_labels(soft):
         assert any("of 60 validation samples" in what for what in diagnosis.looked)
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_a_rare_class(right):
+    """Guessing is right on 95 %, and still a teacher may know something, or nothing."""
+    rng = np.random.default_rng(0)
+    y = (rng.random(2000) < 0.025).astype(int)
+    x = (rng.normal(size=(2000, 3)) + 6 * y[:, None]).astype("float32")
+    data, teacher = kd.data.from_arrays(x, y), nn.Linear(3, 2)
+    with torch.no_grad():
+        teacher.weight.copy_(torch.tensor([[-1.0] * 3, [1.0] * 3]) * right)
+        teacher.bias.copy_(torch.tensor([9.0, -9.0]))  # half-way between the two
+    torch.manual_seed(0)
+    diagnosis = doctor(kd.Distiller(nn.Linear(3, 2), teacher), data)
+    assert diagnosis.ok is right, diagnosis
+    if not right:
+        found(diagnosis, "hardly better than guessing")
+
+
 class Own(Scheme):
     """A scheme of one's own, with the teacher as a submodule; by default it takes care of it."""
 
@@ -486,6 +503,8 @@ def test_what_does_not_fit(data, oracle):
     found(doctor(kd.Supervised(network(classes=10)), data), "each of the 36 classes .*stops there")
     scheme = distiller(data, oracle, student=network(classes=40))
     found(doctor(scheme, data), "the same classes, got 40 and 36")
+    other = nn.Sequential(nn.Flatten(), nn.Linear(7, 36))  # for inputs of 7 numbers
+    found(doctor(distiller(data, oracle, student=other), data), "cannot be multiplied .*stops")
 
 
 def test_a_step_that_fails(data):

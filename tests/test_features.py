@@ -503,6 +503,8 @@ def test_trained_parts_can_be_saved_and_loaded(make, student, teacher):
     assert fresh(student, teacher) != term(student, teacher)
     fresh.load_state_dict(term.state_dict())
     assert fresh(student, teacher) == term(student, teacher)
+    with pytest.raises(RuntimeError, match=r"before it is loaded. Call scheme.build\("):
+        make().load_state_dict(term.state_dict())
 
 
 @trained
@@ -523,6 +525,12 @@ def test_trained_parts_are_in_float32_at_least(make, student, teacher, dtype):
     wide = torch.promote_types(dtype, torch.float32)
     assert {p.dtype for p in term.parameters()} == {wide}
     assert term(student, teacher).dtype == wide
+
+
+@trained
+def test_shapes_alone_will_do(make, student, teacher):
+    term = built(make, student, teacher).to("meta")
+    assert term(student.to("meta"), teacher.to("meta")).shape == ()
 
 
 @trained

@@ -119,7 +119,7 @@ def test_accuracy_by_class():
             assert found == pytest.approx(confusion[k, k] / confusion[k].sum())
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 5])
+@pytest.mark.parametrize("k", [1, 2, 4])
 def test_top_k_is_that_of_scikit_learn(k):
     logits, labels = example()
     expected = metrics.top_k_accuracy_score(labels, logits, k=k, labels=range(5))
@@ -361,7 +361,7 @@ def test_a_teacher_is_asked_as_it_wants_to_be(data, smoke):
 
 def test_an_ensemble_costs_the_sum_of_its_networks(data, smoke):
     members = [network(0, width=8), kd.models.mlp(hidden=(16,), size=24)]
-    teacher = kd.Ensemble([members[0], kd.Live(members[1], size=24)], weights=[1, 3])
+    teacher = kd.Ensemble([members[0], kd.Live(members[1], size=24)])
     row = kd.report(kd.Distiller(network(1), teacher), data).rows["teacher"]
     assert row["parameters"] == sum(measure.parameters(member) for member in members)
     assert row["macs"] == measure.macs(members[0], (1, 12, 12)) + measure.macs(members[1],

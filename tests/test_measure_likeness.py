@@ -89,7 +89,7 @@ def test_unrelated_features_look_alike_only_when_biased():
     assert np.mean(biased) > 0.8
     error = np.std(unbiased) / math.sqrt(len(pairs))
     assert abs(np.mean(unbiased)) < 4 * error
-    assert error < 0.01
+    assert error < 0.02
     assert min(unbiased) < 0  # that is what unbiased means
 
 

@@ -5,7 +5,9 @@ import inspect
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from conftest import network
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 
 import kdcourse as kd
@@ -44,11 +46,15 @@ def draw(name, comparison, history, ax=None):
         "dots": (comparison,), "differences": (comparison,), "reliability": (comparison,),
         "curves": (comparison,), "history": (history,),
         "heatmap": (grid, [0.5, 0.9], [1, 4, 16], "temperature", "alpha", "accuracy"),
+        "cka": (grid, ["layer1", "layer2"], ["conv1", "conv2", "fc"], "student", "teacher"),
+        "per_class_gain": ([0.1, -0.05, None], ["cat", "dog", "frog"]),
+        "confusion_moved": ([[2, -3, 1], [1, -1, 0], [0, 0, 0]], ["cat", "dog", "frog"]),
     }[name]
     return getattr(plot, name)(*arguments, ax=ax)
 
 
-NAMES = ["dots", "differences", "reliability", "curves", "history", "heatmap"]
+NAMES = ["dots", "differences", "reliability", "curves", "history", "heatmap", "cka",
+         "per_class_gain", "confusion_moved"]
 every_function = pytest.mark.parametrize("name", NAMES)
 
 
@@ -127,6 +133,80 @@ def test_the_heat_map_writes_its_numbers_and_the_deviation():
 def test_numbers_in_the_heat_map_can_be_read():
     ax = plot.heatmap([[0.0, 1.0]], [1], [1, 2], "x", "y", "z")
     assert [to_hex(text.get_color()) for text in ax.texts] == ["#ffffff", "#000000"]
+
+
+def test_alike_layers_are_a_grid_with_the_first_layer_at_the_bottom():
+    table = torch.tensor([[1.0, 0.25, 0.5], [float("nan"), 0.75, -0.01]], dtype=torch.float64)
+    ax = plot.cka(table, ["layer1", "layer2"], ["a", "b", "c"], "student", "teacher")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("student", "teacher")
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["layer1", "layer2"]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["a", "b", "c"]
+    assert not ax.yaxis_inverted()
+    written = {text.get_position(): text.get_text() for text in ax.texts}
+    assert written == {(0.5, 0.5): "1.00", (1.5, 0.5): "0.25", (2.5, 0.5): "0.50",
+                       (0.5, 1.5): "–", (1.5, 1.5): "0.75", (2.5, 1.5): "-0.01"}
+    (mesh,) = [found for found in ax.collections if isinstance(found, QuadMesh)]
+    assert mesh.get_clim() == (0, 1)
+    np.testing.assert_array_equal(np.ma.getmaskarray(mesh.get_array()), table.isnan())
+    many = [f"layer{i}" for i in range(30)]
+    full = plot.cka(np.eye(30), many, many, "x", "y")
+    assert not full.texts  # no room for 900 numbers
+    full.figure.canvas.draw()
+
+
+def test_the_scale_of_alike_is_legible_in_greyscale():
+    red, green, blue = plt.get_cmap("cividis")(np.linspace(0, 1, 50))[:, :3].T
+    assert (np.diff(0.2126 * red + 0.7152 * green + 0.0722 * blue) > 0).all()
+
+
+def test_the_gain_by_class_is_sorted_and_limited():
+    gains, classes = [0.02, -0.30, None, 0.10, -0.01], ["a", "b", "c", "d", "e"]
+    ax = plot.per_class_gain(gains, classes)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["d", "a", "e", "b"]
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [10, 2, -1, -30])
+    assert [text.get_text() for text in ax.texts] == ["+10.0", "+2.0", "-1.0", "-30.0"]
+    assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [
+        plot.BLUE, plot.BLUE, plot.RED, plot.RED]
+    assert ax.yaxis_inverted()  # the most won on top
+    most = plot.per_class_gain(gains, classes, top=2)
+    assert [tick.get_text() for tick in most.get_yticklabels()] == ["d", "b"]
+
+
+def test_confusions_that_came_are_full_and_those_that_went_are_empty():
+    moved = np.array([[5, -4, 0, -1], [2, -2, 0, 0], [0, 0, 0, 0], [0, 1, 0, -1]])
+    before = moved.copy()
+    ax = plot.confusion_moved(moved, ["cat", "dog", "frog", "ship"], top=3)
+    assert (moved == before).all()
+    names = [tick.get_text() for tick in ax.get_xticklabels()]
+    assert names == [tick.get_text() for tick in ax.get_yticklabels()] == ["cat", "dog", "ship"]
+    more, fewer = ax.collections
+    assert more.get_offsets().tolist() == [[0, 1], [1, 2]]  # [answer, label]
+    assert fewer.get_offsets().tolist() == [[1, 0], [2, 0]]
+    np.testing.assert_allclose(more.get_sizes() / fewer.get_sizes()[0], [2 / 4, 1 / 4])
+    assert to_hex(more.get_facecolor()[0]).upper() == plot.RED
+    assert to_hex(fewer.get_facecolor()[0]) == "#ffffff"  # so they differ without colour, too
+    assert to_hex(fewer.get_edgecolor()[0]).upper() == plot.BLUE
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "more than before (largest: 2)", "fewer than before (largest: 4)"]
+    assert ax.yaxis_inverted()
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_pictures_of_classes_that_did_not_move(count):
+    names = [f"class {k}" for k in range(count)]
+    plot.confusion_moved(np.zeros((count, count)), names).figure.canvas.draw()
+    plot.per_class_gain([None] * count, names).figure.canvas.draw()
+    plot.per_class_gain([0.0] * count, names).figure.canvas.draw()
+
+
+def test_measures_can_be_drawn_as_they_come(data):
+    before, after = (kd.models.predict(network(seed), data.test.x) for seed in (0, 1))
+    labels, classes = data.test.y, data.classes
+    plot.per_class_gain(kd.measure.per_class_gain(before, after, labels), classes)
+    plot.confusion_moved(kd.measure.confusion_moved(before, after, labels), classes)
+    paths = ["1", "3", "5"]
+    table = kd.measure.cka_matrix(network(0), paths, network(1), paths, data.test.x)
+    plot.cka(table, paths, paths, "student", "teacher").figure.canvas.draw()
 
 
 def test_reliability_takes_all_seeds_together_and_skips_thin_bins(comparison):

@@ -4,7 +4,7 @@ import torch
 
 from kdcourse import models
 from kdcourse.data import Dataset
-from kdcourse.diagnosis import copies, step, teacher
+from kdcourse.diagnosis import copies, plan, step, teacher
 from kdcourse.diagnosis.report import Diagnosis, Finding
 from kdcourse.diagnosis.visit import Visit
 from kdcourse.schemes import Scheme
@@ -12,10 +12,12 @@ from kdcourse.schemes import Scheme
 __all__ = ["Diagnosis", "Finding", "doctor"]
 
 
-def doctor(scheme: Scheme, data: Dataset, optimizer=None) -> Diagnosis:
+def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
+           steps: int | None = None) -> Diagnosis:
     """Look at a set-up on one batch, and say what is wrong with it before it is trained.
 
     optimizer: yours, if you train in a loop of your own; `fit` makes its own.
+    schedule, steps: likewise a scheduler of torch that is stepped once in each of so many steps.
 
     It looks at
 
@@ -29,7 +31,10 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None) -> Diagnosis:
       order;
     * terms of your own with a temperature `T`: the mistakes of a distillation loss that are
       recognised by their value (`kdcourse.checks.broken_laws`);
-    * the optimiser: does it hold all that is to be trained, and nothing of the teacher.
+    * students that learn from each other: are the peers detached;
+    * mixed precision: is the loss still finite;
+    * the optimiser: does it hold all that is to be trained, and nothing of the teacher;
+    * the schedule: does the learning rate leave its warm-up before the training ends.
 
     All of it happens on a copy: nothing of yours is changed, no mode, gradient, buffer or random
     state. A scheme without a teacher is not asked about one.
@@ -46,6 +51,9 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None) -> Diagnosis:
     >>> doctor(schemes.Supervised(student), glyphs).ok
     True
     """
+    if (schedule is None) != (steps is None):
+        raise ValueError("Expected schedule and steps together, got only one. Say in how many "
+                         "steps you train: epochs * batches.")
     if not isinstance(scheme, Scheme):
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}.")
@@ -63,4 +71,9 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None) -> Diagnosis:
             teacher.knowledge(visit)
         if optimizer is not None:
             step.optimiser(visit, optimizer)
+        if visit.steps:
+            plan.peers(visit)
+            plan.mixed_precision(visit)
+        if schedule is not None:
+            plan.schedule(visit, schedule, steps)
         return visit.diagnosis

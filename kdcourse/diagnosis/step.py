@@ -49,6 +49,7 @@ def one_step(visit) -> None:
             "Every weight becomes NaN with the first step.",
             "Look at the logits of that part, and for a logarithm or a root of 0.")
         return
+    visit.steps = True
     _gradients(visit, outcome)
 
 

@@ -116,8 +116,8 @@ def _aligned(visit, told, asked) -> None:
     wrong = int((off.cpu() & (nearest != torch.arange(len(off)))).sum())
     if 2 * wrong > len(off):
         visit.report(
-            f"The teacher's answers belong to other samples: {wrong} of {len(off)} are what it "
-            "says of another image.",
+            f"The teacher's answers belong to other samples or views: {wrong} of {len(off)} are "
+            "what it says of another image.",
             "The student is taught the wrong thing about each image; what is left is label "
             "smoothing.",
             "Look answers up by batch.index, or make kd.Cached(teacher, data) again.")
@@ -153,14 +153,15 @@ def knowledge(visit) -> None:
     visit.look(f"what the teacher knows: {accuracy:.1%} of {len(y)} {what} samples")
     if accuracy < 0.95 and (_other_inputs(visit, x, y) or _other_order(visit, logits, y, what)):
         return  # that explains the rest
-    if accuracy - guessing < max(0.1 * (1 - guessing), 2 * math.sqrt(guessing / len(y))):
+    error = math.sqrt(guessing * (1 - guessing) / len(y))
+    if accuracy - guessing < max(0.1 * (1 - guessing), 2 * error):
         visit.report(
             f"The teacher is hardly better than guessing: right on {accuracy:.1%} of {len(y)} "
             f"{what} samples, where guessing gives {guessing:.1%}.",
             "Then it has nothing to teach.",
             "Was it trained, and were its weights loaded, those of the last layer too? Are its "
             "inputs what it was trained on?")
-    elif x is not None:
+    elif x is not None and visit.fits:
         visit.look("the teacher is better than the student")
         theirs = measure.accuracy(models.predict(visit.twin.student, x).cpu(), y)
         if _better(theirs, accuracy, len(y), 0.02):

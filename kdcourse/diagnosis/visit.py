@@ -23,7 +23,7 @@ class Visit:
                          if id(network) not in students]
         self.train = data.train.to(device)
         self.batch = next(self.train.batches(min(32, len(self.train)), seed=0))
-        self.fits = False
+        self.fits = self.steps = False  # whether it can be built, and make a step
         self.diagnosis = Diagnosis()
 
     def look(self, what: str) -> None:

@@ -92,6 +92,13 @@ class Loss(nn.Module):
         module.train(self.training)  # a batch statistic must not see what `build` looks at
         return module.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
+    def _load_from_state_dict(self, state, prefix, local, strict, missing, unexpected, errors):
+        known = len(unexpected)
+        super()._load_from_state_dict(state, prefix, local, strict, missing, unexpected, errors)
+        if len(unexpected) > known:
+            errors.append(f"{self!r}: Expected what this term trains to be made before it is "
+                          "loaded. Call scheme.build(batch, seed) first.")
+
     def __repr__(self):
         paths = [f"{who}={_shown(path)}" for who, path in
                  (("student", self.student_paths), ("teacher", self.teacher_paths)) if path]

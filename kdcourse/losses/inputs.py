@@ -18,8 +18,8 @@ def full_precision(function):
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
         device = _device((*args, *kwargs.values()))
-        off = torch.autocast(device, enabled=False) if device else contextlib.nullcontext()
-        with off:
+        known = device and torch.amp.is_autocast_available(device)  # not so on "meta"
+        with torch.autocast(device, enabled=False) if known else contextlib.nullcontext():
             return function(*args, **kwargs)
 
     return wrapped
