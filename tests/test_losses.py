@@ -769,6 +769,10 @@ def test_an_objective_reads_as_it_is_written(make, sentence):
 @pytest.mark.parametrize(("one", "other"), [
     (lambda: 0.1234567 * CE(), lambda: 0.1234568 * CE()),
     (lambda: KD(T=1.0000001), lambda: KD(T=1)),
+    (lambda: losses.SP("a"), lambda: losses.SP(teacher="a")),
+    *((lambda margin=margin: losses.OFD("a", "b", margin=torch.tensor(margin)),
+       lambda: losses.OFD("a", "b", margin=torch.tensor([-1.0, -3.0])))
+      for margin in ([-2.0, -2.0], [-3.0, -1.0])),
 ])
 def test_different_objectives_read_differently(one, other):
     assert repr(one()) != repr(other())

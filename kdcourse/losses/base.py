@@ -65,8 +65,9 @@ class Loss(nn.Module):
             return view
         if not paths:
             if self.needs_paths:
-                raise ValueError(f"Expected module paths to compare, got {self!r} without any. "
-                                 f'Write, for example, {type(self).__name__}("layer2", "layer3").')
+                raise ValueError(f"Expected module paths to compare, got {self!r} without one of "
+                                 f"the {who}. Write, for example, "
+                                 f'{type(self).__name__}("layer2", "layer3").')
             return view.logits
         missing = [path for path in paths if path not in view.taps]
         if missing:
@@ -122,7 +123,9 @@ class FeatureLoss(Loss):
     needs_paths = True
 
     def __repr__(self):
-        paths = [_shown(path) for path in (self.student_paths, self.teacher_paths) if path]
+        paths = [_shown(path) for path in (self.student_paths, self.teacher_paths)]
+        while paths and paths[-1] == "None":  # a path of the teacher alone is still the second
+            paths.pop()
         return f"{type(self).__name__}({', '.join(filter(None, [*paths, self.extra_repr()]))})"
 
 
@@ -244,4 +247,6 @@ def _paths(given) -> tuple[str, ...]:
 
 
 def _shown(paths: tuple[str, ...]) -> str:
+    if not paths:
+        return "None"
     return repr(paths[0]) if len(paths) == 1 else repr(list(paths))

@@ -10,6 +10,8 @@ import safetensors.torch
 import torch
 import torch.profiler
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdcourse import _files, models
 
@@ -27,9 +29,9 @@ def macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     >>> macs(nn.Linear(10, 5), (10,))
     50
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with models.evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    plain = sdpa_kernel(SDPBackend.MATH)  # attention as matrix products: every torch counts those
+    counter = FlopCounterMode(display=False)
+    with models.evaluating(model), torch.no_grad(), plain, counter:
         model(torch.zeros(1, *shape, device=models.device_of(model)))
     return counter.get_total_flops() // 2  # it counts the multiplication and the addition
 

@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H W height and width.
 import torch
 from torch import nn
 
+from kdcourse import _files
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.feature.projections import on_one_grid, projected
@@ -165,7 +166,9 @@ class OFD(FeatureLoss):
     def extra_repr(self):
         if self.margin is None:
             return ""
-        return f"margin={len(self.margin)} channels around {float(self.margin.mean()):.4g}"
+        numbers = _files.digest(self.margin.cpu().numpy().tobytes())[:8]  # others may have the mean
+        mean = float(self.margin.mean())
+        return f"margin={len(self.margin)} channels around {mean:.4g}#{numbers}"
 
 
 def _margin(margin_C, channels: int | None = None) -> torch.Tensor:
