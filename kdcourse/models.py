@@ -81,7 +81,8 @@ def taps(model: nn.Module, names) -> "Taps":
 
 
 class Taps:
-    """A model with some of its modules tapped; see `taps`. `remove()` takes the hooks away."""
+    """A model with some of its modules tapped; see `taps`. `remove()` takes the hooks away that no
+    other `Taps` needs."""
 
     def __init__(self, model: nn.Module, names):
         self.model = model
@@ -107,12 +108,15 @@ class Taps:
                 hook.stop()
 
     def remove(self) -> None:
-        """Take these hooks off the model; this object cannot be called afterwards."""
+        """Take these hooks off the model; this object taps nothing afterwards."""
         for module in self.model.modules():
             for hooks in (module._forward_hooks, module._forward_pre_hooks):
-                for key in [key for key, hook in hooks.items() if hook in self._hooks]:
-                    hooks.pop(key)
-                    module._forward_pre_hooks_with_kwargs.pop(key, None)
+                for key, hook in [pair for pair in hooks.items() if pair[1] in self._hooks]:
+                    hook.users -= 1
+                    if hook.users < 1:  # nobody else looks here
+                        hooks.pop(key)
+                        module._forward_pre_hooks_with_kwargs.pop(key, None)
+        self._hooks = []
 
 
 class Early(nn.Module):
@@ -148,6 +152,8 @@ def untap(model: nn.Module) -> nn.Module:
     left._hooks = [hook for module in model.modules()
                    for hooks in (module._forward_hooks, module._forward_pre_hooks)
                    for hook in hooks.values() if isinstance(hook, _Tap)]
+    for hook in left._hooks:
+        hook.users = 1
     left.remove()
     return model
 
@@ -181,6 +187,7 @@ class _Tap:
         self.name, self.path, self.input = name, found["path"], bool(found["input"])
         self.call = int(found["call"] or 0)
         self.entry = int(found["entry"]) if found["entry"] else None
+        self.users = 1
         self.stop()
 
     def start(self) -> None:
@@ -198,10 +205,12 @@ class _Tap:
             if hasattr(seen, "to_tuple"):  # an output object of transformers
                 seen = seen.to_tuple()
             if isinstance(seen, (tuple, list)):
-                if self.entry is None:
-                    seen = next((entry for entry in seen if isinstance(entry, torch.Tensor)), None)
-                else:
-                    seen = seen[self.entry] if self.entry < len(seen) else None
+                entries = [entry for entry in seen if isinstance(entry, torch.Tensor)]
+                if self.entry is not None:
+                    entries = list(seen[self.entry : self.entry + 1])
+                seen = entries[0] if entries else None
+            elif self.entry is not None:
+                seen = None  # one tensor has no entries
             self.tensor, self.version = seen, _version(seen)
 
     def take(self) -> torch.Tensor:
@@ -210,8 +219,9 @@ class _Tap:
             often = f"{self.calls} times" if self.calls else "never"
             raise RuntimeError(
                 f"Expected {self.path!r} to be called, for the tap {self.name!r}; it was called "
-                f"{often} in this forward pass. Tap a module that the model calls, or tap before "
-                "the model is compiled and first called."
+                f"{often} in this forward pass. Tap a module that the model calls. Of a compiled "
+                "model, tap it before its first call; where one of its class was compiled before, "
+                "call torch.compiler.reset() first."
             )
         if not self.call and self.calls > 1:
             raise RuntimeError(
@@ -247,7 +257,7 @@ def _attach(name: str, modules: dict[str, nn.Module], model: nn.Module) -> _Tap:
     """The hook of that name: the one which is already there, or a new one."""
     tap = _Tap(name)
     if not tap.path or tap.path not in modules:
-        near = difflib.get_close_matches(tap.path, modules, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(tap.path, filter(None, modules), n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(f"Expected the path of a module in {type(unwrapped(model)).__name__}, got "
                          f"{tap.path!r}.{hint} It has:\n{_tree(modules)}")
@@ -255,6 +265,7 @@ def _attach(name: str, modules: dict[str, nn.Module], model: nn.Module) -> _Tap:
     hooks = module._forward_pre_hooks if tap.input else module._forward_hooks
     for hook in hooks.values():
         if isinstance(hook, _Tap) and hook.name == name:
+            hook.users += 1
             return hook
     if tap.input:
         module.register_forward_pre_hook(tap, with_kwargs=True)

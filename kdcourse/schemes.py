@@ -125,6 +125,8 @@ class Distiller(Scheme):
             self.teacher.tap(self.objective.teacher_paths)
 
     def _check_apart(self, teacher) -> None:
+        for member in getattr(teacher, "teachers", []):  # of an ensemble
+            self._check_apart(member)
         model = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "model", None)
         if isinstance(model, nn.Module):
             ours = {id(p) for p in self.student.parameters()}

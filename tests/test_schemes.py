@@ -81,7 +81,8 @@ def test_networks_with_outputs_of_their_own(data, smoke):
 def test_a_student_cannot_be_its_own_teacher():
     student = network()
     head = nn.Sequential(network(1)[:-1], student[-1])  # only the last layer is shared
-    for teacher in (student, kd.Live(student), head, Wrapped(student)):
+    for teacher in (student, kd.Live(student), head, Wrapped(student),
+                    kd.Ensemble([network(1), student])):
         with pytest.raises(ValueError, match=r"weights of its own, .*copy.deepcopy"):
             kd.Distiller(student, teacher)
     kd.Distiller(network(), copy.deepcopy(student))

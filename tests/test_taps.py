@@ -146,6 +146,7 @@ BAD_CALLS = [
     ("relu#3", "'relu#3'; it was called 2 times"),
     ("spare", "'spare'; it was called never in this forward pass"),
     ("pair[1]", r"Expected a tensor at 'pair\[1\]', got NoneType"),
+    ("first[1]", r"Expected a tensor at 'first\[1\]', got NoneType"),
     ("pair[3]", r"Expected a tensor at 'pair\[3\]', got NoneType"),
 ]
 
@@ -220,8 +221,11 @@ def test_hooks_are_taken_away():
     first = kd.taps(model, ["first", "second:input"])
     again = kd.taps(model, ["first"])
     assert hooks(model) == 2  # the second finds the hook of the first
-    again(torch.randn(3, 4))
+    x = torch.randn(3, 4)
     first.remove()
+    assert hooks(model) == 1  # the one that both use
+    torch.testing.assert_close(again(x).taps["first"], model.first(x))
+    again.remove()
     assert hooks(model) == 0
     kd.taps(model, ["first", "pair"])
     model.spare.register_forward_hook(lambda *call: None)  # somebody else's stays
@@ -292,7 +296,7 @@ def test_a_model_that_was_compiled_and_called_before_it_was_tapped(dynamo):
             torch.testing.assert_close(seen(x).taps["second"], seeded(Odd).second(
                 seeded(Odd).first(x).relu()))
     except RuntimeError as error:  # never a wrong tensor
-        assert "tap before the model is compiled" in str(error)  # noqa: PT017
+        assert "tap it before its first call" in str(error)  # noqa: PT017
 
 
 def feature_scheme():
