@@ -205,7 +205,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     scheme.build(first[:4], seed)
     run = _Run(scheme, data, recipe, seed, device, team, checkpoint)
     history = run.start(team.share(first), steps, epochs)
-    log = _Log(device, team)
+    log = _Log(team)
 
     try:
         with run, _bar(epochs, label, team, len(history)) as bar:
@@ -401,32 +401,25 @@ class _Team:
 
 
 class _Log:
-    """Sums of the loss and its parts over an epoch, and the first step that was not finite.
-
-    Everything stays on the device; `close` is the one place that waits for it.
-    """
+    """The loss and its parts in every step of an epoch, kept on the device until `close`, which is
+    the one place that waits for it."""
 
     never = 2**40
 
-    def __init__(self, device, team):
-        self.device, self.team = device, team
+    def __init__(self, team):
+        self.team = team
         self._reset()
 
     def _reset(self):
-        self.sums, self.names, self.count = None, [], 0
-        self.bad, self.bad_values = torch.full((), self.never, device=self.device), None
+        self.names, self.values, self.shares, self.steps, self.count = [], [], [], [], 0
 
     def add(self, outcome, share: float) -> None:
         """Note a part of a step, which counts for `share` of it."""
         self.names = ["loss", *outcome.parts]
-        values = torch.stack([outcome.loss.detach().float(),
-                              *(part.detach().float() for part in outcome.parts.values())])
-        first = ~torch.isfinite(values[0]) & (self.bad == self.never)
-        self.bad = torch.where(first, self.count, self.bad)
-        self.bad_values = (values if self.bad_values is None
-                           else torch.where(first, values, self.bad_values))
-        values = values * share
-        self.sums = values if self.sums is None else self.sums + values
+        self.values.append(torch.stack(
+            [outcome.loss.detach(), *(part.detach() for part in outcome.parts.values())]))
+        self.shares.append(share)
+        self.steps.append(self.count)
 
     def step(self) -> None:
         """The step is over."""
@@ -434,16 +427,20 @@ class _Log:
 
     def close(self, steps_before: int) -> dict:
         """The means of the epoch, over all processes; raises when some step was not finite."""
-        means = self.team.sum(self.sums) / (self.count * self.team.size)
-        mine, bad = int(self.bad), int(self.team.least(self.bad))
-        values = self.bad_values.tolist()
+        values = torch.stack(self.values).float()  # [parts of steps, names]
+        bad = (~torch.isfinite(values[:, 0])).nonzero()
+        first = int(bad[0]) if len(bad) else None
+        mine = self.never if first is None else self.steps[first]
+        anywhere = int(self.team.least(torch.tensor(mine, device=values.device)))
+        shares = torch.tensor(self.shares, device=values.device)[:, None]
+        means = self.team.sum((values * shares).sum(0)) / (self.count * self.team.size)
         names = self.names
         self._reset()
-        if bad < self.never:
-            parts = [name for name, value in zip(names, values, strict=True)
-                     if name != "loss" and not math.isfinite(value)] if mine == bad else []
+        if anywhere < self.never:
+            parts = [name for name, value in zip(names, values[first or 0].tolist(), strict=True)
+                     if name != "loss" and not math.isfinite(value)] if mine == anywhere else []
             raise FloatingPointError(
-                f"The loss became NaN or inf at step {steps_before + bad + 1} "
+                f"The loss became NaN or inf at step {steps_before + anywhere + 1} "
                 f"(part: {', '.join(parts) or 'the weighted sum'}). Lower Recipe(lr=…), set "
                 "Recipe(clip=1.0), or look at the logits of that part."
             )

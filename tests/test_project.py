@@ -162,4 +162,5 @@ def test_every_chapter_is_in_the_book():
     contents = yaml.safe_load(read("_toc.yml"))
     listed = {chapter["file"] for part in contents["parts"] for chapter in part["chapters"]}
     chapters = {f"notebooks/{path.stem}" for path in ROOT.glob("notebooks/[0-9][0-9]_*.ipynb")}
-    assert chapters == {name for name in listed if name.startswith("notebooks/")}
+    other = {"notebooks/speed"}  # a page with measured numbers that is no chapter
+    assert chapters | other == {name for name in listed if name.startswith("notebooks/")}
