@@ -158,8 +158,12 @@ class Distiller(Scheme):
         self.teacher.check(data)
 
     def _apply(self, move, *args, **kwargs):
-        # .to(device) must take the teacher along although it is not a registered module.
+        # .to(…) must take the teacher along although it is not a registered module: its device,
+        # its precision and the layout of its images.
         super()._apply(move, *args, **kwargs)
+        model = getattr(self.teacher, "model", None)
+        if isinstance(model, nn.Module):
+            model._apply(move, *args, **kwargs)
         self.teacher.to(models.device_of(self.student))
         return self
 

@@ -354,3 +354,13 @@ def test_an_export_of_a_compiled_student_is_not_compiled():
 def test_what_cannot_be_exported():
     with pytest.raises(TypeError, match=r"Expected a scheme .* got Sequential"):
         kd.export(network())
+
+
+def test_the_teacher_comes_along(data):
+    scheme = kd.Distiller(network(0), network(1)).double().to(memory_format=torch.channels_last)
+    kernel = scheme.teacher.model[1][0].weight
+    assert kernel.dtype == torch.float64
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    batch = batch_of(data)
+    double = kd.data.Batch(batch.x.double(), batch.y, batch.index)
+    assert scheme(double).loss.dtype == torch.float64
