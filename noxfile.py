@@ -131,7 +131,7 @@ def parity(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure how fast `fit` is, beside other libraries (installed apart); 10 quiet minutes."""
+    """Measure how fast `fit` is, beside other libraries (installed apart)."""
     session.install("-c", "constraints.txt", "-e", ".[parity]")
     session.run("python", "-m", "kdcourse.benchmark", *session.posargs)
 

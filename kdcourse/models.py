@@ -5,6 +5,7 @@ in [0, 1] and normalises them itself, so that a teacher and a student may differ
 """
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import functools
@@ -109,13 +110,9 @@ class Taps:
 
     def remove(self) -> None:
         """Take these hooks off the model; this object taps nothing afterwards."""
-        for module in self.model.modules():
-            for hooks in (module._forward_hooks, module._forward_pre_hooks):
-                for key, hook in [pair for pair in hooks.items() if pair[1] in self._hooks]:
-                    hook.users -= 1
-                    if hook.users < 1:  # nobody else looks here
-                        hooks.pop(key)
-                        module._forward_pre_hooks_with_kwargs.pop(key, None)
+        for hook in self._hooks:
+            hook.users -= 1
+        _unhook(self.model, lambda hook: hook in self._hooks and hook.users < 1)
         self._hooks = []
 
 
@@ -146,16 +143,19 @@ def _leave(module, args, output):
     raise _Left(output)
 
 
-def untap(model: nn.Module) -> nn.Module:
-    """Take every hook that `taps` left off the model."""
-    left = Taps(model, [])
-    left._hooks = [hook for module in model.modules()
-                   for hooks in (module._forward_hooks, module._forward_pre_hooks)
-                   for hook in hooks.values() if isinstance(hook, _Tap)]
-    for hook in left._hooks:
-        hook.users = 1
-    left.remove()
-    return model
+def alone(model: nn.Module) -> nn.Module:
+    """A copy of the model in eval mode, as it was before anybody compiled, wrapped or tapped it."""
+    model = unwrapped(copy.deepcopy(model))
+    _unhook(model, lambda hook: isinstance(hook, _Tap))
+    return model.eval()
+
+
+def _unhook(model: nn.Module, unwanted) -> None:
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if unwanted(hook)]:
+                hooks.pop(key)
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

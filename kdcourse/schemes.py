@@ -107,7 +107,8 @@ class Distiller(Scheme):
     """Offline distillation: a frozen teacher, a student that learns.
 
     student: any `nn.Module` that returns logits [B, K].
-    teacher: a network (it is frozen: eval mode, no gradients), or `Live`, `Cached`.
+    teacher: a network (it is frozen: eval mode, no gradients), or a teacher: `Live`,
+        `Cached`, `Ensemble`.
     objective: such as `0.1 * CE() + 0.9 * KD(T=4)`, the default.
 
     Raises `ValueError` when student and teacher are the same object or share weights; in `build`,
@@ -374,7 +375,7 @@ class MultiExit(Scheme):
         if path not in self.exits or self.heads is None:
             raise ValueError(f"Expected one of the exits {list(self.exits)} after training, got "
                              f"{path!r}{'' if self.heads else ' before it'}.")
-        model = models.untap(models.unwrapped(copy.deepcopy(self.student)))
+        model = models.alone(self.student)
         return models.Early(model, path, copy.deepcopy(self.heads[self.exits.index(path)])).eval()
 
     def __repr__(self):
@@ -415,5 +416,4 @@ def export(scheme: Scheme) -> nn.Module:
     if not isinstance(scheme, Scheme):
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}.")
-    student = models.unwrapped(copy.deepcopy(scheme.student))
-    return models.untap(student).eval()
+    return models.alone(scheme.student)

@@ -166,11 +166,11 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     seed: decides the order of the samples and dropout. (Weights have the seed of their model.)
     device: by default the one of `default_device()`.
     label: stands in front of the progress bar.
-    checkpoint: a file, such as "run.safetensors", in which the state is kept after each epoch. When
-        it is there already, the training goes on from it: killed at any moment and started again,
-        it ends with the same student, to the last bit on a CPU. A finished training returns at
-        once. One of another scheme, data, recipe, seed, precision, torch version or number of
-        threads is refused.
+    checkpoint: a file, such as "run.safetensors", in which the state is kept after each epoch; all
+        processes must see it. When it is there already, the training goes on from it: killed at any
+        moment and started again, it ends with the same student, to the last bit on a CPU. A
+        finished training returns at once. One of another scheme, data, recipe, seed, precision,
+        torch version or number of threads is refused.
 
     Under `torchrun` or `accelerate launch` each process computes its share of every batch. For
     per-sample losses on networks without batch statistics the gradient is that of one process;

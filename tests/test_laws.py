@@ -4,6 +4,7 @@ import copy
 import inspect
 import itertools
 import math
+import re
 
 import laws_feature
 import laws_relation
@@ -370,4 +371,4 @@ def test_the_docstring_is_whole(row):
     if row.function != "soft_cross_entropy":  # "as for kd"
         assert "Raises `ValueError`" in text or "errors as for" in text or "Rest as for" in text
     if row.uses_teacher or row.function == "label_smoothing":
-        assert "19" in text or "20" in text, "no paper is named"
+        assert re.search(r"\b(19|20)\d\d\b", text), "no paper is named"

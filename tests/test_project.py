@@ -133,6 +133,11 @@ def test_imports_point_one_way():
         assert not wrong, f"kdcourse/{path.name} imports {sorted(wrong)}, which come after it"
 
 
+def test_the_order_of_imports_is_that_of_the_guide():
+    (sentence,) = re.findall(r"Imports point one way: ([^.]*)\.", read("CONTRIBUTING.md"))
+    assert sentence.replace("\n", " ").split(", ") == ORDER
+
+
 def test_the_commands_that_are_promised_exist():
     for name in ("README.md", "CONTRIBUTING.md", "book/run.md", ".ci/run", "notebooks/run.py"):
         assert called_sessions(read(name)) <= sessions(), name

@@ -14,7 +14,7 @@ from conftest import network, state
 from torch import nn
 
 import kdcourse as kd
-from kdcourse.models import View, untap, unwrapped
+from kdcourse.models import View, alone, unwrapped
 
 X = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -229,8 +229,11 @@ def test_hooks_are_taken_away():
     assert hooks(model) == 0
     kd.taps(model, ["first", "pair"])
     model.spare.register_forward_hook(lambda *call: None)  # somebody else's stays
-    untap(model)
-    assert hooks(model) == 1
+    model.train()
+    copied = alone(model)
+    assert hooks(copied) == 1
+    assert hooks(model) == 3  # only the copy is bare
+    assert not copied.training
 
 
 def test_a_copy_has_hooks_of_its_own():

@@ -161,6 +161,21 @@ def check_choice(name: str, value, choices) -> None:
         raise ValueError(f"Expected {name} {expected}, got {value!r}.")
 
 
+def check_share(name: str, value) -> None:
+    """Raise unless the value lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"Expected {name} between 0 and 1, got {value}.")
+
+
+def check_weights(**weights) -> None:
+    """Raise unless every weight is a finite number, 0 or more, and one is above 0."""
+    for name, weight in weights.items():
+        if not weight >= 0 or not math.isfinite(weight):
+            raise ValueError(f"Expected a weight {name} of 0 or more, got {weight}.")
+    if not any(weights.values()):
+        raise ValueError(f"Expected a weight above 0 for {' or '.join(weights)}, got 0 for all.")
+
+
 def reduce(values_B: torch.Tensor, reduction: str) -> torch.Tensor:
     """The mean over samples, or one value per sample."""
     check_choice("reduction", reduction, ("mean", "none"))

@@ -3,7 +3,6 @@
 Shapes: N samples, K classes.
 """
 
-import copy
 import dataclasses
 import functools
 import statistics
@@ -121,8 +120,7 @@ class _Column:
 def _columns(scheme, shape: tuple[int, ...]) -> tuple[str, dict[str, _Column]]:
     """The word for the partners, and the columns by name."""
     # As `export` makes them; but that makes one, and there may be several.
-    students = [models.untap(models.unwrapped(copy.deepcopy(student))).eval()
-                for student in scheme.students]
+    students = [models.alone(student) for student in scheme.students]
     names = [f"student {i}" for i in range(1, len(students) + 1)] if students[1:] else ["student"]
     named = list(zip(names, students, strict=True))
     if getattr(scheme, "teacher", None) is not None:

@@ -13,10 +13,8 @@ from kdcourse.data import generator
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.feature.projections import projected, unit
-from kdcourse.losses.relation.pairs import vectors_pair
+from kdcourse.losses.relation.pairs import VARIANTS, vectors_pair
 from kdcourse.models import View
-
-VARIANTS = ("paper", "code")
 
 
 @inputs.full_precision

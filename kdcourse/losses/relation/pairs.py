@@ -8,6 +8,7 @@ import torch
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
 
+VARIANTS = ("paper", "code")  # the formula of the paper, and that of the authors' code
 
 def vectors_pair(student, teacher, least: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     """One vector per sample of both sides, [B, D]; the widths may differ. The teacher's come
@@ -31,3 +32,20 @@ class Relation(FeatureLoss):
 
     needs_paths = False
     per_sample = False
+
+
+class OfVariant(Relation):
+    """A relation whose only setting is the variant of its formula, which is `function`."""
+
+    function = None
+
+    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
+        super().__init__(student, teacher)
+        inputs.check_choice("variant", variant, VARIANTS)
+        self.variant = variant
+
+    def values(self, student, teacher=None, labels=None):
+        return self.function(student, teacher, self.variant)
+
+    def extra_repr(self):
+        return f"variant={self.variant!r}"

@@ -8,9 +8,7 @@ import torch.nn.functional as F
 
 from kdcourse.losses import inputs
 from kdcourse.losses.feature.projections import unit
-from kdcourse.losses.relation.pairs import Relation, vectors_pair
-
-VARIANTS = ("paper", "code")
+from kdcourse.losses.relation.pairs import VARIANTS, OfVariant, vectors_pair
 
 
 @inputs.full_precision
@@ -123,39 +121,21 @@ def _cosines(x_BD) -> torch.Tensor:
     return directions @ directions.transpose(1, 2)
 
 
-class RKDDistance(Relation):
+class RKDDistance(OfVariant):
     """`rkd_distance`: space the samples as the teacher does. Trains nothing of its own.
 
     Without paths it compares the logits. The paper takes the final embedding; for classification,
     the last pooling layer, such as "fc:input" in `kdcourse`'s resnet.
     """
 
-    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
-        super().__init__(student, teacher)
-        inputs.check_choice("variant", variant, VARIANTS)
-        self.variant = variant
-
-    def values(self, student, teacher=None, labels=None):
-        return rkd_distance(student, teacher, self.variant)
-
-    def extra_repr(self):
-        return f"variant={self.variant!r}"
+    function = staticmethod(rkd_distance)
 
 
-class RKDAngle(Relation):
+class RKDAngle(OfVariant):
     """`rkd_angle`: the teacher's angles between three samples. Trains nothing of its own.
 
     Without paths it compares the logits. The paper takes the final embedding; for classification,
     the last pooling layer, such as "fc:input" in `kdcourse`'s resnet.
     """
 
-    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
-        super().__init__(student, teacher)
-        inputs.check_choice("variant", variant, VARIANTS)
-        self.variant = variant
-
-    def values(self, student, teacher=None, labels=None):
-        return rkd_angle(student, teacher, self.variant)
-
-    def extra_repr(self):
-        return f"variant={self.variant!r}"
+    function = staticmethod(rkd_angle)

@@ -9,10 +9,9 @@ import torch
 
 from kdcourse.losses import inputs
 from kdcourse.losses.feature.projections import scaled, unit
-from kdcourse.losses.relation.pairs import Relation, vectors_pair
+from kdcourse.losses.relation.pairs import VARIANTS, OfVariant, Relation, vectors_pair
 
 KERNELS = ("taylor", "rbf", "bilinear")
-VARIANTS = ("paper", "code")
 LEAST = 1e-7  # the smallest kernel value (or what is added to a probability): the log stays finite
 
 
@@ -225,20 +224,11 @@ class CC(Relation):
         return ", ".join(settings)
 
 
-class PKT(Relation):
+class PKT(OfVariant):
     """`pkt`: the teacher's neighbours for every sample. Trains nothing of its own.
 
     Without paths it compares the logits. The authors' code takes the features before the last
     layer, such as "fc:input" in `kdcourse`'s resnet.
     """
 
-    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
-        super().__init__(student, teacher)
-        inputs.check_choice("variant", variant, VARIANTS)
-        self.variant = variant
-
-    def values(self, student, teacher=None, labels=None):
-        return pkt(student, teacher, self.variant)
-
-    def extra_repr(self):
-        return f"variant={self.variant!r}"
+    function = staticmethod(pkt)

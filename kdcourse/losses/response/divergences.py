@@ -131,7 +131,7 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
     >>> [round(float(jensen_shannon(s, t, beta)), 4) for beta in (0, 0.5, 1)]
     [0.1308, 0.1353, 0.1438]
     """
-    _check_share("beta", beta)
+    inputs.check_share("beta", beta)
     inputs.check_choice("variant", variant, ("scaled", "paper"))
     log_q, log_p = _log_answers(student_BK, teacher_BK, T)
     scale = T**2 * (1 if variant == "scaled" else beta * (1 - beta))
@@ -197,7 +197,7 @@ def dkd(student_BK, teacher_BK, labels, alpha: float = 1.0, beta: float = 8.0, T
     >>> dkd(s, t, y, T=1)  # 1/2 against 1/3 for the target; the others agree: log(3 / sqrt 8)
     tensor(0.0589)
     """
-    check_weights(alpha=alpha, beta=beta)
+    inputs.check_weights(alpha=alpha, beta=beta)
     inputs.check_temperature(T)
     student_BK, teacher_BK = inputs.logits_pair(student_BK, teacher_BK)
     labels_B1 = inputs.class_numbers(student_BK, labels)[:, None]
@@ -254,19 +254,6 @@ def _decoupled(scaled_BK, labels_B1):
             F.log_softmax(others, dim=1).masked_fill(nobody_B1, -math.inf))
 
 
-def check_weights(**weights) -> None:
-    """Raise unless every weight is a finite number, 0 or more, and one is above 0."""
-    for name, weight in weights.items():
-        if not weight >= 0 or not math.isfinite(weight):
-            raise ValueError(f"Expected a weight {name} of 0 or more, got {weight}.")
-    if not any(weights.values()):
-        raise ValueError(f"Expected a weight above 0 for {' or '.join(weights)}, got 0 for all.")
-
-
-def _check_share(name, share):
-    if not 0 <= share <= 1:
-        raise ValueError(f"Expected {name} between 0 and 1, got {share}.")
-
 class KD(Loss):
     """`kd`: match the teacher's softened answer. T² is included."""
 
@@ -303,7 +290,7 @@ class JS(Loss):
     def __init__(self, beta: float = 0.5, T: float = 1.0, variant: str = "scaled",
                  student=None, teacher=None):
         super().__init__(student, teacher)
-        _check_share("beta", beta)
+        inputs.check_share("beta", beta)
         inputs.check_temperature(T)
         inputs.check_choice("variant", variant, ("scaled", "paper"))
         self.beta, self.T, self.variant = beta, T, variant
@@ -336,7 +323,7 @@ class DKD(Loss):
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, T: float = 4.0,
                  student=None, teacher=None):
         super().__init__(student, teacher)
-        check_weights(alpha=alpha, beta=beta)
+        inputs.check_weights(alpha=alpha, beta=beta)
         inputs.check_temperature(T)
         self.alpha, self.beta, self.T = alpha, beta, T
 

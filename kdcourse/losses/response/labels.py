@@ -48,7 +48,7 @@ def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str =
     >>> label_smoothing(torch.zeros(1, 4), torch.tensor([2]))  # log 4, whatever the target
     tensor(1.3863)
     """
-    _check_smoothing(smoothing)
+    inputs.check_share("smoothing", smoothing)
     student_BK = inputs.logits(student_BK, "student")
     labels = inputs.labels(student_BK, labels)
     values_B = F.cross_entropy(student_BK, labels, label_smoothing=smoothing, reduction="none")
@@ -78,7 +78,7 @@ def hard_label(student_BK, teacher_BK, smoothing: float = 0.0, reduction: str = 
     >>> hard_label(torch.zeros(1, 4), torch.tensor([[0.0, 3.0, 1.0, 2.0]]))  # log 4
     tensor(1.3863)
     """
-    _check_smoothing(smoothing)
+    inputs.check_share("smoothing", smoothing)
     student_BK, teacher_BK = inputs.logits_pair(student_BK, teacher_BK)
     values_B = F.cross_entropy(student_BK, teacher_BK.argmax(1), label_smoothing=smoothing,
                                reduction="none")
@@ -133,11 +133,6 @@ def virtual_teacher(student_BK, labels, a: float = 0.99, T: float = 20.0, varian
     return kd(student_BK, p_BK.log(), T, reduction)
 
 
-def _check_smoothing(smoothing):
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"Expected smoothing between 0 and 1, got {smoothing}.")
-
-
 def _check_virtual(a, T, variant):
     if not 0 < a <= 1:
         raise ValueError(f"Expected a probability a above 0 and up to 1, got {a}.")
@@ -161,7 +156,7 @@ class LabelSmoothing(Loss):
 
     def __init__(self, smoothing: float = 0.1, student=None, teacher=None):
         super().__init__(student, teacher)
-        _check_smoothing(smoothing)
+        inputs.check_share("smoothing", smoothing)
         self.smoothing = smoothing
 
     def values(self, student, teacher=None, labels=None):
@@ -176,7 +171,7 @@ class HardLabel(Loss):
 
     def __init__(self, smoothing: float = 0.0, student=None, teacher=None):
         super().__init__(student, teacher)
-        _check_smoothing(smoothing)
+        inputs.check_share("smoothing", smoothing)
         self.smoothing = smoothing
 
     def values(self, student, teacher=None, labels=None):

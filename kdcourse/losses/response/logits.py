@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import Loss
-from kdcourse.losses.response.divergences import check_weights, kd
+from kdcourse.losses.response.divergences import kd
 
 
 def logit_mse(student_BK, teacher_BK, variant: str = "half", reduction: str = "mean"):
@@ -128,7 +128,7 @@ def dist(student_BK, teacher_BK, beta: float = 1.0, gamma: float = 1.0, T: float
     >>> dist(s, t)  # both sides: class 1 before class 0, and sample 0 surer than sample 1
     tensor(0.)
     """
-    check_weights(beta=beta, gamma=gamma)
+    inputs.check_weights(beta=beta, gamma=gamma)
     inputs.check_temperature(T)
     inputs.check_choice("variant", variant, ("paper", "code"))
     student_BK, teacher_BK = inputs.logits_pair(student_BK, teacher_BK)
@@ -207,7 +207,7 @@ class DIST(Loss):
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, T: float = 1.0,
                  variant: str = "paper", student=None, teacher=None):
         super().__init__(student, teacher)
-        check_weights(beta=beta, gamma=gamma)
+        inputs.check_weights(beta=beta, gamma=gamma)
         inputs.check_temperature(T)
         inputs.check_choice("variant", variant, ("paper", "code"))
         self.beta, self.gamma, self.T, self.variant = beta, gamma, T, variant
