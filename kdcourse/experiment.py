@@ -10,6 +10,7 @@ import math
 import operator
 import os
 import platform
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from filelock import FileLock
 
 import kdcourse
 from kdcourse import _files, measure, models, teachers
-from kdcourse.data import Dataset
+from kdcourse.data import Dataset, Split
 from kdcourse.schemes import Scheme
-from kdcourse.training import Recipe, fit
+from kdcourse.training import Recipe, default_device, fit
 
 SHIPPED = Path(__file__).parent / "results"  # the rows that come with the package
 LOWER_IS_BETTER = ("nll", "ece", "teacher_kl")
@@ -79,7 +80,10 @@ class Comparison:
     def cells(self):
         """The table as text: header, and a line per arm."""
         header = ["", "runs", f"accuracy ({self.split})", "95 % interval",
-                  f"minus {self.baseline}", "95 % interval", "ECE", "agreement"]
+                  f"minus {self.baseline}", "95 % interval"]
+        more = [(title, name) for title, name in (("ECE", "ece"), ("agreement", "agreement"))
+                if all(name in row for row in self.rows)]
+        header += [title for title, _ in more]
         lines = []
         for arm in self.arms:
             mean, low, high = self.interval(arm)
@@ -89,9 +93,13 @@ class Comparison:
             else:
                 gain, low, high = self.difference(arm)
                 line += [f"{100 * gain:+.1f}", _range(low, high, sign="+")]
-            ece, alike = self.mean(arm, "ece"), self.values(arm, "agreement")
-            alike = "–" if None in alike else f"{measure.interval(alike)[0]:.1%}"
-            lines.append([*line, f"{ece:.3f}", alike])
+            for _, name in more:
+                if None in self.values(arm, name):
+                    line.append("–")
+                else:
+                    line.append(f"{self.mean(arm, name):.3f}" if name == "ece"
+                                else f"{self.mean(arm, name):.1%}")
+            lines.append(line)
         return header, lines
 
     def cost(self) -> str:
@@ -123,6 +131,7 @@ def compare(
     split: str = "val",
     baseline: str | None = None,
     teacher=None,
+    also: dict[str, Callable[[Scheme, Split], float | list]] | None = None,
     results: str | None = None,
     rerun: bool = False,
 ) -> Comparison:
@@ -133,6 +142,9 @@ def compare(
     split: what the trained student is measured on: "val" for choices, "test" once, at the end.
     baseline: the arm to compare with; the first one by default.
     teacher: with whom agreement is measured; by default each scheme's own teacher, if any.
+    also: more quantities of the trained student, by name: a function of the scheme and the split
+        that returns a float, or a list of floats. They stand in the rows beside the others. A
+        recorded row that lacks one is computed again; a changed function needs a new name.
     results: a chapter's number, such as "01". Rows that were computed earlier for the same arm
         (its repr), recipe, data, seed and `kdcourse.RESULTS` are loaded; the others are computed
         and kept in `KDCOURSE_HOME/results`, one by one, so that nothing is lost when it stops.
@@ -140,9 +152,10 @@ def compare(
 
     Ctrl-C stops, and returns the rows that are complete for all arms of a seed.
 
-    Raises `ValueError` when there are no arms or no seeds, or when an arm does not return a fresh
-    scheme each time.
+    Raises `ValueError` when there are no arms or no seeds, when an arm does not return a fresh
+    scheme each time, or when a quantity has the name of one that every row has.
     """
+    also = also or {}
     seeds = [operator.index(seed) for seed in seeds]
     if not arms or not seeds:
         raise ValueError(f"Expected at least one arm and one seed, got {len(arms)} and "
@@ -190,13 +203,18 @@ def compare(
     with contextlib.suppress(KeyboardInterrupt):  # while a student is measured
         for number, (name, arm, chosen, key) in enumerate(jobs, 1):
             row = None if rerun else store.find(key)
-            if row is None:
+            if row is None or not also.keys() <= row.keys():
                 scheme = _fresh(name, arm, key["seed"])
                 history = fit(scheme, data, chosen, key["seed"],
                               label=f"{number}/{len(jobs)} {name}")
                 if history.interrupted:
                     break
-                row = key | _measured(scheme, data, split, answers, history)
+                found = key | _measured(scheme, data, split, answers, history)
+                if twice := also.keys() & {"arm", *found}:
+                    raise ValueError(f"Expected names for `also` that a row does not have yet, "
+                                     f"got {sorted(twice)}. Choose another name.")
+                more = {name: ask(scheme, getattr(data, split)) for name, ask in also.items()}
+                row = (row or {}) | found | _rounded(more)
                 store.add(row)
             rows.append({"arm": name, **row})
     done = collections.Counter(row["seed"] for row in rows)
@@ -204,6 +222,76 @@ def compare(
     if not whole:
         raise KeyboardInterrupt("Stopped before the first seed was complete for all arms.")
     return Comparison(whole, baseline)
+
+
+def record(
+    function: Callable[[int], dict[str, dict]],
+    seeds: Iterable[int] = range(5),
+    *,
+    name: str,
+    of: Iterable = (),
+    split: str = "val",
+    baseline: str | None = None,
+    results: str | None = None,
+    rerun: bool = False,
+) -> Comparison:
+    """What `compare` is for schemes, for anything else that is measured over seeds.
+
+    Generations that teach each other, an ensemble, a student that is repaired after training: one
+    function of the seed computes it all, and returns its quantities (float, list or None) by arm:
+    `{"generation 1": {"accuracy": 0.81}, "generation 2": {"accuracy": 0.83}}`.
+    `kd.measure.evaluate` makes such a dict from logits.
+
+    name: says in a few words what is measured; change it when the function changes.
+    of: what it depends on, such as data and recipe: each one's repr is kept with the rows.
+    split: on which split the function measures; it is only noted down.
+    baseline, results, rerun: as in `compare`. A call of `function` is recorded as a whole.
+
+    Raises `ValueError` when the function returns anything else, or other arms for another seed.
+
+    >>> import kdcourse as kd
+    >>> made = kd.experiment.record(lambda seed: {"coin": {"accuracy": seed % 2}}, name="a coin")
+    >>> made.values("coin")  # of the seeds 0 to 4
+    [0, 1, 0, 1, 0]
+    """
+    seeds = [operator.index(seed) for seed in seeds]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"Expected at least one seed, each once, got {seeds}.")
+    if split not in ("val", "test"):
+        raise ValueError(f'Expected split "val" or "test", got {split!r}.')
+    if _files.smoke():
+        seeds, results = seeds[:2], None
+        print("KDCOURSE_SMOKE=1: record measures two seeds; nothing is recorded.")
+    store = _Store(results)
+    keys = [{"scheme": name, "recipe": "", "data": "; ".join(map(repr, of)), "teacher": "",
+             "seed": seed, "split": split, "results": kdcourse.RESULTS} for seed in seeds]
+    known = [row for key in keys if (row := store.find(key))]
+    if rerun and known:
+        print(f"Measuring {len(keys)} seeds; {len(known)} of them took "
+              f"{_minutes(sum(row['seconds'] for row in known))} on {known[0]['hardware']}.")
+    rows, first = [], None
+    for key in keys:
+        row = None if rerun else store.find(key)
+        if row is None:
+            start = time.perf_counter()
+            arms = function(key["seed"])
+            if not isinstance(arms, dict) or not arms or not all(
+                    isinstance(found, dict) for found in arms.values()):
+                raise ValueError("Expected the function to return a dict of quantities for each "
+                                 f'arm, such as {{"arm": {{"accuracy": 0.9}}}}, got {arms!r}.')
+            row = key | {"arms": _rounded(arms), "seconds": time.perf_counter() - start,
+                         **where(default_device().type)}
+            store.add(row)
+        first = first or list(row["arms"])
+        if list(row["arms"]) != first:
+            raise ValueError(f"Expected the arms {first} for every seed, got {list(row['arms'])} "
+                             f"for seed {key['seed']}.")
+        shared = {field: value for field, value in row.items() if field != "arms"}
+        shared["seconds"] /= len(first)  # of the whole: so that their sum is right
+        rows += [shared | {"arm": arm} | found for arm, found in row["arms"].items()]
+    if baseline is not None and baseline not in first:
+        raise ValueError(f"Expected the baseline among {first}, got {baseline!r}.")
+    return Comparison(rows, baseline or first[0])
 
 
 def _fresh(name: str, arm, seed: int) -> Scheme:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import time
 
 import numpy as np
 import pytest
@@ -461,3 +462,116 @@ def test_a_recorded_row_can_be_computed_again(glyph_teacher):
     # Two runs of one arm are further apart than this once in a thousand times.
     tolerance = float(stats.t.ppf(0.9995, degrees)) * math.sqrt(2) * deviation
     assert accuracy == pytest.approx(row["accuracy"], abs=tolerance)
+
+
+# --- more quantities, and what is not a scheme ----------------------------------------------------
+
+
+def test_more_quantities_stand_in_the_rows(data, arms, fits):
+    def size(scheme, split):
+        return float(len(split)) + kd.measure.parameters(scheme.student)
+
+    also = {"size": size, "two": lambda scheme, split: [1.0, 2.0]}
+    made = kd.compare(arms, data, RECIPE, range(2), also=also, results="t")
+    assert made.values("KD", "size") == [72 + kd.measure.parameters(network())] * 2
+    assert made.values("CE", "two") == [[1.0, 2.0]] * 2
+    again = kd.compare(arms, data, RECIPE, range(2), also=also, results="t")
+    assert again.values("KD", "size") == made.values("KD", "size") and len(fits) == 4
+
+
+def test_a_row_that_lacks_a_quantity_is_computed_again_and_loses_nothing(data, arms, fits):
+    kd.compare(arms, data, RECIPE, [0], also={"one": lambda *_: 1.0}, results="t")
+    both = kd.compare(arms, data, RECIPE, [0], also={"two": lambda *_: 2.0}, results="t")
+    assert len(fits) == 4 and both.values("CE", "two") == [2.0]
+    kd.compare(arms, data, RECIPE, [0], results="t",
+               also={"one": lambda *_: 0.0, "two": lambda *_: 0.0})
+    assert len(fits) == 4, "the first quantity was forgotten"
+
+
+def test_a_quantity_cannot_replace_one_that_every_row_has(data, arms):
+    with pytest.raises(ValueError, match=r"does not have yet, got \['accuracy'\]"):
+        kd.compare(arms, data, RECIPE, [0], also={"accuracy": lambda *_: 1.0})
+
+
+def test_record_keeps_each_seed_and_pairs_the_arms():
+    calls = []
+
+    def function(seed):
+        calls.append(seed)
+        return {"first": {"accuracy": 0.5 + seed / 10}, "second": {"accuracy": 0.6 + seed / 10}}
+
+    made = kd.experiment.record(function, range(3), name="n", of=[RECIPE], results="t")
+    assert made.values("second") == pytest.approx([0.6, 0.7, 0.8])
+    assert made.difference("second")[0] == pytest.approx(0.1) and made.baseline == "first"
+    assert "second" in repr(made) and "ECE" not in repr(made)
+    again = kd.experiment.record(function, range(4), name="n", of=[RECIPE], results="t")
+    assert calls == [0, 1, 2, 3] and again.values("first")[:3] == made.values("first")
+    for change in ({"name": "m", "of": [RECIPE]}, {"name": "n", "of": [kd.Recipe()]}):
+        kd.experiment.record(function, [0], results="t", **change)
+    assert calls == [0, 1, 2, 3, 0, 0], "another name or another recipe is another row"
+    kd.experiment.record(function, [0], name="n", of=[RECIPE], results="t", rerun=True)
+    assert calls[-1] == 0 and len(calls) == 7
+
+
+def test_record_costs_what_its_calls_took(shipped, monkeypatch):
+    monkeypatch.setenv("KDCOURSE_RECORD", "1")
+    made = kd.experiment.record(lambda seed: {"a": {"accuracy": 0.1}, "b": {"accuracy": 0.2}},
+                                range(2), name="n", results="t")
+    stored = json.loads((shipped / "t.json").read_text(encoding="utf-8"))["rows"]
+    assert len(stored) == 2
+    assert made.seconds == pytest.approx(sum(row["seconds"] for row in stored))
+    assert experiment.cost("t").recompute == "0 s"
+
+
+def test_record_does_nothing_lasting_in_smoke_mode(smoke, home, capsys):
+    made = kd.experiment.record(lambda seed: {"a": {"accuracy": 0.1}}, range(5), name="n",
+                                results="t")
+    assert len(made.rows) == 2 and "two seeds" in capsys.readouterr().out
+    assert not (home / "results" / "t.json").exists()
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    ({"function": lambda seed: 0.5}, "dict of quantities for each arm"),
+    ({"function": lambda seed: {}}, "dict of quantities for each arm"),
+    ({"function": lambda seed: {"a": 0.5}}, "dict of quantities for each arm"),
+    ({"function": lambda seed: {str(seed): {"accuracy": 1}}}, "for every seed"),
+    ({"seeds": []}, "at least one seed"),
+    ({"seeds": [1, 1]}, "each once"),
+    ({"split": "train"}, 'split "val" or "test"'),
+    ({"baseline": "z"}, "baseline among"),
+])
+def test_record_says_what_is_wrong(call, message):
+    settings = {"function": lambda seed: {"a": {"accuracy": 0.5}}, "name": "n"} | call
+    with pytest.raises(ValueError, match=message):
+        kd.experiment.record(**settings)
+
+
+def test_a_table_that_was_killed_goes_on_where_it_was(start, home):
+    """SIGKILL between two rows: what was computed is there, and only the rest is computed."""
+    code = """
+import kdcourse as kd
+data = kd.data.glyphs(train=144, val=72, test=72, size=12)
+net = lambda seed: kd.models.convnet(width=4, size=12, seed=seed)
+made = kd.compare({"CE": lambda seed: kd.Supervised(net(seed)),
+                   "smooth": lambda seed: kd.Supervised(net(seed), kd.losses.LabelSmoothing(0.1))},
+                  data, kd.Recipe(epochs=2, batch=36), seeds=range(3), results="t")
+print([row["accuracy"] for row in made.rows], flush=True)
+"""
+    kept = home / "results" / "t.json"
+
+    def rows():
+        return json.loads(kept.read_text(encoding="utf-8"))["rows"] if kept.exists() else []
+
+    killed = start(code)
+    for _ in range(6000):
+        if len(rows()) >= 2 or killed.poll() is not None:
+            break
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    before = rows()
+    assert 2 <= len(before) < 6, "it was killed too late or never began"
+    done, errors = start(code).communicate(timeout=120)
+    assert rows()[: len(before)] == before, f"computed anew:\n{errors}"
+    assert len(rows()) == 6
+    assert json.loads(done) == [row["accuracy"] for row in rows()]
