@@ -4,9 +4,11 @@ A notebook is written only when every cell has run, so a failed or stopped run c
 """
 
 import argparse
+import ast
 import base64
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import time
@@ -25,6 +27,40 @@ def fingerprint(notebook) -> str:
     """SHA-256 of all code: it is stored with the outputs, so that a test can name stale ones."""
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+
+
+def stub(solution: str) -> str:
+    """What a reader starts from: the solution's functions and classes, without their insides."""
+    made = []
+    for node in ast.parse(solution).body:
+        if isinstance(node, ast.ClassDef):
+            node.body = [_empty(part) if isinstance(part, ast.FunctionDef) else part
+                         for part in node.body]
+        elif not isinstance(node, ast.FunctionDef):
+            continue  # the reader writes what stands around it
+        made.append(ast.unparse(node if isinstance(node, ast.ClassDef) else _empty(node)))
+    return "\n\n\n".join(made)
+
+
+def _empty(function: ast.FunctionDef) -> ast.FunctionDef:
+    said = [function.body[0]] if ast.get_docstring(function) else []
+    function.body = [*said, *ast.parse("raise NotImplementedError").body]
+    return function
+
+
+def solutions(notebook) -> list[str]:
+    """The solution of each exercise, in their order: the code in the fold below it."""
+    return [code for cell in notebook.cells if cell.cell_type == "markdown"
+            for fold in re.findall(r"<details>(.*?)</details>", cell.source, re.DOTALL)
+            for code in re.findall(r"```python\n(.*?)```", fold, re.DOTALL)]
+
+
+def write_stubs(notebook) -> None:
+    """Make every cell tagged `exercise-stub` from its solution: there is one source for both."""
+    cells = [cell for cell in notebook.cells
+             if "exercise-stub" in cell.metadata.get("tags", [])]
+    for cell, solution in zip(cells, solutions(notebook), strict=True):
+        cell.source = stub(solution)
 
 
 def clean(notebook) -> None:
@@ -58,6 +94,7 @@ def write(path: Path, notebook) -> None:
 
 def execute(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
+    write_stubs(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

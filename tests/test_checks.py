@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import network
 
 import kdcourse as kd
 from kdcourse import checks, losses
@@ -260,8 +261,9 @@ def test_a_gradient_is_tried_on_features_too():
     assert not student.requires_grad
 
 
-@pytest.mark.parametrize("check", [checks.distillation_loss, checks.freezes_teacher,
-                                   checks.student_only_gradient])
+@pytest.mark.parametrize("check", [
+    checks.distillation_loss, checks.freezes_teacher, checks.student_only_gradient,
+    lambda stub: checks.same_loss(stub, losses.rkd_distance, *RELATION)])
 def test_a_stub_is_not_done_yet(check, capsys):
     check(stub)
     assert "Not done yet" in capsys.readouterr().out
@@ -362,10 +364,72 @@ def test_arms_have_the_same_budget(other, message):
             checks.same_budget(comparison)
 
 
+# --- any loss against one that is right ---------------------------------------------------------
+
+RELATION = ((6, 8), (6, 32))
+
+
+def test_a_right_loss_is_the_same_loss():
+    checks.same_loss(losses.rkd_distance, losses.rkd_distance, *RELATION)
+    checks.same_loss(lambda s, t: losses.kd(s, t, 2.0), lambda s, t: 4 * kl(s, t.detach(), 2.0))
+    maps = [(4, 3, 5, 5), (4, 6, 2, 2)]
+
+    def sum_of(student, teacher):
+        return sum(losses.attention_transfer(*pair) for pair in zip(student, teacher, strict=True))
+
+    checks.same_loss(sum_of, sum_of, maps)
+
+
+@pytest.mark.parametrize(("function", "message"), [
+    (lambda s, t: 6 * losses.rkd_distance(s, t), "it is 6 times that, whatever the input"),
+    (lambda s, t: -losses.rkd_distance(s, t), "it is -1 times that"),
+    (lambda s, t: losses.rkd_distance(s, t) + 1, "not by a constant factor"),
+    (lambda s, t: losses.rkd_distance(s, t).detach() + 0 * s.sum(), "gradient for the student"),
+    (lambda s, t: losses.rkd_distance(s, t).detach() + s.sum() - s.sum().detach(),
+     "gradient of the formula"),
+    (lambda s, t: losses.rkd_distance(s, t) + t.sum() - t.sum().detach(),
+     "no gradient for the teacher"),
+    (lambda s, t: losses.rkd_distance(s, t).expand(3), "Expected one number"),
+    (lambda s, t: losses.rkd_distance(s.div_(2), t), "changed them in place"),
+])
+def test_another_loss_is_not_the_same_loss(function, message):
+    with pytest.raises(AssertionError, match=message):
+        checks.same_loss(function, losses.rkd_distance, *RELATION)
+
+
+# --- stored answers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("views", [None, 2])
+def test_answers_that_belong_to_their_samples(data, views):
+    own = data if views is None else kd.augmented(data, views=views)
+    teacher = network(3)
+    cached = kd.Cached(teacher, own)
+    checks.aligned(cached, own)
+    logits, order = cached.logits, torch.arange(len(data.train)).roll(1)
+    if views is None:
+        checks.aligned(kd.Cached.of(logits, own, "the same"), own, teacher)
+        shuffled = kd.Cached.of(logits[order], own, "the next one's")
+        with pytest.raises(AssertionError, match="answer to sample 0 lies in row 1"):
+            checks.aligned(shuffled, own, teacher)
+        with pytest.raises(AssertionError, match="Pass the teacher"):
+            checks.aligned(shuffled, own)
+    else:
+        cached._stored = cached._stored[:, order]
+        with pytest.raises(AssertionError, match=r"in view 1; the answer to sample 0 lies in row"):
+            checks.aligned(cached, own)
+    with pytest.raises(AssertionError, match="no row holds the teacher's answer"):
+        checks.aligned(cached, own, network(4))
+
+
+def test_answers_of_other_data_are_not_aligned(data):
+    cached = kd.Cached(network(3), data)
+    other = kd.data.glyphs(train=72, val=72, test=72, size=12)
+    with pytest.raises(AssertionError, match="each of the 72 training samples, got 144"):
+        checks.aligned(cached, other)
+
+
 def test_every_check_is_tried_here():
-    tried = {"distillation_loss", "broken_laws", "student_only_gradient", "freezes_teacher",
-             "same_budget"}
-    public = {name for name, value in vars(kd.checks).items()
-              if callable(value) and not name.startswith("_")
-              and getattr(value, "__module__", "") == "kdcourse.checks"}
-    assert public == tried
+    assert set(checks.__all__) == {
+        "distillation_loss", "broken_laws", "student_only_gradient", "freezes_teacher",
+        "same_budget", "same_loss", "aligned"}

@@ -1,16 +1,14 @@
-"""Laws that a learner's (or anyone's) function must keep. A check passes silently or says what is
-wrong.
+"""The laws of Hinton's loss, and the mistakes that are recognised by their value.
 
-Each check raises `AssertionError` with a sentence: what was expected, what came, why it matters;
-`broken_laws` returns the sentences. Shapes: B batch, K classes.
+Shapes: B batch, K classes.
 """
 
-import copy
 import math
 
 import torch
 
-from kdcourse import _files
+from kdcourse.checks.any_loss import no_number, reached
+from kdcourse.checks.stub import stub
 from kdcourse.data import generator
 
 
@@ -33,12 +31,10 @@ def distillation_loss(fn, T: float = 4.0, *, masked: bool = False) -> None:
         ...
     AssertionError: ...divided by the number of classes...
     """
-    with _stub() as stub:
+    with stub():
         for law, sentence in _laws(fn, T):
             if masked or law != "masked":
                 raise AssertionError(sentence)
-    if stub.not_done:
-        print("Not done yet: your function raises NotImplementedError.")
 
 
 def broken_laws(fn, T: float = 4.0) -> dict[str, str]:
@@ -59,126 +55,6 @@ def broken_laws(fn, T: float = 4.0) -> dict[str, str]:
     return dict(_laws(fn, T))
 
 
-def student_only_gradient(fn, student=None, teacher=None) -> None:
-    """Check that a loss `fn(student, teacher)` trains the student and never the teacher.
-
-    student, teacher: tensors to try it on, by default logits [8, 10]; for a loss on features pass
-        features. They are copied.
-
-    Raises `AssertionError` when the result is not one number, when no gradient reaches the student
-    (or NaN does), and when one reaches the teacher. A stub is reported as not done yet.
-
-    >>> from kdcourse.losses import kd
-    >>> student_only_gradient(kd)
-    >>> student_only_gradient(lambda student, teacher: (student - teacher).square().mean())
-    Traceback (most recent call last):
-        ...
-    AssertionError: Expected no gradient for the teacher, got one: ...
-    """
-    with _stub() as stub:
-        rng = generator(0, "checks", "gradient")
-        given = [2 * torch.randn(8, 10, generator=rng) if x is None else x.detach().clone()
-                 for x in (student, teacher)]
-        for sentence in _reached(fn, *(x.requires_grad_() for x in given)).values():
-            raise AssertionError(sentence)
-    if stub.not_done:
-        print("Not done yet: your function raises NotImplementedError.")
-
-
-def freezes_teacher(step) -> None:
-    """Check a training step `step(student, teacher, x, y, optimizer)` that you wrote: afterwards
-    the student has moved, and the teacher is exactly what it was, batch statistics included.
-
-    The step is called three times on small random networks with batch normalisation and dropout;
-    the teacher is handed over in train mode, as a careless caller would. The optimiser holds the
-    student's parameters.
-
-    Raises `AssertionError` that says what moved. A stub is reported as not done yet.
-    """
-    with _stub() as stub:
-        _freezing_laws(step)
-    if stub.not_done:
-        print("Not done yet: your function raises NotImplementedError.")
-
-
-def _freezing_laws(step) -> None:
-    rng = generator(0, "checks", "freezing")
-    x, y = torch.rand(16, 1, 8, 8, generator=rng), torch.arange(16) % 4
-
-    def network():
-        return torch.nn.Sequential(
-            torch.nn.Conv2d(1, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.ReLU(),
-            torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(216, 4))
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        teacher, student = network(), network()
-        before = {key: value.clone() for key, value in teacher.state_dict().items()}
-        start = [p.clone() for p in student.parameters()]
-        optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-        seen, asleep = [], copy.deepcopy(teacher).eval()
-
-        def listen(module, args, kwargs, answer):
-            with torch.no_grad():  # the same inputs in the same precision, whatever they are
-                seen.append(torch.allclose(answer, asleep(*args, **kwargs), atol=1e-5))
-
-        hook = teacher.register_forward_hook(listen, with_kwargs=True)
-        for _ in range(3):
-            step(student.train(), teacher.train(), x, y, optimizer)
-        hook.remove()
-    assert seen, "Expected the teacher to be asked, but it was never called."
-    moved = [key for key, value in teacher.state_dict().items() if not value.equal(before[key])]
-    statistics = [key for key in moved if "running" in key or "num_batches" in key]
-    assert not statistics, (
-        f"Expected the teacher to stay as it was, but its batch statistics moved ({statistics[0]}):"
-        " it was in train mode, and no_grad does not stop that. Call teacher.eval() first."
-    )
-    assert not moved, (
-        f"Expected the teacher to stay as it was, but its weights moved ({moved[0]}). Give the "
-        "optimiser the student's parameters only."
-    )
-    assert all(seen), (
-        "Expected the teacher to give the same answer each time, but it changes its mind: dropout "
-        "is on. Call teacher.eval() first."
-    )
-    assert all(p.grad is None or not p.grad.any() for p in teacher.parameters()), (
-        "Expected no gradient in the teacher, got one: memory and time for nothing. Ask the "
-        "teacher under torch.no_grad()."
-    )
-    assert any(not p.equal(old) for p, old in zip(student.parameters(), start, strict=True)), (
-        "Expected the student to learn, but none of its weights moved. Are there backward() and "
-        "optimizer.step()?"
-    )
-
-
-def same_budget(comparison, seeds: int = 5) -> None:
-    """Check a `Comparison`: every arm on the same `seeds` or more, with the same data and the same
-    recipe (the learning rate may differ: it is tuned for each arm).
-
-    Raises `AssertionError` that names the arm.
-    """
-    import re
-
-    seeds = min(seeds, 2) if _files.smoke() else seeds  # smoke mode runs two
-
-    def budget(row):
-        return re.sub(r"lr=[^,]+", "lr", row["recipe"]), row["data"], row["split"]
-
-    arms = {arm: [row for row in comparison.rows if row["arm"] == arm] for arm in comparison.arms}
-    first, *others = arms.items()
-    for arm, rows in arms.items():
-        assert len(rows) >= seeds, (
-            f"Expected at least {seeds} seeds per arm, got {len(rows)} for {arm!r}. The spread "
-            "between seeds is what a difference is measured against."
-        )
-    for arm, rows in others:
-        assert {row["seed"] for row in rows} == {row["seed"] for row in first[1]}, (
-            f"Expected the same seeds for {arm!r} as for {first[0]!r}: pairs need both.")
-        assert {*map(budget, rows)} == {*map(budget, first[1])}, (
-            f"Expected the same budget for {arm!r} as for {first[0]!r}, got another recipe, data "
-            "or split. Then the difference may come from there.")
-
-
 def _laws(fn, T: float):
     """Yield (law, sentence) for each law that is broken."""
     rng = generator(0, "checks")
@@ -194,7 +70,7 @@ def _laws(fn, T: float):
 
     handed = student.clone(), teacher.clone()
     value = fn(*handed, T)
-    if sentence := _no_number(value):
+    if sentence := no_number(value):
         yield "one number", sentence
         return
     # Written to counts, be it with the same numbers (student /= T at T = 1).
@@ -255,7 +131,7 @@ def _at_equality(ask, student, T, is_right, value, right):
 
 def _gradients(fn, student, teacher, T, is_right):
     student, teacher = (x.clone().requires_grad_() for x in (student, teacher))
-    wrong = _reached(lambda s, t: fn(s, t, T), student, teacher)
+    wrong = reached(lambda s, t: fn(s, t, T), student, teacher)
     yield from wrong.items()
     if is_right and "student gradient" not in wrong:
         p, q = ((x.detach() / T).softmax(1) for x in (teacher, student))
@@ -394,28 +270,6 @@ def _scaled_elsewhere(ask, draws, row, scale, T) -> bool:
     return _close(value, factor * _lookalikes(student, teacher, T)[row][2], T)
 
 
-def _reached(fn, student, teacher) -> dict[str, str]:
-    """What is wrong with where the gradient of `fn(student, teacher)` goes."""
-    loss, wrong = fn(student, teacher), {}
-    if sentence := _no_number(loss):
-        return {"one number": sentence}
-    if loss.requires_grad:
-        loss.backward()
-    if student.grad is None or not student.grad.any():
-        wrong["student gradient"] = (
-            "Expected a gradient for the student, got none. Is there a .detach() or .item() too "
-            "many?")
-    elif not torch.isfinite(student.grad).all():
-        wrong["student gradient"] = (
-            "Expected a finite gradient for the student, got NaN or inf. Look for a square root, a "
-            "norm or a logarithm at 0.")
-    if teacher.grad is not None and teacher.grad.any():
-        wrong["teacher gradient"] = (
-            "Expected no gradient for the teacher, got one: the teacher would be pulled towards "
-            "the student. Call teacher.detach().")
-    return wrong
-
-
 def _lookalikes(student, teacher, T) -> list[tuple[str, str, float]]:
     """What is easily computed in place of T² KL(p || q): the law, what to say, the value."""
 
@@ -505,24 +359,3 @@ def _close(value: float, other: float, T: float) -> bool:
     """Equal up to rounding: also that of a right loss in float32, where T² multiplies what is left
     of logarithms that are of size 1 at any T."""
     return abs(value - other) <= min(1e-5 + 2e-7 * T**2, 2e-3) * abs(other)
-
-
-def _no_number(value) -> str:
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        return ""
-    got = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-    return (f"Expected one number (a tensor without dimensions), got {got}. Sum over the classes, "
-            "then average over the samples.")
-
-
-class _stub:
-    """Turns the NotImplementedError of an unfinished exercise into a flag."""
-
-    not_done = False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        self.not_done = kind is not None and issubclass(kind, NotImplementedError)
-        return self.not_done

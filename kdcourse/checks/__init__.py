@@ -1,0 +1,13 @@
+"""Laws that a learner's (or anyone's) function must keep. A check passes silently or says what is
+wrong.
+
+Each check raises `AssertionError` with a sentence: what was expected, what came, why it matters;
+`broken_laws` returns the sentences.
+"""
+
+from kdcourse.checks.any_loss import same_loss, student_only_gradient
+from kdcourse.checks.hinton import broken_laws, distillation_loss
+from kdcourse.checks.training import aligned, freezes_teacher, same_budget
+
+__all__ = ["aligned", "broken_laws", "distillation_loss", "freezes_teacher", "same_budget",
+           "same_loss", "student_only_gradient"]
