@@ -116,11 +116,16 @@ def execute(path: Path) -> None:
             COVER.write_bytes(base64.b64decode(pictures[0]))
 
 
-def measured(chapter: str) -> str:
+def chapter(path: Path) -> str | None:
+    """The number of a chapter; None for a page that records nothing."""
+    return path.name[:2] if path.name[:2].isdigit() else None
+
+
+def measured(path: Path) -> str:
     """The chapter's recorded rows, as text: the same before and after if nothing was computed."""
     from kdcourse.experiment import cost  # imports torch, so only when it is needed
 
-    return str(cost(chapter).rows)
+    return str(cost(chapter(path)).rows) if chapter(path) else ""
 
 
 def find(names: list[str]) -> list[Path]:
@@ -136,12 +141,12 @@ def find(names: list[str]) -> list[Path]:
     return [path.resolve() for path in paths]
 
 
-def forget(chapter: str) -> None:
+def forget(path: Path) -> None:
     """Delete the chapter's measured rows: those that ship, and those of this computer."""
     from kdcourse._files import home  # imports torch, so only when it is needed
 
     for folder in (RESULTS, home() / "results"):
-        (folder / f"{chapter}.json").unlink(missing_ok=True)
+        (folder / f"{chapter(path)}.json").unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -156,18 +161,18 @@ def main() -> None:
     os.environ.pop("KDCOURSE_SMOKE", None)  # token numbers do not
     for path in find(arguments.names):
         if arguments.fresh:
-            forget(path.name[:2])
+            forget(path)
         print(f"{path.name} ...", end=" ", flush=True)
-        start, rows = time.perf_counter(), measured(path.name[:2])
+        start, rows = time.perf_counter(), measured(path)
         try:
             execute(path)
         except CellExecutionError as error:
             sys.exit(f"failed; the file is left as it was.\n\n{error}")
         seconds = time.perf_counter() - start
-        if rows and measured(path.name[:2]) == rows:  # this is what a reader waits who opens it
+        if rows and measured(path) == rows:  # this is what a reader waits who opens it
             from kdcourse.experiment import record_opening
 
-            record_opening(path.name[:2], seconds)
+            record_opening(chapter(path), seconds)
         print(f"{seconds:.0f} s, {path.stat().st_size / 1e6:.2f} MB")
 
 

@@ -594,7 +594,16 @@ def test_a_compiled_step_trains_the_same_student(data):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
 
 
-def test_out_of_memory_says_what_to_lower(data):
+def _no_gpu_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def _no_memory():
+    torch.empty(2**50)  # 4 petabytes: this machine's own refusal
+
+
+@pytest.mark.parametrize("fill", [_no_gpu_memory, _no_memory])
+def test_out_of_memory_says_what_to_lower(data, fill):
     class Full(nn.Module):
         def __init__(self):
             super().__init__()
@@ -602,7 +611,7 @@ def test_out_of_memory_says_what_to_lower(data):
 
         def forward(self, x):
             if self.training:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                fill()
             return self.inner(x)
 
     with pytest.raises(MemoryError, match=r"36 samples to fit .*Lower Recipe\(batch=.*accumulate"):
