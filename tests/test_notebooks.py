@@ -1,11 +1,15 @@
 """Every chapter has the parts of a chapter, and outputs that belong to its code."""
 
+import ast
+import collections
 import re
 import runpy
 import statistics
 from pathlib import Path
 
 import pytest
+
+import kdcourse as kd
 
 nbformat = pytest.importorskip("nbformat")
 ROOT = Path(__file__).parent.parent
@@ -117,6 +121,69 @@ def test_has_three_exercises_that_do_not_stop_a_run(path):
 
 def test_has_four_quiz_questions(path):
     assert code(path).count("explore.question(") == 4
+
+
+def test_every_answer_of_the_quiz_is_explained(path):
+    for cell in cells(path, "code"):
+        if "explore.question(" in cell.source:
+            (call,) = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(
+                node, ast.Call) and getattr(node.func, "attr", "") == "question"]
+            options = ast.literal_eval(call.args[1])
+            assert len(options) >= 3 and all(len(why) > 20 for why in options.values())
+
+
+def test_shows_the_cost_before_the_bet_and_at_the_end(path):
+    asked = f'kd.experiment.cost("{path.stem[:2]}")'
+    assert 0 <= code(path).find(asked) < code(path).find("explore.bet("), "say first what it costs"
+    assert cells(path, "code")[-1].source.strip() == asked
+
+
+def test_each_bet_is_scored(path):
+    bets = re.findall(r"^(\w+) = kd\.explore\.bet\(", code(path), flags=re.MULTILINE)
+    assert bets, "a bet has a name, so that it can be scored"
+    for bet in bets:
+        assert f"kd.explore.score({bet}" in code(path)
+
+
+def test_has_a_planted_mistake_and_a_control(path):
+    assert re.search("break it", "\n".join(headings(path)), flags=re.IGNORECASE)
+    assert re.search(r"kd\.doctor|kd\.checks", code(path)), "something must find the mistake"
+    assert re.search(r"control|untrained|wrong image", text(path), flags=re.IGNORECASE)
+
+
+def rows(path) -> list[dict]:
+    return kd.experiment.cost(path.stem[:2]).rows
+
+
+def test_what_is_tested_has_five_seeds(path):
+    seeds = collections.defaultdict(set)
+    for row in rows(path):
+        if row["split"] == "test":
+            arm = re.sub(r"seed=\d+", "seed", row["scheme"])
+            seeds[arm, row["recipe"], row["data"]].add(row["seed"])
+    assert seeds, "no claim was tested on the test split"
+    for arm, found in seeds.items():
+        assert len(found) >= 5, f"{len(found)} seeds for {arm}"
+
+
+def test_opens_soon_and_can_be_recomputed(path):
+    cost = kd.experiment.cost(path.stem[:2])
+    assert cost.opened is not None, f"run `nox -s run -- {path.stem[:2]}` once more"
+    assert cost.opened["seconds"] <= 120
+    # Chapter 1 was measured on one thread of a machine that was busy with other work.
+    limit = {"01": 100}.get(path.stem[:2], 60)
+    assert sum(row["seconds"] for row in cost.rows) <= 60 * limit
+
+
+def test_no_measured_number_is_typed_by_hand(path):
+    """A share or a difference in points in the text is either a paper's, with its citation, or
+    comes from a cell."""
+    for cell in cells(path, "markdown"):
+        plain = re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$", "", cell.source, flags=re.DOTALL)
+        for paragraph in plain.split("\n\n"):
+            measured = re.search(r"\d(\.\d+)?\s?%|\d\.\d+ points", paragraph)
+            assert not measured or re.search(r"\{cite|95 %|issues/|github\.com", paragraph), (
+                f"is {measured[0]!r} ours? Then print it:\n{paragraph}")
 
 
 def test_cites_papers(path):
