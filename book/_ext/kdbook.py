@@ -1,8 +1,47 @@
-"""What the book needs beyond its extensions: readable arguments, and small repairs to the HTML."""
+"""What the book needs beyond its extensions: readable arguments, the table of what was run, and
+small repairs to the HTML."""
 
 import inspect
 import itertools
+import json
 import re
+from pathlib import Path
+
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).parents[2]
+
+
+def _words(values) -> str:
+    return ", ".join(sorted({str(value) for value in values}))
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+class Runs(SphinxDirective):
+    """What was really run for each chapter, read from `kdcourse/results`."""
+
+    def run(self):
+        lines = ["| chapter | runs | seeds | all runs took | opens in | hardware | torch | days |",
+                 "|---|---|---|---|---|---|---|---|"]
+        for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+            results = ROOT / "kdcourse" / "results" / f"{path.name[:2]}.json"
+            self.env.note_dependency(str(results))
+            found = json.loads(results.read_text("utf-8"))
+            rows, opened = found["rows"], found.get("opened")
+            days = sorted({row["date"] for row in rows})
+            cells = [
+                f"[{path.name[:2]}](../notebooks/{path.name})", len(rows),
+                len({row["seed"] for row in rows}), _time(sum(row["seconds"] for row in rows)),
+                _time(opened["seconds"]) if opened else "not measured",
+                _words(row["hardware"] for row in rows), _words(row["torch"] for row in rows),
+                " to ".join(dict.fromkeys([days[0], days[-1]])),
+            ]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+        return self.parse_text_to_nodes(StringList(lines, source="kdcourse/results"))
 
 
 def list_arguments(app, what, name, obj, options, lines):
@@ -53,6 +92,7 @@ def use_svg_formulas(app):
 
 
 def setup(app):
+    app.add_directive("runs", Runs)
     app.connect("builder-inited", use_svg_formulas)
     app.connect("autodoc-process-docstring", list_arguments)
     app.connect("html-page-context", mend)
