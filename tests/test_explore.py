@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from kdcourse.explore import _page, bet, question, score, temperature
+from kdcourse.explore import _page, bet, divergence, question, score, temperature
 
 K = 10
 CLASSES = ["O", "0", "Q", "I", "1", "l", "S", "5", "B", "8"]
@@ -64,6 +64,7 @@ def one_of_each():
         choice,
         score(number, 13.24, interval=(11.9, 14.5), note="Five seeds of `KD`."),
         score(choice, "On *all* alike"),
+        divergence(),
     ]
 
 
@@ -98,6 +99,22 @@ class TestErrors:
     def test_temperature(self, arguments, message):
         with pytest.raises(ValueError, match=message):
             temperature(**{"logits": self.z, "classes": CLASSES, **arguments})
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"means": [0, 1, 2]}, r"means: expected .* two bumps.* got \[\[3\], \[2\], \[2\]\]"),
+            ({"stds": [1, 0]}, r"stds: expected numbers above 0, got \[1.0, 0.0\]"),
+            ({"weights": [1, -1]}, "weights: expected numbers above 0"),
+            ({"mean": 9}, "mean: expected a number from -4.8 to 4.8, got 9"),
+            ({"mean": None}, "mean: expected a number, got None"),
+            ({"std": 0}, "std: expected a number above 0, got 0"),
+            ({"std": 9}, "std: expected a width from 0.17 to 3.2, got 9"),
+        ],
+    )
+    def test_divergence(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            divergence(**arguments)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -155,7 +172,7 @@ class TestOutput:
 
     def test_another_input_has_another_key(self):
         keys = {html_of(card).split('"')[1] for card in one_of_each()}
-        assert len(keys) == 8
+        assert len(keys) == len(one_of_each())
 
     def test_tensors_are_taken_as_they_are(self):
         torch = pytest.importorskip("torch")
@@ -275,7 +292,8 @@ class TestWidget:
         pytest.importorskip("anywidget")
         for card, state in zip(
             one_of_each(),
-            [{"T": 4.0, "index": 0}] * 2 + [{"choice": None}] * 2 + [{"value": None}] * 4,
+            [{"T": 4.0, "index": 0}] * 2 + [{"choice": None}] * 2 + [{"value": None}] * 4
+            + [{"mean": 0.0, "std": 1.0}],
             strict=True,
         ):
             widget = card.widget()
@@ -391,6 +409,76 @@ def axe(page, context=".kdx"):
     found = sync.Axe().run(page, context=context, options={"preload": False}).response
     assert found["violations"] == [], json.dumps(found["violations"], indent=1)[:3000]
     return found
+
+
+class TestDivergence:
+    MEANS, STDS, WEIGHTS = (-1.5, 2.5), (0.5, 0.9), (0.7, 0.3)
+
+    def by_quadrature(self, mean, std):
+        """Both divergences, by SciPy's adaptive integration."""
+        from scipy import integrate, stats
+
+        q = stats.norm(mean, std)
+
+        def log_p(x):
+            return np.logaddexp(*(np.log(w) + stats.norm.logpdf(x, m, s) for m, s, w in
+                                  zip(self.MEANS, self.STDS, self.WEIGHTS, strict=True)))
+
+        def integral(f):
+            return sum(integrate.quad(f, a, a + 1, epsabs=1e-12)[0] for a in range(-25, 25))
+
+        return {"forward": integral(lambda x: np.exp(log_p(x)) * (log_p(x) - q.logpdf(x))),
+                "reverse": integral(lambda x: q.pdf(x) * (q.logpdf(x) - log_p(x)))}
+
+    def open(self, visit, **settings):
+        page = visit(divergence(self.MEANS, self.STDS, self.WEIGHTS, **settings))
+        return page, page.locator(".card.divergence")
+
+    def shown(self, card):
+        data = card.evaluate("e => ({...e.dataset})")
+        return {key: float(data[key]) for key in ("mean", "std", "forward", "reverse")}
+
+    def agrees(self, card):
+        seen = self.shown(card)
+        right = self.by_quadrature(seen["mean"], seen["std"])
+        assert {key: seen[key] for key in right} == pytest.approx(right, abs=1e-6)
+        return seen
+
+    def test_sliders_by_keyboard(self, visit):
+        page, card = self.open(visit, mean=0.4, std=1.1)
+        before = self.agrees(card)
+        card.get_by_role("slider", name="Middle").focus()
+        page.keyboard.press("ArrowRight")
+        card.get_by_role("slider", name="Its width").focus()
+        page.keyboard.press("PageUp")
+        after = self.agrees(card)
+        assert after["mean"] == pytest.approx(before["mean"] + 0.01)
+        assert after["std"] > before["std"]
+        assert f"{after['forward']:.3f}" in card.inner_text()
+
+    def test_the_forward_divergence_takes_mean_and_variance_of_the_teacher(self, visit):
+        """A closed form: the best normal distribution has the mixture's first two moments."""
+        page, card = self.open(visit, mean=-1.0, std=0.5)
+        card.get_by_role("button", name="forward").focus()
+        page.keyboard.press("Enter")
+        m, s, w = map(np.array, (self.MEANS, self.STDS, self.WEIGHTS))
+        mean = (w * m).sum()
+        seen = self.agrees(card)
+        assert seen["mean"] == pytest.approx(mean, abs=1e-3)
+        assert seen["std"] == pytest.approx(np.sqrt((w * (s**2 + m**2)).sum() - mean**2), abs=1e-3)
+        assert "covers both bumps" in card.locator(".say").inner_text()
+
+    @pytest.mark.parametrize("bump", [0, 1])
+    def test_the_reverse_divergence_stays_at_the_bump_where_it_starts(self, visit, bump):
+        _, card = self.open(visit, mean=self.MEANS[bump] + 0.3, std=0.6)
+        card.get_by_role("button", name="reverse").click()
+        seen = self.agrees(card)
+        assert seen["mean"] == pytest.approx(self.MEANS[bump], abs=0.15)
+        assert "sits on one bump" in card.locator(".say").inner_text()
+        # It is a smallest value: every small step away is uphill.
+        for mean, std in ((0.05, 0), (-0.05, 0), (0, 0.05), (0, -0.05)):
+            near = self.by_quadrature(seen["mean"] + mean, seen["std"] + std)
+            assert near["reverse"] > seen["reverse"]
 
 
 class TestTemperature:
@@ -689,7 +777,7 @@ def test_in_a_real_book(visit, book, theme):
     page = visit(file=book, width=1280, color_scheme=theme)
     page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
     page.locator(".card").first.wait_for()
-    assert page.locator(".card").count() == 8
+    assert page.locator(".card").count() == len(one_of_each())
     page.get_by_role("slider", name="Temperature").first.focus()
     page.keyboard.press("ArrowRight")
     agree(page.locator(".card.temperature").first, teacher()[0], 4.1, 0)

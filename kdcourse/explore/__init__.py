@@ -16,7 +16,7 @@ import numpy as np
 
 from ._page import Explorable, expect, markup, plain, png, to_array
 
-__all__ = ["bet", "question", "score", "temperature"]
+__all__ = ["bet", "divergence", "question", "score", "temperature"]
 
 
 def temperature(logits, classes, images=None, labels=None, T=4.0, title=None, top=8) -> Explorable:
@@ -137,6 +137,61 @@ def temperature(logits, classes, images=None, labels=None, T=4.0, title=None, to
     }
     state = {"T": float(T), "index": 0}
     return Explorable("temperature", data, state, still, "\n".join(lines))
+
+
+def divergence(means=(-2.0, 2.0), stds=(0.7, 0.7), weights=(0.6, 0.4), mean=0.0,
+               std=1.0) -> Explorable:
+    """Forward against reverse KL: one normal distribution in the place of a mixture.
+
+    The reader moves the middle and the width of the student's bump, sees KL(teacher ‖ student) and
+    KL(student ‖ teacher) in nats, and can go downhill on either.
+
+    means, stds, weights: of the teacher's two bumps; the weights are made to sum to 1.
+    mean, std: of the student's bump at the start.
+
+    Raises `ValueError` for anything but pairs, widths or weights that are not above 0.
+
+    >>> print(divergence(mean=-2, std=0.7))
+    One bump for two: student with middle -2 and width 0.7
+    KL(teacher ‖ student) 5.864 nats, KL(student ‖ teacher) 0.506 nats
+    """
+    mixture = [to_array(name, value) for name, value in
+               (("means", means), ("stds", stds), ("weights", weights))]
+    m, s, w = mixture
+    expect(m.shape == s.shape == w.shape == (2,), "means",
+           "means, stds and weights of two bumps, a number each",
+           [list(x.shape) for x in mixture], "pass three pairs")
+    for name, value in (("stds", s), ("weights", w)):
+        expect((value > 0).all(), name, "numbers above 0", value.tolist(), "leave empty bumps out")
+    expect(_finite(mean), "mean", "a number", repr(mean), "0 is usual")
+    expect(_finite(std) and std > 0, "std", "a number above 0", repr(std), "1 is usual")
+    w = w / w.sum()
+    low, high = float((m - 4 * s).min()), float((m + 4 * s).max())
+    widest = round((high - low) / 3, 2)
+    expect(low <= mean <= high, "mean", f"a number from {low:g} to {high:g}", mean,
+           "start among the bumps")
+    narrowest = round(float(s.min()) / 4, 2)
+    expect(narrowest <= std <= widest, "std", f"a width from {narrowest:g} to {widest:g}", std,
+           "start with a width like the bumps'")
+
+    x = np.linspace(2 * low - high, 2 * high - low, 1601)
+    log_p = np.logaddexp.reduce([np.log(wi) + _log_normal(x, mi, si)
+                                 for mi, si, wi in zip(m, s, w, strict=True)])
+    log_q = _log_normal(x, mean, std)
+    forward = float((np.exp(log_p) * (log_p - log_q)).sum() * (x[1] - x[0]))
+    reverse = float((np.exp(log_q) * (log_q - log_p)).sum() * (x[1] - x[0]))
+    first = f"One bump for two: student with middle {mean:g} and width {std:g}"
+    second = (f"KL(teacher ‖ student) {forward:.3f} nats, KL(student ‖ teacher) {reverse:.3f} nats")
+    still = (f"<p><strong>{first}.</strong> {second}.</p><p>In the book, and in a notebook that is "
+             "trusted, two sliders move the student here.</p>")
+    data = {"means": m.tolist(), "stds": s.tolist(), "weights": w.tolist(), "low": low,
+            "high": high, "narrowest": narrowest, "widest": widest}
+    state = {"mean": float(mean), "std": float(std)}
+    return Explorable("divergence", data, state, still, f"{first}\n{second}")
+
+
+def _log_normal(x, mean, std):
+    return -0.5 * ((x - mean) / std) ** 2 - math.log(std) - 0.5 * math.log(2 * math.pi)
 
 
 def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str) -> Explorable:
