@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from kdcourse.explore import _page, bet, divergence, question, score, temperature
+from kdcourse.explore import _page, bet, divergence, push, question, score, temperature
 
 K = 10
 CLASSES = ["O", "0", "Q", "I", "1", "l", "S", "5", "B", "8"]
@@ -65,6 +65,7 @@ def one_of_each():
         score(number, 13.24, interval=(11.9, 14.5), note="Five seeds of `KD`."),
         score(choice, "On *all* alike"),
         divergence(),
+        push(teacher(seed=1), teacher(), [0, 1, 2], CLASSES, pictures()),
     ]
 
 
@@ -115,6 +116,23 @@ class TestErrors:
     def test_divergence(self, arguments, message):
         with pytest.raises(ValueError, match=message):
             divergence(**arguments)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"teacher": teacher(2)}, r"teacher: expected logits of shape \[3, 10\]"),
+            ({"teacher": teacher(3, 9)}, "classes: expected 9 names, .* teacher, got 10"),
+            ({"T": 0.5}, "T: expected a temperature from 1 to 20, got 0.5"),
+            ({"alpha": 1.5}, "alpha: expected a weight from 0 to 1, got 1.5"),
+            ({"labels": [0, 1]}, "labels: expected 3 whole numbers"),
+            ({"images": pictures()[:2]}, r"images: expected \[3, 1, H, W\]"),
+            ({"top": 1}, "top: expected a number of at least 2, got 1"),
+        ],
+    )
+    def test_push(self, arguments, message):
+        usual = {"student": self.z, "teacher": self.z, "labels": [0, 1, 2], "classes": CLASSES}
+        with pytest.raises(ValueError, match=message):
+            push(**{**usual, **arguments})
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -293,7 +311,7 @@ class TestWidget:
         for card, state in zip(
             one_of_each(),
             [{"T": 4.0, "index": 0}] * 2 + [{"choice": None}] * 2 + [{"value": None}] * 4
-            + [{"mean": 0.0, "std": 1.0}],
+            + [{"mean": 0.0, "std": 1.0}, {"index": 0, "T": 4.0, "alpha": 0.9}],
             strict=True,
         ):
             widget = card.widget()
@@ -479,6 +497,54 @@ class TestDivergence:
         for mean, std in ((0.05, 0), (-0.05, 0), (0, 0.05), (0, -0.05)):
             near = self.by_quadrature(seen["mean"] + mean, seen["std"] + std)
             assert near["reverse"] > seen["reverse"]
+
+
+class TestPush:
+    def by_torch(self, z_K, v_K, label, T, alpha):
+        """The gradient of the package's own loss, and its parts."""
+        torch = pytest.importorskip("torch")
+        from kdcourse import losses
+
+        z, v, y = torch.tensor(z_K[None]), torch.tensor(v_K[None]), torch.tensor([label])
+        parts = []
+        for weight, loss in ((1 - alpha, lambda z: losses.cross_entropy(z, y)),
+                             (alpha, lambda z: losses.kd(z, v, T))):
+            leaf = z.clone().requires_grad_()
+            value = loss(leaf)
+            (gradient,) = torch.autograd.grad(value, leaf)
+            parts.append((value.item(), -weight * gradient[0].numpy()))
+        return parts
+
+    def agrees(self, card, z_NK, v_NK, labels):
+        data = card.evaluate("e => ({...e.dataset})")
+        index, T, alpha = int(data["index"]), float(data["t"]), float(data["alpha"])
+        (ce, hard), (kl, soft) = self.by_torch(z_NK[index], v_NK[index], labels[index], T, alpha)
+        assert float(data["ce"]) == pytest.approx(ce, abs=1e-6)
+        assert float(data["kl"]) == pytest.approx(kl, abs=1e-6)
+        rows = card.locator("tbody tr").evaluate_all("rows => rows.map(row => ({...row.dataset}))")
+        assert len(rows) == 6 and int(rows[0]["class"]) == labels[index]
+        for row in rows:
+            k = int(row["class"])
+            assert float(row["hard"]) == pytest.approx(hard[k], abs=1e-6)
+            assert float(row["soft"]) == pytest.approx(soft[k], abs=1e-6)
+        return index, T, alpha
+
+    def test_the_push_is_minus_the_gradient(self, visit):
+        z, v, labels = teacher(seed=1), teacher(), [0, 1, 2]
+        page = visit(push(z, v, labels, CLASSES, pictures(), T=2.0, alpha=0.5))
+        card = page.locator(".card.push")
+        assert self.agrees(card, z, v, labels) == (0, 2.0, 0.5)
+        card.get_by_role("slider", name="Temperature").focus()
+        page.keyboard.press("ArrowRight")
+        card.get_by_role("slider", name="Weight").focus()
+        page.keyboard.press("ArrowLeft")
+        card.get_by_label("Image and its label").select_option("2")
+        assert self.agrees(card, z, v, labels) == (2, 2.5, pytest.approx(0.45))
+        for key, words in (("End", "Only the teacher pushes."), ("Home", "Only the label pushes.")):
+            card.get_by_role("slider", name="Weight").focus()
+            page.keyboard.press(key)
+            self.agrees(card, z, v, labels)
+            assert words in card.locator(".say").inner_text()
 
 
 class TestTemperature:
@@ -764,7 +830,7 @@ class TestLooks:
         page.get_by_text("It flattens it.").first.click()
         assert page.get_by_text("Logits shrink.").first.is_visible()
         assert page.get_by_text("We measured 13.2 points").is_visible()
-        assert page.locator("table img").count() == 3
+        assert page.locator("table img").count() == 6
 
     def test_reduced_motion(self, visit):
         page = visit(one_of_each()[0], reduced_motion="reduce")

@@ -1,0 +1,61 @@
+"""What a card is given: checked at the door, and made small enough for a page.
+
+Shapes: N images, K classes, C channels, H W height and width.
+"""
+
+import math
+import numbers
+
+import numpy as np
+
+from ._page import expect, png, to_array
+
+
+def finite(x) -> bool:
+    return isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def as_logits(name: str, value, classes=None, most: int = 16) -> np.ndarray:
+    """[N, K] in float64, for so many classes."""
+    z_NK = to_array(name, value)
+    fits = z_NK.ndim == 2 and 1 <= len(z_NK) <= most and z_NK.shape[1] >= 2
+    expect(fits, name, f"[N, K] with 1 to {most} images and at least 2 classes", list(z_NK.shape),
+           "pick a few rows, such as logits[:9]")
+    if classes is not None:
+        expect(len(classes) == z_NK.shape[1], "classes",
+               f"{z_NK.shape[1]} names, one for each column of {name}", len(classes),
+               "pass the names in the order of the logits")
+    return z_NK
+
+
+def as_labels(value, N: int, K: int) -> list[int]:
+    """N class numbers."""
+    y_N = to_array("labels", value)
+    whole = y_N.shape == (N,) and (y_N == np.rint(y_N)).all()
+    expect(whole, "labels", f"{N} whole numbers, one for each image",
+           f"{y_N.ravel()[:3].tolist()}... of shape {list(y_N.shape)}", "pass class numbers")
+    expect(((y_N >= 0) & (y_N < K)).all(), "labels", f"class numbers from 0 to {K - 1}",
+           f"{y_N.min():.0f} to {y_N.max():.0f}", "number the classes from 0")
+    return [int(label) for label in y_N]
+
+
+def as_images(value, N: int) -> list[str]:
+    """N pictures, as data addresses."""
+    x_NCHW = to_array("images", value)
+    shape = list(x_NCHW.shape)
+    fits = len(shape) == 4 and shape[0] == N and shape[1] in (1, 3) and 0 not in shape
+    expect(fits, "images", f"[{N}, 1, H, W] or [{N}, 3, H, W]", shape,
+           "pass one image for each row of logits, channels first")
+    expect(x_NCHW.min() >= 0 and x_NCHW.max() <= 1, "images", "values in [0, 1]",
+           f"{x_NCHW.min():.3g} to {x_NCHW.max():.3g}", "pass them before normalisation")
+    return [png(x_CHW) for x_CHW in x_NCHW]
+
+
+def nine_digits(z) -> list:
+    """Nine digits tell any two float32 numbers apart, so nothing is lost."""
+    return [nine_digits(row) if np.ndim(row) else float(f"{row:.9g}") for row in z]
+
+
+def softmax(z_K, T: float = 1.0) -> np.ndarray:
+    p_K = np.exp((z_K - z_K.max()) / T)
+    return p_K / p_K.sum()

@@ -1,0 +1,244 @@
+"""Questions, bets and their scores."""
+
+import html
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+
+from ._inputs import finite
+from ._page import Explorable, expect, markup, plain
+
+
+def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str) -> Explorable:
+    """One quiz question; every answer is explained, the wrong ones too.
+
+    choices: {answer: why it is right or wrong}, 2 or more, shown in this order.
+    name: a unique name under which the browser remembers; "01/why-t2" counts for the score of
+    chapter 01.
+    answer: the right one, as its text or an unmistakable beginning of it.
+
+    Raises `ValueError` for fewer than 2 choices, an empty explanation, no name, no right answer.
+
+    >>> quiz = question(
+    ...     "What does T = 20 do to the teacher's softmax?",
+    ...     {"It flattens it.": "Logits are divided by 20.", "It sharpens it.": "T < 1 would."},
+    ...     name="01/flat", answer="It flattens")
+    >>> print(quiz)
+    What does T = 20 do to the teacher's softmax?
+      ( ) It flattens it.
+      ( ) It sharpens it.
+    """
+    _check_texts(prompt, name)
+    several = isinstance(choices, Mapping) and len(choices) >= 2
+    expect(
+        several,
+        "choices",
+        "a dict of at least 2 answers with their explanations",
+        repr(choices),
+        "write {'answer': 'why it is right or wrong', ...}",
+    )
+    choices = {str(text): str(why) for text, why in choices.items()}
+    for text, why in choices.items():
+        expect(
+            text.strip() and why.strip(),
+            "choices",
+            "an explanation for every answer",
+            f"{why!r} for {text!r}",
+            "say why it is right or wrong",
+        )
+    hits = [text for text in choices if text == answer]
+    hits = hits or [text for text in choices if answer and text.startswith(str(answer))]
+    expect(
+        len(hits) == 1,
+        "answer",
+        f"one of {list(choices)}, or the beginning of just one",
+        repr(answer),
+        "mark the right answer with answer='...'",
+    )
+    entries = [
+        {"text": text, "html": markup(text), "why_html": markup(why), "right": text == hits[0]}
+        for text, why in choices.items()
+    ]
+    items = "".join(
+        f"<li><details><summary>{entry['html']}</summary>"
+        f"{'✓ Right.' if entry['right'] else '✗ No.'} {entry['why_html']}</details></li>"
+        for entry in entries
+    )
+    return Explorable(
+        "question",
+        {"name": name, "prompt": markup(prompt), "choices": entries},
+        {"choice": None},
+        f"<p><strong>{markup(prompt)}</strong></p><ul>{items}</ul>",
+        _listing(prompt, choices),
+    )
+
+
+def bet(
+    prompt: str, choices: Sequence, name: str, *, unit: str = "", step: float | None = None
+) -> Explorable:
+    """A prediction that the reader makes before the experiment; `score` compares it afterwards.
+
+    choices: a list of answers (radio buttons), or a pair of numbers (low, high) (a slider).
+    name: a unique name under which the browser remembers, such as "01/gain".
+    unit: of the number, such as "points" or "%".
+    step: of the slider; by default about a hundredth of its length.
+
+    Raises `ValueError` for fewer than 2 choices, low >= high, step <= 0, an empty name.
+
+    >>> print(bet("By how much will the student improve?", (0, 30), "01/gain", unit="points"))
+    By how much will the student improve?
+      a number from 0 to 30 points
+    """
+    _check_texts(prompt, name)
+    data = {"name": name, "prompt": markup(prompt), "unit": unit, **_options(choices, step)}
+    text = _listing(prompt, choices, data["range"], unit)
+    if data["range"]:
+        offer = f"<p>{html.escape(text.splitlines()[1].strip().capitalize())}.</p>"
+    else:
+        offer = "<ul>" + "".join(f"<li>{c['html']}</li>" for c in data["choices"]) + "</ul>"
+    still = (
+        f"<p><strong>{data['prompt']}</strong></p>{offer}<p>Write your guess down: it is compared "
+        "with the measurement later.</p>"
+    )
+    return Explorable("bet", data, {"value": None}, still, text)
+
+
+def score(
+    name: str | Explorable,
+    measured: float | str,
+    *,
+    prompt: str | None = None,
+    choices: Sequence | None = None,
+    unit: str = "",
+    interval: tuple[float, float] | None = None,
+    tolerance: float = 0.0,
+    digits: int | None = None,
+    note: str = "",
+) -> Explorable:
+    """The reader's bet beside what was measured; who has not bet can still do so here.
+
+    name: what `bet` returned (then prompt, choices and unit come from it), or its name.
+    measured: the number, or the text of the choice that turned out right.
+    interval: (low, high), the 95 % interval of the measured number; a bet inside is a good one.
+    tolerance: a bet as near as this is a good one too, in units of the number.
+    digits: so many after the decimal point; by default about three significant ones.
+    note: a sentence that follows the comparison.
+
+    Raises `ValueError` when `measured` is not finite or not among the choices, or when a choice is
+    scored without its choices.
+
+    >>> print(score("01/gain", 13.24, unit="points", interval=(11.9, 14.5)))
+    We measured 13.2 points (95 % interval 11.9 to 14.5).
+    """
+    if isinstance(name, Explorable):
+        offered = {key: name.data[key] for key in ("choices", "range", "prompt")}
+        name, unit = name.data["name"], name.data["unit"]
+    else:
+        _check_texts(prompt or "-", name)
+        offered = {"choices": None, "range": None, "prompt": markup(prompt or "Your prediction")}
+        offered |= _options(choices) if choices is not None else {}
+    between = ""
+    if isinstance(measured, str):
+        known = [choice["text"] for choice in offered["choices"] or []]
+        expect(
+            measured in known,
+            "measured",
+            "the text of one of the choices",
+            repr(measured),
+            "pass the object that bet() returned, or choices=[...]",
+        )
+        result, decimals, interval = f"We measured: “{plain(measured)}”.", 0, None
+    else:
+        given = [measured, tolerance, *(interval if interval is not None else ())]
+        expect(
+            not offered["choices"] and all(map(finite, given)),
+            "measured",
+            "finite numbers, or the text of a choice where choices were offered",
+            f"{measured!r}, tolerance {tolerance!r}, interval {interval!r}",
+            "pass what the experiment gave",
+        )
+        if interval is not None:
+            interval = [float(x) for x in interval]
+            expect(
+                len(interval) == 2 and interval[0] <= interval[1],
+                "interval",
+                "(low, high)",
+                interval,
+                "put the lower number first",
+            )
+        measured, tolerance, span = float(measured), float(tolerance), offered["range"]
+        decimals = _decimals(span["high"] - span["low"] if span else measured)
+        decimals = decimals if digits is None else int(digits)
+        if interval:
+            low, high = (_format(x, decimals) for x in interval)
+            between = f" (95 % interval {low} to {high})"
+        result = f"We measured {_format(measured, decimals, unit)}{between}."
+    data = {
+        **offered,
+        "name": name,
+        "unit": unit,
+        "measured": measured,
+        "interval": interval,
+        "tolerance": tolerance,
+        "digits": decimals,
+        "note": markup(note),
+        "between": between,
+        "result": html.escape(result),
+    }
+    text = f"{result} {plain(note)}".strip()
+    still = f"<p>{html.escape(result)} {markup(note)}</p>"
+    return Explorable("score", data, {"value": None}, still, text)
+
+
+def _check_texts(prompt: str, name: str) -> None:
+    for what, text in (("prompt", prompt), ("name", name)):
+        given = isinstance(text, str) and text.strip()
+        expect(given, what, "a text that is not empty", repr(text), "give it one")
+
+
+def _options(choices: Sequence, step: float | None = None) -> dict:
+    """What one can bet on: {"choices": [...], "range": None}, or the other way round."""
+    choices = list(choices)
+    if not (len(choices) == 2 and all(isinstance(x, numbers.Real) for x in choices)):
+        texts = all(isinstance(text, str) and text.strip() for text in choices)
+        expect(
+            texts and len(set(choices)) == len(choices) >= 2,
+            "choices",
+            "at least 2 different texts, or two numbers (low, high)",
+            choices,
+            "list what one can bet on",
+        )
+        entries = [{"text": text, "html": markup(text)} for text in choices]
+        return {"choices": entries, "range": None}
+    low, high = map(float, choices)
+    expect(
+        finite(low) and finite(high) and low < high,
+        "choices",
+        "(low, high)",
+        choices,
+        "put the lower number first",
+    )
+    if step is None:  # the round number next to a hundredth of the way: 1, 2 or 5 times 10^n
+        power = 10.0 ** math.floor(math.log10((high - low) / 100) + 1e-9)
+        step = next(m * power for m in (1, 2, 5, 10) if m * power >= (high - low) / 100.1)
+    expect(finite(step) and step > 0, "step", "a number above 0", repr(step), "leave it out")
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    span = {"low": low, "high": high, "step": round(float(step), 12), "digits": digits}
+    return {"choices": None, "range": span}
+
+
+def _decimals(span: float) -> int:
+    """So many digits after the point that a quantity of this size shows about three."""
+    return max(1, 2 - math.floor(math.log10(abs(span)))) if span else 1
+
+
+def _format(x: float, digits: int, unit: str = "") -> str:
+    return f"{x:.{digits}f}".replace("-", "−") + (f" {unit}" if unit else "")
+
+
+def _listing(prompt: str, choices, span: dict | None = None, unit: str = "") -> str:
+    """The text for a terminal."""
+    if span:
+        ends = f"from {span['low']:g} to {span['high']:g} {unit}"
+        return f"{plain(prompt)}\n  a number {ends}".rstrip()
+    return "\n".join([plain(prompt), *(f"  ( ) {plain(choice)}" for choice in choices)])
