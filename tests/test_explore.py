@@ -13,7 +13,16 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from kdcourse.explore import _page, bet, divergence, push, question, score, temperature
+from kdcourse.explore import (
+    _page,
+    bet,
+    divergence,
+    gallery,
+    push,
+    question,
+    score,
+    temperature,
+)
 
 K = 10
 CLASSES = ["O", "0", "Q", "I", "1", "l", "S", "5", "B", "8"]
@@ -66,6 +75,7 @@ def one_of_each():
         score(choice, "On *all* alike"),
         divergence(),
         push(teacher(seed=1), teacher(), [0, 1, 2], CLASSES, pictures()),
+        gallery(pictures(), [0, 1, 2], CLASSES, {"teacher": teacher(), "student": teacher(seed=1)}),
     ]
 
 
@@ -133,6 +143,21 @@ class TestErrors:
         usual = {"student": self.z, "teacher": self.z, "labels": [0, 1, 2], "classes": CLASSES}
         with pytest.raises(ValueError, match=message):
             push(**{**usual, **arguments})
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"answers": {}}, "answers: expected a dict of logits by name"),
+            ({"answers": {"a": teacher(), "b": teacher(2)}}, "b: expected logits of 3 images"),
+            ({"answers": {"a": teacher(41)}}, "a: expected .* 1 to 40 images"),
+            ({"labels": [0, 1]}, "labels: expected 3 whole numbers"),
+            ({"classes": "ab"}, "classes: expected 10 names, .* of a, got 2"),
+        ],
+    )
+    def test_gallery(self, arguments, message):
+        usual = {"images": None, "labels": [0, 1, 2], "classes": CLASSES, "answers": {"a": self.z}}
+        with pytest.raises(ValueError, match=message):
+            gallery(**{**usual, **arguments})
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -311,7 +336,7 @@ class TestWidget:
         for card, state in zip(
             one_of_each(),
             [{"T": 4.0, "index": 0}] * 2 + [{"choice": None}] * 2 + [{"value": None}] * 4
-            + [{"mean": 0.0, "std": 1.0}, {"index": 0, "T": 4.0, "alpha": 0.9}],
+            + [{"mean": 0.0, "std": 1.0}, {"index": 0, "T": 4.0, "alpha": 0.9}, {"index": 0}],
             strict=True,
         ):
             widget = card.widget()
@@ -545,6 +570,53 @@ class TestPush:
             page.keyboard.press(key)
             self.agrees(card, z, v, labels)
             assert words in card.locator(".say").inner_text()
+
+
+class TestGallery:
+    def networks(self):
+        """Six images; the teacher takes the first, fourth and last for class 1, 1 and 2."""
+        labels = [0, 1, 2, 0, 1, 0]
+        teacher = np.full((6, K), -1.0)
+        for i, k in enumerate([1, 1, 2, 1, 1, 2]):
+            teacher[i, k] = 3.0 + i / 10
+        student = np.full((6, K), 0.0)
+        for i, k in enumerate(labels):
+            student[i, k] = 2.0
+        return labels, {"teacher": teacher, "student": student}
+
+    def test_by_image_and_by_confusion(self, visit):
+        labels, answers = self.networks()
+        page = visit(gallery(pictures(6), labels, CLASSES, answers))
+        card = page.locator(".card.gallery")
+        choices = card.get_by_label("Show").locator("option").all_inner_texts()
+        assert choices == ["all images", "“O” taken for “0” by the teacher (2)",
+                           "“O” taken for “Q” by the teacher (1)"]
+        card.get_by_label("Show").select_option("2")
+        assert card.get_by_role("radio").count() == 1
+        assert card.get_attribute("data-index") == "5"
+        card.get_by_label("Show").select_option("1")
+        assert card.get_by_role("radio").count() == 2
+        card.get_by_role("radio").first.focus()
+        page.keyboard.press("ArrowRight")
+        assert card.get_attribute("data-index") == "3"
+        assert card.get_attribute("data-right") == "student"
+        assert "Image 4 is “O”. Right: student." in card.locator(".say").inner_text()
+
+    def test_the_numbers_are_the_softmax(self, visit):
+        labels, answers = self.networks()
+        page = visit(gallery(None, labels, CLASSES, answers))
+        card = page.locator(".card.gallery")
+        for i in (0, 4):
+            card.get_by_role("radio").nth(i).focus()
+            page.keyboard.press("Space")
+            for name, z in answers.items():
+                p = np.exp(z[i]) / np.exp(z[i]).sum()
+                rows = card.locator(f"[data-network={name}] tr").evaluate_all(
+                    "rows => rows.map(row => ({...row.dataset}))")
+                assert str(labels[i]) in {row["class"] for row in rows}
+                assert len(rows) == 4
+                for row in rows:
+                    assert float(row["p"]) == pytest.approx(p[int(row["class"])], abs=1e-6)
 
 
 class TestTemperature:
@@ -830,7 +902,7 @@ class TestLooks:
         page.get_by_text("It flattens it.").first.click()
         assert page.get_by_text("Logits shrink.").first.is_visible()
         assert page.get_by_text("We measured 13.2 points").is_visible()
-        assert page.locator("table img").count() == 6
+        assert page.locator("table img").count() == 9
 
     def test_reduced_motion(self, visit):
         page = visit(one_of_each()[0], reduced_motion="reduce")

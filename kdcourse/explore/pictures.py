@@ -127,6 +127,55 @@ def push(student, teacher, labels, classes, images=None, T=4.0, alpha=0.9, top=6
     return Explorable("push", data, state, still, "\n".join(lines))
 
 
+def gallery(images, labels, classes, answers, title="Who sees what?", top=4) -> Explorable:
+    """What several networks say about the same images, side by side.
+
+    The reader picks an image, or a confusion of the first network, and sees the classes to which
+    each network gives most.
+
+    images: [N, 1, H, W] or [N, 3, H, W] in [0, 1], 1 to 40 of them; None shows names only.
+    labels: [N] class numbers. classes: K names.
+    answers: by name of the network, its logits [N, K], for example
+        {"teacher": ..., "labels only": ..., "distilled": ...}.
+    top: so many classes are shown for each network.
+
+    Raises `ValueError` for other shapes, and when there is no network.
+
+    >>> print(gallery(None, [1], ["O", "0"], {"teacher": [[0, 2]], "student": [[1, 0]]}))
+    Who sees what?
+    Image 1, 0: teacher says 0 (88.1 %), student says O (73.1 %)
+    """
+    classes = [str(name) for name in classes]
+    given = isinstance(answers, dict) and len(answers) > 0
+    expect(given, "answers", "a dict of logits by name of the network", repr(answers)[:60],
+           "write {'teacher': logits, ...}")
+    z_MNK = [as_logits(str(name), z, classes, most=40) for name, z in answers.items()]
+    names, N = [str(name) for name in answers], len(z_MNK[0])
+    for name, z_NK in zip(names, z_MNK, strict=True):
+        expect(len(z_NK) == N, name, f"logits of {N} images, as {names[0]}", len(z_NK),
+               "ask all of them about the same images")
+    labels = as_labels(labels, N, len(classes))
+    images = None if images is None else as_images(images, N)
+    expect(finite(top) and top >= 2, "top", "a number of at least 2", repr(top), "4 is usual")
+    lines, rows = [str(title)], []
+    for i, y in enumerate(labels):
+        said = [f"{classes[z_NK[i].argmax()]} ({100 * softmax(z_NK[i]).max():.1f} %)"
+                for z_NK in z_MNK]
+        name = f"Image {i + 1}, {classes[y]}"
+        lines.append(f"{name}: " + ", ".join(
+            f"{network} says {what}" for network, what in zip(names, said, strict=True)))
+        name = html.escape(name)
+        picture = f'<img src="{images[i]}" width="56" height="56" alt="{name}"> ' if images else ""
+        cells = "".join(f"<td>{html.escape(what)}</td>" for what in said)
+        rows.append(f"<tr><th>{picture}{name}</th>{cells}</tr>")
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("Image", *names))
+    still = (f"<table><caption>{html.escape(str(title))}</caption><thead><tr>{heads}</tr></thead>"
+             f"<tbody>{''.join(rows)}</tbody></table>")
+    data = {"title": str(title), "classes": classes, "labels": labels, "names": names,
+            "logits": nine_digits(z_MNK), "images": images, "top": min(int(top), len(classes))}
+    return Explorable("gallery", data, {"index": 0}, still, "\n".join(lines))
+
+
 def divergence(means=(-2.0, 2.0), stds=(0.7, 0.7), weights=(0.6, 0.4), mean=0.0,
                std=1.0) -> Explorable:
     """Forward against reverse KL: one normal distribution in the place of a mixture.

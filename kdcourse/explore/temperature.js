@@ -1,5 +1,6 @@
 // A temperature slider over a real teacher's logits.
 import { h, card } from "./kit.js";
+import { picker } from "./picker.js";
 
 const SPACE = "\u00a0"; // between a number and its sign, so that they stay on one line
 const FLOOR = -6; // the logarithmic scale runs from 10^-6 to 1
@@ -76,22 +77,6 @@ function sentence({ data, T, index, now, answer, order }) {
 
 // The picture.
 
-function picker(data, index, choose) {
-  const faces = data.logits.map((_, i) => {
-    const name = data.labels ? data.classes[data.labels[i]] : `image ${i + 1}`;
-    const face = data.images
-      ? [h("img", { src: data.images[i], alt: `Image ${i + 1}:` }), h("span", {}, name)]
-      : [h("span", {}, data.labels ? `${i + 1}: ${name}` : name)];
-    const input = h("input", {
-      type: "radio", name: "image", value: i, checked: i === index, onchange: () => choose(i),
-    });
-    return h("label", { class: "thumb" }, input, h("span", { class: "face" }, ...face));
-  });
-  const legend = data.labels ? "Image and its true class" : "Image";
-  return h("fieldset", { class: "picker" }, h("legend", {}, legend),
-    h("div", { class: "thumbs" }, ...faces));
-}
-
 function tile(label, note) {
   const number = h("b", {});
   const small = h("span", { class: "note" }, note);
@@ -126,7 +111,7 @@ function render({ model, el }) {
 
   body.append(
     h("p", { class: "title" }, title),
-    ...(data.logits.length > 1 ? [picker(data, model.get("index"), (index) => set({ index }))] : []),
+    ...(data.logits.length > 1 ? [picker(data, model.get("index"), (index) => set({ index }), data.logits.map((_, i) => i))] : []),
     h("div", { class: "control" },
       h("label", { for: "T" }, "Temperature"), value,
       h("div", { class: "track" }, slider, h("div", { class: "ticks", "aria-hidden": "true" }, ...ticks))),
