@@ -18,6 +18,7 @@ from kdcourse.explore import (
     bet,
     divergence,
     gallery,
+    layers,
     push,
     question,
     score,
@@ -41,6 +42,10 @@ def pictures(N=3, channels=1, size=28, seed=0):
     """Smooth pictures, as real ones are: noise of a few pixels, enlarged."""
     small = np.random.default_rng(seed).random((N, channels, 4, 4))
     return small.repeat(size // 4, axis=2).repeat(size // 4, axis=3)
+
+
+def likeness(S=3, R=2, C=3, seed=0):
+    return np.random.default_rng(seed).random((S, R, C))
 
 
 def page_of(*cards, theme="light"):
@@ -76,6 +81,7 @@ def one_of_each():
         divergence(),
         push(teacher(seed=1), teacher(), [0, 1, 2], CLASSES, pictures()),
         gallery(pictures(), [0, 1, 2], CLASSES, {"teacher": teacher(), "student": teacher(seed=1)}),
+        layers(likeness(), ["conv1", "conv2"], ["stem", "layer1", "layer2"], steps=[0, 5, 40]),
     ]
 
 
@@ -158,6 +164,20 @@ class TestErrors:
         usual = {"images": None, "labels": [0, 1, 2], "classes": CLASSES, "answers": {"a": self.z}}
         with pytest.raises(ValueError, match=message):
             gallery(**{**usual, **arguments})
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"tables": likeness(R=3)}, r"tables: expected \[S, 2, 3\].* got \[3, 3, 3\]"),
+            ({"tables": likeness() + 1}, "tables: expected values from 0 to 1, got 1"),
+            ({"tables": likeness() - 1}, "tables: expected values from 0 to 1, got -"),
+            ({"steps": [1]}, "steps: expected 3 names, one for each table, got 1"),
+        ],
+    )
+    def test_layers(self, arguments, message):
+        usual = {"tables": likeness(), "rows": "ab", "columns": "xyz"}
+        with pytest.raises(ValueError, match=message):
+            layers(**{**usual, **arguments})
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -336,7 +356,8 @@ class TestWidget:
         for card, state in zip(
             one_of_each(),
             [{"T": 4.0, "index": 0}] * 2 + [{"choice": None}] * 2 + [{"value": None}] * 4
-            + [{"mean": 0.0, "std": 1.0}, {"index": 0, "T": 4.0, "alpha": 0.9}, {"index": 0}],
+            + [{"mean": 0.0, "std": 1.0}, {"index": 0, "T": 4.0, "alpha": 0.9}, {"index": 0},
+               {"step": 2}],
             strict=True,
         ):
             widget = card.widget()
@@ -617,6 +638,22 @@ class TestGallery:
                 assert len(rows) == 4
                 for row in rows:
                     assert float(row["p"]) == pytest.approx(p[int(row["class"])], abs=1e-6)
+
+
+class TestLayers:
+    def test_the_slider_goes_through_the_steps(self, visit):
+        t = likeness()
+        page = visit(layers(t, ["conv1", "conv2"], ["stem", "layer1", "layer2"], steps=[0, 5, 40]))
+        card = page.locator(".card.layers")
+        card.get_by_role("slider", name="Epoch").focus()
+        for step, key in ((2, "End"), (1, "ArrowLeft"), (0, "Home")):
+            page.keyboard.press(key)
+            assert card.get_attribute("data-step") == str(step)
+            seen = card.locator("tbody td").evaluate_all("all => all.map(x => +x.dataset.value)")
+            assert seen == pytest.approx(t[step].ravel(), abs=1e-6)
+            r, c = np.unravel_index(t[step].argmax(), t[step].shape)
+            assert card.get_attribute("data-best") == f"{r},{c}"
+            assert f"{t[step].max():.2f}" in card.locator(".say").inner_text()
 
 
 class TestTemperature:

@@ -7,7 +7,7 @@ run, a still version is seen. The reader's answers stay in the reader's browser.
 Texts may hold `code` and *emphasis*; write maths as plain characters (T², α).
 """
 
-from .pictures import divergence, gallery, push, temperature
+from .pictures import divergence, gallery, layers, push, temperature
 from .quiz import bet, question, score
 
-__all__ = ["bet", "divergence", "gallery", "push", "question", "score", "temperature"]
+__all__ = ["bet", "divergence", "gallery", "layers", "push", "question", "score", "temperature"]

@@ -227,5 +227,49 @@ def divergence(means=(-2.0, 2.0), stds=(0.7, 0.7), weights=(0.6, 0.4), mean=0.0,
     return Explorable("divergence", data, state, still, f"{first}\n{second}")
 
 
+def layers(tables, rows, columns, steps=None, rows_title="student", columns_title="teacher",
+           unit="Epoch", title="Which layers see alike?") -> Explorable:
+    """How alike the layers of two networks are (such as `kd.measure.cka_matrix`), step by step.
+
+    tables: [S, R, C] or [R, C], from 0 to 1: for each of S steps a table of R rows, C columns.
+    rows, columns: the names of the layers.
+    steps: S names, such as the epochs; 1 to S when left out.
+    unit: what a step is.
+
+    Raises `ValueError` for other shapes, and for values outside 0 to 1.
+
+    >>> print(layers([[[0.2, 0.1]], [[0.3, 0.9]]], ["conv1"], ["stem", "layer1"], steps=[0, 10]))
+    Which layers see alike?
+    Epoch 0: most alike are conv1 and stem, 0.20
+    Epoch 10: most alike are conv1 and layer1, 0.90
+    """
+    t_SRC = to_array("tables", tables)
+    t_SRC = t_SRC[None] if t_SRC.ndim == 2 else t_SRC
+    rows, columns = [str(name) for name in rows], [str(name) for name in columns]
+    expect(t_SRC.ndim == 3 and t_SRC.shape[1:] == (len(rows), len(columns)) and t_SRC.size > 0,
+           "tables", f"[S, {len(rows)}, {len(columns)}], a row and a column for each name",
+           list(t_SRC.shape), "pass the names in the order of the table")
+    inside = (t_SRC >= 0).all() and (t_SRC <= 1 + 1e-6).all()
+    expect(inside, "tables", "values from 0 to 1", f"{t_SRC.min():.3g} to {t_SRC.max():.3g}",
+           "pass a likeness such as CKA")
+    steps = [str(step) for step in (range(1, len(t_SRC) + 1) if steps is None else steps)]
+    expect(len(steps) == len(t_SRC), "steps", f"{len(t_SRC)} names, one for each table",
+           len(steps), "leave them out to count")
+    lines = [str(title)]
+    for step, t_RC in zip(steps, t_SRC, strict=True):
+        r, c = np.unravel_index(t_RC.argmax(), t_RC.shape)
+        lines.append(f"{unit} {step}: most alike are {rows[r]} and {columns[c]}, {t_RC[r, c]:.2f}")
+    body = "".join(
+        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{x:.2f}</td>' for x in line)}</tr>"
+        for name, line in zip(rows, t_SRC[-1], strict=True))
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    still = (f"<table><caption>{html.escape(f'{title} {unit} {steps[-1]}')}</caption><thead><tr>"
+             f"<th></th>{heads}</tr></thead><tbody>{body}</tbody></table>")
+    data = {"title": str(title), "tables": nine_digits(t_SRC.clip(0, 1)), "rows": rows,
+            "columns": columns, "steps": steps, "unit": str(unit), "rows_title": str(rows_title),
+            "columns_title": str(columns_title)}
+    return Explorable("layers", data, {"step": len(steps) - 1}, still, "\n".join(lines))
+
+
 def _log_normal(x, mean, std):
     return -0.5 * ((x - mean) / std) ** 2 - math.log(std) - 0.5 * math.log(2 * math.pi)
