@@ -175,6 +175,78 @@ def test_two_networks_on_other_samples_are_refused(name):
             getattr(measure, name)(logits, other, labels)
 
 
+def recall_by_loops(features, labels, metric):
+    """Every pair by itself, in float64; ties count by the share of them that is right."""
+    x = np.asarray(features, dtype=np.float64).reshape(len(features), -1)
+    hits = []
+    for i, own in enumerate(x):
+        others = [j for j in range(len(x)) if j != i]
+        if metric == "cosine":
+            far = [-own @ x[j] / np.linalg.norm(own) / np.linalg.norm(x[j]) for j in others]
+        else:
+            far = [np.linalg.norm(own - x[j]) for j in others]
+        near = [j for j, d in zip(others, far, strict=True) if d <= min(far) + 1e-9]
+        if any(labels[j] == labels[i] for j in others):
+            hits.append(np.mean([float(labels[j] == labels[i]) for j in near]))
+    return np.mean(hits)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("batch", [1, 7, 500])
+def test_recall_is_that_of_a_loop(metric, batch):
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(0, 6, 60))
+    x = torch.from_numpy(rng.normal(size=(60, 2, 3))).float() + one_hot(labels, 6).view(60, 2, 3)
+    x *= torch.from_numpy(rng.uniform(0.1, 5, size=(60, 1, 1)))  # lengths tell the metrics apart
+    found = measure.recall_at_1(x, labels, metric, batch)
+    assert found == pytest.approx(recall_by_loops(x, labels.tolist(), metric), abs=1e-12)
+    assert 0.2 < found < 0.9
+    assert measure.recall_at_1(x, one_hot(labels, 6), metric, batch) == found  # soft labels
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    assert measure.recall_at_1(x[order], labels[order], metric, batch) == pytest.approx(found)
+    assert measure.recall_at_1(1e18 * x, labels, metric, batch) == pytest.approx(found)
+    assert measure.recall_at_1(x.double() * 1e-200, labels, metric) == pytest.approx(found)
+
+
+def test_recall_knows_what_its_metric_may_ignore():
+    rng = np.random.default_rng(0)
+    labels, x = torch.arange(400) % 4, torch.from_numpy(rng.normal(size=(400, 3)))
+    cosine, euclidean = (measure.recall_at_1(x, labels, m) for m in ("cosine", "euclidean"))
+    assert measure.recall_at_1(x + 1e4, labels, "euclidean") == euclidean  # moved
+    assert measure.recall_at_1(x + 5, labels) != cosine
+    stretched = x * torch.from_numpy(rng.uniform(0.1, 9, size=(400, 1)))
+    assert measure.recall_at_1(stretched, labels) == cosine
+    assert measure.recall_at_1(stretched, labels, "euclidean") != euclidean
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_recall_of_ties_and_of_samples_without_a_partner(metric):
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    # Everything looks the same: chance, which is 2 of 4 for three samples and 1 of 4 for two.
+    for same in (torch.full((5, 3), 0.1), torch.zeros(5, 3)):
+        assert measure.recall_at_1(same, labels, metric) == pytest.approx((3 * 0.5 + 2 * 0.25) / 5)
+    # Copies are neighbours; a sample is never its own.
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    assert measure.recall_at_1(x, torch.tensor([0, 0, 1, 1]), metric) == 1
+    assert measure.recall_at_1(x, torch.tensor([0, 1, 0, 1]), metric) == 0
+    # The last one is alone in its class: not asked, but it can be in the way.
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.4], [1.0, 0.1]])
+    assert measure.recall_at_1(x, torch.tensor([0, 0, 1]), metric) == 0
+    assert measure.recall_at_1(x[:2], torch.tensor([0, 0]), metric) == 1
+    assert math.isnan(measure.recall_at_1(x, torch.tensor([0, 1, 2]), metric))
+    assert math.isnan(measure.recall_at_1(torch.full((2, 1), torch.nan), torch.tensor([0, 0])))
+
+
+def test_recall_that_cannot_be():
+    x = torch.rand(4, 2)
+    with pytest.raises(ValueError, match="same samples, at least 2, got 4 and 3"):
+        measure.recall_at_1(x, torch.zeros(3))
+    with pytest.raises(ValueError, match="at least 2, got 1 and 1"):
+        measure.recall_at_1(x[:1], torch.zeros(1))
+    with pytest.raises(ValueError, match='"cosine" or "euclidean", got \'dot\''):
+        measure.recall_at_1(x, torch.zeros(4), "dot")
+
+
 def test_evaluate_is_all_of_them():
     (logits, labels), teacher = example(), example(seed=1)[0]
     assert measure.evaluate(logits, labels, teacher) == {

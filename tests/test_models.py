@@ -83,9 +83,34 @@ def block(inputs, outputs):
      64 + 17 * 64 + linear(49, 64) + 4 * (2 * 128 + linear(64, 192) + linear(64, 64)
                                           + linear(64, 128) + linear(128, 64))
      + 128 + linear(64, 36)),
+    (models.vit(stem="conv", patch=8),  # 4 x 4 tokens as well: 28 -> 14 -> 7 -> 4
+     conv_bn(1, 16) + conv_bn(16, 32) + conv_bn(32, 64) + linear(64, 64)
+     + 64 + 17 * 64 + 4 * (2 * 128 + linear(64, 192) + linear(64, 64) + linear(64, 128)
+                           + linear(128, 64)) + 128 + linear(64, 36)),
 ])
 def test_number_of_parameters(model, expected):
     assert kd.measure.parameters(model) == expected
+
+
+@pytest.mark.parametrize(("patch", "size", "channels", "tokens"), [
+    (8, 28, 1, 16), (4, 28, 3, 49), (2, 16, 1, 64), (16, 12, 1, 1)])
+def test_a_transformer_on_convolutions(patch, size, channels, tokens):
+    def build():
+        return models.vit(dim=8, depth=1, heads=2, patch=patch, size=size, channels=channels,
+                          stem="conv", seed=3).eval()
+
+    model = build()
+    view = kd.taps(model, ["1.patch_embed", "1.blocks.0"])(torch.rand(2, channels, size, size))
+    assert view.taps["1.patch_embed"].shape == (2, tokens, 8)
+    assert view.taps["1.blocks.0"].shape == (2, 1 + tokens, 8)
+    torch.manual_seed(1)
+    assert torch.equal(weights(build()), weights(model))
+    assert "stem=conv" in model.spec
+
+
+def test_what_was_added_later_does_not_change_a_description():
+    assert models.vit().spec == (
+        "vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28)")
 
 
 def test_networks_normalise_for_themselves():
@@ -100,6 +125,9 @@ def test_networks_normalise_for_themselves():
     (lambda: models.resnet(depth=2), r"depth of 6n\+2"),
     (lambda: models.vit(patch=5), "patch that divides the image size 28, got 5"),
     (lambda: models.vit(dim=30), "heads that divide dim 30, got 4"),
+    (lambda: models.vit(stem="conv"), r'patch of 2, 4, 8 … with stem="conv", got 7'),
+    (lambda: models.vit(stem="conv", patch=1), r'patch of 2, 4, 8 … with stem="conv", got 1'),
+    (lambda: models.vit(stem="pool"), "stem None or \"conv\", got 'pool'"),
     (lambda: models.convnet(width=0), "width of at least 1, got 0"),
     (lambda: models.convnet(classes=0), "classes of at least 1, got 0"),
     (lambda: models.mlp(hidden=(8, 0)), r"hidden of at least 1, got \(8, 0\)"),

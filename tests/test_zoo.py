@@ -105,10 +105,23 @@ def test_a_distiller_takes_it_and_a_cache_knows_its_name(fits, data):
 def test_the_teachers_images_are_not_the_students(fits):
     for name, entry in zoo.TEACHERS.items():
         assert entry["data"]["seed"] != 0, name  # the default seed of every student's data
+    seeds = [entry["data"]["seed"] for name, entry in zoo.TEACHERS.items() if name != "tiny"]
+    assert len(set(seeds)) == len(seeds)  # nor another teacher's
+
+
+@pytest.mark.parametrize("name", zoo.TEACHERS)
+def test_every_teacher_answers_for_the_glyphs(name, home, monkeypatch):
+    monkeypatch.setenv("KDCOURSE_SMOKE", "1")
+    monkeypatch.setitem(zoo.TEACHERS, name, zoo.TEACHERS[name] | {"data": ENTRY["data"] | {
+        "size": 28}})
+    teacher = kd.teacher(name)
+    assert teacher(torch.rand(2, 1, 28, 28)).shape == (2, 36)
+    assert teacher.card["model"] == zoo.TEACHERS[name]["model"]().spec
+    assert kd.measure.parameters(teacher) == kd.measure.parameters(zoo.TEACHERS[name]["model"]())
 
 
 def test_an_unknown_name():
-    with pytest.raises(ValueError, match=r"one of the teachers \['glyphs'\], got 'resnet50'"):
+    with pytest.raises(ValueError, match=r"one of the teachers \['glyphs', 'glyphs-vit'\], got"):
         kd.teacher("resnet50")
 
 

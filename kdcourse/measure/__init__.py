@@ -3,6 +3,7 @@
 Shapes: N samples, K classes. `report` puts all of it into one table.
 """
 
+from kdcourse.measure.attention import attention_rollout
 from kdcourse.measure.cost import file_mb, latency, macs, parameters, peak_memory, throughput
 from kdcourse.measure.likeness import cka, cka_matrix
 from kdcourse.measure.quality import (
@@ -16,6 +17,7 @@ from kdcourse.measure.quality import (
     nll,
     per_class,
     per_class_gain,
+    recall_at_1,
     reliability,
     teacher_kl,
     top_k,
@@ -27,6 +29,7 @@ __all__ = [
     "Report",
     "accuracy",
     "agreement",
+    "attention_rollout",
     "cka",
     "cka_matrix",
     "confusion",
@@ -45,6 +48,7 @@ __all__ = [
     "peak_memory",
     "per_class",
     "per_class_gain",
+    "recall_at_1",
     "reliability",
     "report",
     "teacher_kl",
