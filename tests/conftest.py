@@ -133,7 +133,10 @@ def start():
 
 
 @pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    if "matplotlib.pyplot" in sys.modules:
-        sys.modules["matplotlib.pyplot"].close("all")
+def _tidy_figures():
+    """Figures are closed after each test, and a style that it set (notebooks do) is undone."""
+    from matplotlib import pyplot
+
+    with pyplot.rc_context():
+        yield
+    pyplot.close("all")

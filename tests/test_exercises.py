@@ -1,12 +1,14 @@
 """Each exercise: its solution passes the check, the stub is reported as not done yet and stops
 nothing, and a common wrong answer gets a sentence that helps."""
 
+import ast
 import contextlib
 import functools
 import importlib.util
 import io
 import re
 import runpy
+import symtable
 import warnings
 from pathlib import Path
 
@@ -63,15 +65,45 @@ def run(source: str, path: Path, namespace: dict) -> str:
     return out.getvalue()
 
 
+def needed(before: list[str], code: str) -> list[str]:
+    """The cells of `before` that bind what `code` uses, and what those cells use in turn. The
+    others train, measure and draw: the notebooks' own test runs them."""
+    kept, names = [], names_in(code)[0]
+    for cell in reversed(before):
+        uses, binds = names_in(cell)
+        changes = {node.value.id for node in ast.walk(ast.parse(cell))  # some[part] = new
+                   if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+                   and isinstance(node.value, ast.Name)}
+        changes |= {node.target.id for node in ast.walk(ast.parse(cell))  # some |= new
+                    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)}
+        if names & (binds | changes):
+            kept.insert(0, cell)
+            names = names - (binds - changes) | uses
+    return kept
+
+
+def names_in(code: str) -> tuple[set[str], set[str]]:
+    """The global names that code uses without binding them, and those that it binds."""
+    top = symtable.symtable(code, "cell", "exec")
+    binds = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    uses = {s.get_name() for s in top.get_symbols() if s.is_referenced()}
+    inner = top.get_children()
+    while inner:
+        scope = inner.pop()
+        uses |= {s.get_name() for s in scope.get_symbols() if s.is_global()}
+        inner += scope.get_children()
+    return uses - binds, binds
+
+
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_exercises(path, smoke):
-    import matplotlib.pyplot as plt
-
     before, exercises = read(path)
     wrong, namespace = wrong_answers(path), {}
-    with warnings.catch_warnings(), plt.rc_context():  # a chapter sets its own figure style
+    code = [part for one in exercises for part in (one.stub, one.solution, one.check)]
+    code += [answer for _, answer, _ in wrong]
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # figures without a screen
-        for source in before:
+        for source in needed(before, "\n".join(code)):
             run(source, path, namespace)
         for exercise in exercises:
             stubbed = dict(namespace)
