@@ -355,7 +355,7 @@ def _seeded(build):
         settings = {k: v for k, v in bound.arguments.items() if k != "seed" and v is not None}
         for name, value in settings.items():
             for number in value if isinstance(value, (tuple, list)) else (value,):
-                if name not in ("dropout", "stem") and number < 1:
+                if name not in ("dropout", "stem", "init") and number < 1:
                     raise ValueError(f"Expected {name} of at least 1, got {value}.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(bound.arguments["seed"])
@@ -477,7 +477,7 @@ def resnet(depth=14, width=16, stem_stride=1, channels=1, classes=36, size=28, s
 
 @_seeded
 def vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28, seed=0,
-        stem=None) -> nn.Module:
+        stem=None, init=None) -> nn.Module:
     """A small vision transformer: timm's `VisionTransformer` with a class token.
 
     dim: the width of a token; patch: the side of a patch in pixels, a divisor of `size`.
@@ -485,6 +485,9 @@ def vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28, seed
         with stride 2, batch normalisation and ReLU until there is one token for every `patch`
         pixels (rounded up), then 1x1; `patch` must be a power of 2. It learns much faster from few
         images (Xiao et al. 2021, arXiv:2106.14881).
+    init: None keeps timm's first weights, with standard deviation 0.02 at any width. "lecun" draws
+        those of each linear layer with 1/√inputs, class token and positions with 0.3: where a
+        token has few numbers, 0.02 is nearly nothing, and learning starts late.
 
     Raises `ValueError` when `patch` does not divide `size`, is no power of 2 with `stem="conv"`, or
     `heads` does not divide `dim`.
@@ -503,6 +506,8 @@ def vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28, seed
         raise ValueError(f'Expected a patch of 2, 4, 8 … with stem="conv", got {patch}.')
     if dim % heads:
         raise ValueError(f"Expected heads that divide dim {dim}, got {heads}.")
+    if init not in (None, "lecun"):
+        raise ValueError(f'Expected init None or "lecun", got {init!r}.')
     embed = PatchEmbed
     if stem:
         convolutions = _halvings(channels, dim, patch.bit_length() - 1)
@@ -510,6 +515,13 @@ def vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28, seed
     model = VisionTransformer(img_size=size, patch_size=patch, in_chans=channels,
                               num_classes=classes, embed_dim=dim, depth=depth, num_heads=heads,
                               mlp_ratio=2, embed_layer=embed)
+    if init:
+        rng = torch.Generator().manual_seed(seed)
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5, generator=rng)
+        for token in (model.pos_embed, model.cls_token):
+            nn.init.normal_(token, std=0.3, generator=rng)
     return nn.Sequential(Normalize(), model)
 
 

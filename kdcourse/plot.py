@@ -258,7 +258,8 @@ def history(record, ax=None):
     right.grid(visible=False)
     right.spines["right"].set_visible(True)
     lines = ax.get_lines() + right.get_lines()
-    ax.legend(lines, [line.get_label() for line in lines], loc="center right", fontsize=10.5)
+    ax.legend(lines, [line.get_label() for line in lines], loc="upper center",
+              bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=10.5)  # the lines cross anywhere
     return ax
 
 

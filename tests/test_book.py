@@ -139,3 +139,15 @@ def test_search_finds_the_first_chapter(book):
     index = (book / "searchindex.js").read_text("utf-8")
     assert "notebooks/01_hinton" in index
     assert '"temperatur"' in index or "temperatur:" in index  # the stem of "temperature"
+
+
+def test_the_first_use_of_a_term_leads_to_the_glossary_and_the_others_do_not(pages):
+    for path, page in pages.items():
+        if not re.fullmatch(r"0\d_.*", path.stem):
+            continue
+        links = [word.parent for word in page.select(".bd-article a > .glossary-link")]
+        targets = [link["href"].partition("glossary.html#")[2] for link in links]
+        assert {"term-Student", "term-Teacher", "term-Seed"} <= set(targets), path.name
+        assert len(set(targets)) == len(targets), path.name
+        for link in links:
+            assert not link.find_parents(["h1", "h2", "h3", "pre", "code"]), link

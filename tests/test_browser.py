@@ -124,10 +124,27 @@ def test_theme_button_changes_the_theme(browser, book):
     context.close()
 
 
-def test_search_works_from_disk(browser, book):
-    page = browser.new_page()
-    page.goto((book / "search.html").as_uri() + "?q=temperature")
-    page.wait_for_selector("#search-results li a")
-    assert any("notation" in link.get_attribute("href")
-               for link in page.query_selector_all("#search-results li a"))
+SEARCHES = {
+    "temperature": "01_hinton", "Hinton": "01_hinton", "omitted class": "02_soft_labels",
+    "label smoothing": "02_soft_labels", "batchmean": "03_getting_it_right",
+    "doctor": "03_getting_it_right", "FitNets": "04_features", "FSP": "04_features",
+    "VID": "04_features", "OFD": "04_features", "ReviewKD": "04_features", "CKA": "04_features",
+    "RKD": "05_relations", "CRD": "05_relations", "PKT": "05_relations", "recall": "05_relations",
+    "rollout": "06_vit_and_convnets", "MobileNet": "photographs", "DeiT": "07_deit",
+    "distillation token": "07_deit", "born-again": "08_self_distillation",
+    "early exits": "08_self_distillation", "virtual teacher": "08_self_distillation",
+    "ONNX": "own_model", "Colab": "run",
+}
+
+
+def test_search_finds_methods_and_abbreviations_from_disk(browser, book):
+    page, missing = browser.new_page(), []
+    for term, expected in SEARCHES.items():
+        page.goto((book / "search.html").as_uri() + "?q=" + term.replace(" ", "+"))
+        page.wait_for_function(  # results appear one after the other
+            "document.querySelector('#search-results')?.innerText.includes('Search finished')")
+        links = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.href)")
+        if not any(f"/{expected}.html" in link for link in links):
+            missing.append(f"{term}: {expected} is not among {len(links)} results")
     page.close()
+    assert not missing, "\n".join(missing)

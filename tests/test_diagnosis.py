@@ -535,6 +535,27 @@ def test_a_term_without_the_student(data, oracle):
     assert "The loss has no gradient." in problems
 
 
+class TeacherTwice(losses.KD):
+    """The teacher, compared with itself."""
+
+    def values(self, student, teacher=None, labels=None):
+        return super().values(teacher.detach(), teacher, labels)
+
+
+def test_a_term_that_is_exactly_zero(data, oracle):
+    one = found(doctor(distiller(data, oracle, CE() + TeacherTwice()), data),
+                "The term TeacherTwice is exactly 0 on the first batch")
+    assert "the teacher compared with itself" in one.remedy
+
+    class SameObject(Scheme):
+        def views(self, batch):
+            student, _ = super().views(batch)
+            return student, student.detached()
+
+    one = found(doctor(SameObject(network(), CE() + KD()), data), "The term KD is exactly 0")
+    assert "teacher = model is a second name" in one.remedy
+
+
 class Projecting(losses.Loss):
     """Trains its projection, and not the student."""
 
@@ -633,6 +654,10 @@ MISTAKES = {
     "teacher": (lambda s, t, T: T**2 * F.kl_div((s / T).log_softmax(1), (t / T).softmax(1),
                                                 reduction="none").sum(1),
                 "no gradient for the teacher, got one.*none comes through"),
+    "no logarithm": (lambda s, t, T: T**2 * F.kl_div(
+        (s / T).softmax(1), (t.detach() / T).softmax(1), reduction="none").sum(1),
+                     "go in without a logarithm"),
+    "wrong sign": (lambda s, t, T: -kl(s, t, T), "its sign is wrong"),
     "overflow": (unstable, "finite loss for logits of ±100, got nan"),
 }
 OTHERS = {
@@ -641,6 +666,7 @@ OTHERS = {
     "squares of logits": lambda s, t, T: (s - t.detach()).square().mean(1) / T,
     "squares of softmax": lambda s, t, T: T**2 * ((s / T).softmax(1) - (t.detach() / T).softmax(1)
                                                   ).square().sum(1),
+    "minus the cosine": lambda s, t, T: -F.cosine_similarity(s, t.detach()),
     "Jensen-Shannon": lambda s, t, T: (kl(s, (s.detach() + t) / 2, T) + kl(s, t, T)) / 2,
     "for 36 classes only": lambda s, t, T: kl(s.view(-1, 36), t, T),
 }

@@ -68,31 +68,35 @@ def run(source: str, path: Path, namespace: dict) -> str:
 def needed(before: list[str], code: str) -> list[str]:
     """The cells of `before` that bind what `code` uses, and what those cells use in turn. The
     others train, measure and draw: the notebooks' own test runs them."""
-    kept, names = [], names_in(code)[0]
-    for cell in reversed(before):
-        uses, binds = names_in(cell)
-        changes = {node.value.id for node in ast.walk(ast.parse(cell))  # some[part] = new
-                   if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
-                   and isinstance(node.value, ast.Name)}
-        changes |= {node.target.id for node in ast.walk(ast.parse(cell))  # some |= new
-                    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)}
-        if names & (binds | changes):
-            kept.insert(0, cell)
-            names = names - (binds - changes) | uses
-    return kept
+    asked = set().union(*names_in(code)[:2])
+    while True:
+        kept, names, inside = [], set(asked), set()
+        for cell in reversed(before):
+            uses, later, binds, changes = names_in(cell)
+            if names & (binds | changes):
+                kept.insert(0, cell)
+                names = names - (binds - changes) | uses | later
+                inside |= later
+        if inside <= asked:
+            return kept
+        asked |= inside  # a function may use what a later cell defines
 
 
-def names_in(code: str) -> tuple[set[str], set[str]]:
-    """The global names that code uses without binding them, and those that it binds."""
+def names_in(code: str) -> tuple[set[str], set[str], set[str], set[str]]:
+    """The global names that code uses itself, that functions in it use, that it binds, and of
+    which it changes a part."""
     top = symtable.symtable(code, "cell", "exec")
     binds = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
-    uses = {s.get_name() for s in top.get_symbols() if s.is_referenced()}
-    inner = top.get_children()
-    while inner:
-        scope = inner.pop()
-        uses |= {s.get_name() for s in scope.get_symbols() if s.is_global()}
-        inner += scope.get_children()
-    return uses - binds, binds
+    uses = {s.get_name() for s in top.get_symbols() if s.is_referenced()} - binds
+    later, scopes = set(), top.get_children()
+    while scopes:
+        scope = scopes.pop()
+        later |= {s.get_name() for s in scope.get_symbols() if s.is_global()} - binds
+        scopes += scope.get_children()
+    changed = [node.value if isinstance(node, ast.Subscript) else node.target
+               for node in ast.walk(ast.parse(code)) if isinstance(node, ast.AugAssign)
+               or (isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store))]
+    return uses, later, binds, {node.id for node in changed if isinstance(node, ast.Name)}
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -127,6 +127,7 @@ def test_networks_normalise_for_themselves():
     (lambda: models.vit(dim=30), "heads that divide dim 30, got 4"),
     (lambda: models.vit(stem="conv"), r'patch of 2, 4, 8 … with stem="conv", got 7'),
     (lambda: models.vit(stem="conv", patch=1), r'patch of 2, 4, 8 … with stem="conv", got 1'),
+    (lambda: models.vit(init="he"), "init None or \"lecun\", got 'he'"),
     (lambda: models.vit(stem="pool"), "stem None or \"conv\", got 'pool'"),
     (lambda: models.convnet(width=0), "width of at least 1, got 0"),
     (lambda: models.convnet(classes=0), "classes of at least 1, got 0"),
@@ -219,3 +220,11 @@ def test_a_foreign_network_is_told_from_another():
 def test_where_a_network_without_parameters_lies():
     assert models.device_of(nn.ReLU()) == torch.device("cpu")
     assert models.device_of(nn.Linear(1, 1, device="meta")) == torch.device("meta")
+
+
+def test_lecun_init_gives_every_linear_layer_an_output_of_the_size_of_its_input():
+    x = torch.randn(4000, 64)
+    for init, expected in (("lecun", 1.0), (None, 0.02 * 8)):
+        layer = models.vit(dim=64, depth=1, init=init)[1].blocks[0].attn.qkv
+        assert (layer(x).std() / x.std()).item() == pytest.approx(expected, rel=0.1)
+    assert models.vit(init="lecun").spec.endswith("size=28, init=lecun)")

@@ -1,5 +1,5 @@
-"""What the book needs beyond its extensions: readable arguments, the table of what was run, and
-small repairs to the HTML."""
+"""What the book needs beyond its extensions: readable arguments, the table of what was run, links
+to the glossary, and small repairs to the HTML."""
 
 import inspect
 import itertools
@@ -7,8 +7,12 @@ import json
 import re
 from pathlib import Path
 
+from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx import addnodes
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import make_refnode
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +46,52 @@ class Runs(SphinxDirective):
             ]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
         return self.parse_text_to_nodes(StringList(lines, source="kdcourse/results"))
+
+
+class GlossaryLinks(SphinxPostTransform):
+    """The first use of every glossary term on a page leads to its entry."""
+
+    default_priority = 5  # before references are resolved, so that written ones can be seen
+    pages = ("notebooks/", "book/")
+    but_not = ("book/glossary", "book/references", "book/api")
+    # A term is not looked for in what is code, a link, a heading or a formula already.
+    closed = (nodes.reference, nodes.title, nodes.literal, nodes.math, nodes.raw, nodes.label,
+              nodes.literal_block, addnodes.pending_xref, addnodes.desc, nodes.citation)
+
+    def run(self, **kwargs):
+        page = self.env.docname
+        if not page.startswith(self.pages) or page in self.but_not:
+            return
+        entries = {name: place for (kind, name), place
+                   in self.env.get_domain("std").objects.items() if kind == "term"}
+        linked = {node["reftarget"].lower() for node in self.document.findall(addnodes.pending_xref)
+                  if node.get("reftype") == "term"}
+        left = {name.lower(): name for name in entries if name.lower() not in linked}
+        for text in list(self.document.findall(nodes.Text)):
+            if left and not _inside(text, self.closed):
+                self.link(text, left, entries)
+
+    def link(self, text, left, entries):
+        """Replace the text by itself with links; take out of `left` what has been linked."""
+        # The longest name first: "attention map" is not about attention.
+        names = "|".join(sorted(map(re.escape, left), key=len, reverse=True))
+        made, rest = [], str(text)
+        while names and (found := re.search(rf"(?<![\w-])({names})(s?)(?![\w-])", rest, re.I)):
+            docname, anchor = entries[left.pop(found[1].lower())]
+            word = nodes.inline(found[0], found[0], classes=["glossary-link"])
+            made += [nodes.Text(rest[:found.start()]),
+                     make_refnode(self.app.builder, self.env.docname, docname, anchor, word)]
+            rest = rest[found.end():]
+            names = "|".join(sorted(map(re.escape, left), key=len, reverse=True))
+        if made:
+            text.parent.replace(text, [*made, nodes.Text(rest)])
+
+
+def _inside(node, kinds) -> bool:
+    while node := node.parent:
+        if isinstance(node, kinds):
+            return True
+    return False
 
 
 def list_arguments(app, what, name, obj, options, lines):
@@ -93,6 +143,7 @@ def use_svg_formulas(app):
 
 def setup(app):
     app.add_directive("runs", Runs)
+    app.add_post_transform(GlossaryLinks)
     app.connect("builder-inited", use_svg_formulas)
     app.connect("autodoc-process-docstring", list_arguments)
     app.connect("html-page-context", mend)

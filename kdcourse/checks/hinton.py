@@ -42,9 +42,10 @@ def broken_laws(fn, T: float = 4.0) -> dict[str, str]:
 
     What `distillation_loss` is for people, for code. A mistake that is recognised by its value has
     one of these keys: "classes", "temperature", "batch", "swapped", "softened", "probabilities",
-    "logarithm". The others: "one number", "in place", "finite", "negative", "equality", "value",
-    "student gradient", "gradient", "teacher gradient", "overflow", "clipped", "half precision",
-    "batching", "masked". A law that says nothing while an earlier one is broken is left out.
+    "logarithm", "sign". The others: "one number", "in place", "finite", "negative", "equality",
+    "value", "student gradient", "gradient", "teacher gradient", "overflow", "clipped", "half
+    precision", "batching", "masked". A law that says nothing while an earlier one is broken is left
+    out.
 
     >>> from kdcourse.losses import kd
     >>> broken_laws(kd)
@@ -298,7 +299,7 @@ def _lookalikes(student, teacher, T) -> list[tuple[str, str, float]]:
         ("", "this is the cross-entropy with soft targets", mean(-p * q.log())),
         ("swapped", f"{swapped}: the teacher is measured against the student's answers",
          mean(-q * p.log())),
-        ("negative", "its sign is wrong. It is p log(p / q), not p log(q / p)", -kl(p, q)),
+        ("sign", "its sign is wrong. It is p log(p / q), not p log(q / p)", -kl(p, q)),
         ("logarithm", f"the student's probabilities go in without a logarithm. {_WANTS}",
          mean(p * (p.log() - q))),
         ("swapped", f"{swapped}, and a logarithm is missing. {_WANTS}", mean(q * (q.log() - p))),

@@ -130,8 +130,14 @@ def _terms(visit, outcome, trained) -> None:
         visit.look(f"{name} depends on the student")
         found = (torch.autograd.grad(part.sum(), trained, retain_graph=True, allow_unused=True)
                  if part.requires_grad else ())
-        # A loss of exactly 0 has reached its aim: no gradient is left.
-        if not any(g is not None and g.any() for g in found) and float(part.detach().sum()):
+        if not float(part.detach().abs().sum()):
+            visit.report(
+                f"The term {name} is exactly 0 on the first batch.",
+                "So is its gradient, most likely: it teaches nothing. A student that starts as a "
+                "copy of its teacher is such a case, and the only harmless one.",
+                "Is the teacher the student itself (teacher = model is a second name, no copy), "
+                "or is the teacher compared with itself?")
+        elif not any(g is not None and g.any() for g in found):
             visit.report(
                 f"The term {name} ignores the student: it has no gradient for it.",
                 "It changes the number that is logged, and nothing else.",
@@ -176,8 +182,8 @@ def _all_terms(scheme):
 
 # What is recognised by its value, or goes wrong for any loss on logits. That a loss differs from
 # Hinton's is no mistake.
-NAMED = ("classes", "temperature", "batch", "swapped", "probabilities", "teacher gradient",
-         "overflow")
+NAMED = ("classes", "temperature", "batch", "swapped", "probabilities", "logarithm", "sign",
+         "teacher gradient", "overflow")
 
 
 def own_terms(visit) -> None:

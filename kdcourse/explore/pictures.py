@@ -264,7 +264,7 @@ def layers(tables, rows, columns, steps=None, rows_title="student", columns_titl
         for name, line in zip(rows, t_SRC[-1], strict=True))
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     still = (f"<table><caption>{html.escape(f'{title} {unit} {steps[-1]}')}</caption><thead><tr>"
-             f"<th></th>{heads}</tr></thead><tbody>{body}</tbody></table>")
+             f"<td></td>{heads}</tr></thead><tbody>{body}</tbody></table>")
     data = {"title": str(title), "tables": nine_digits(t_SRC.clip(0, 1)), "rows": rows,
             "columns": columns, "steps": steps, "unit": str(unit), "rows_title": str(rows_title),
             "columns_title": str(columns_title)}

@@ -68,7 +68,7 @@ def two_teachers():
         "ViT": arm("convnet", "ViT"),
         "both": lambda seed: kd.Distiller(convnet(seed), both, objective["ResNet"]),
     }
-    short = recipe(rate["convnet", "ViT"])
+    short = recipe("convnet", rate["convnet", "ViT"])
     longer = kd.Recipe(epochs=60, lr=short.lr, validate_every=5)
     return kd.compare(arms, data, {"ViT": short, "both": longer}, seeds=range(5))
 """, "the same budget for 'both'"),
