@@ -1,5 +1,6 @@
 """The built book: complete, and nothing in it comes from another host."""
 
+import gzip
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -151,3 +152,38 @@ def test_the_first_use_of_a_term_leads_to_the_glossary_and_the_others_do_not(pag
         assert len(set(targets)) == len(targets), path.name
         for link in links:
             assert not link.find_parents(["h1", "h2", "h3", "pre", "code"]), link
+
+
+def over_the_wire(path, page) -> int:
+    """Bytes of a page with its scripts and styles, compressed as servers do; figures excepted."""
+    code = [urlsplit(address).path for address in loaded(page)]
+    files = {path} | {(path.parent / unquote(name)).resolve() for name in code
+                      if name.endswith((".js", ".css"))}
+    return sum(len(gzip.compress(file.read_bytes())) for file in files)
+
+
+def test_pages_are_light(pages):
+    heavy = {path.name: size for path, page in pages.items()
+             if (size := over_the_wire(path, page)) > 1.5e6}
+    assert not heavy
+
+
+def test_every_chapter_can_be_launched_downloaded_and_read_as_source(pages):
+    for path, page in pages.items():
+        if path.parent.name != "notebooks":
+            continue
+        links = {link["href"] for link in page.select(".header-article-items a[href]")}
+        for start in ("https://colab.research.google.com/github/kdcourse/kdcourse/blob/main/",
+                      "https://mybinder.org/v2/gh/kdcourse/kdcourse/main?",
+                      "https://github.com/kdcourse/kdcourse"):
+            assert any(link.startswith(start) for link in links), (path.name, start)
+        notebook = path.with_suffix(".ipynb").name
+        (download,) = [link for link in links if link.endswith(notebook)
+                       and not link.startswith("http")]
+        assert (path.parent / download).resolve().is_file()
+
+
+def test_every_page_leads_to_people(pages):
+    for path, page in pages.items():
+        if path.stem not in ("search", "genindex"):
+            assert page.select_one(".discuss a[href$='/discussions']"), path.name

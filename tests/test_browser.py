@@ -37,6 +37,7 @@ LOOK = """() => ({
   formulas: document.querySelectorAll(".math").length,
   drawn: document.querySelectorAll("mjx-container").length,
   errors: document.querySelectorAll("[data-mjx-error], mjx-merror").length,
+  asleep: document.querySelectorAll("[data-kdx]:not([data-ready])").length,
 })"""
 
 
@@ -80,6 +81,8 @@ def look_at(context, path: Path, name: str, mode: str, width: int) -> list[str]:
         wrong.append(f"scrolls sideways by {seen['sideways']} pixels")
     if seen["drawn"] < seen["formulas"] or seen["errors"]:
         wrong.append(f"formulas: {seen['drawn']} of {seen['formulas']}, {seen['errors']} errors")
+    if seen["asleep"]:
+        wrong.append(f"{seen['asleep']} explorables do not work")
     wrong += [f"picture missing: {source}" for source in seen["broken"]]
     for rule in axe.Axe().run(page, options=AXE).response["violations"]:
         places = [" ".join(map(str, node["target"])) for node in rule["nodes"][:3]]
@@ -104,6 +107,31 @@ def test_every_page(browser, book, mode, width):
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("name", ["book/intro", "notebooks/01_hinton"])
+def test_text_is_there_before_any_script(browser, book, name):
+    page = browser.new_page()
+    page.route("**/*.js*", lambda route: None)  # no script ever arrives
+    page.goto((book / f"{name}.html").as_uri(), wait_until="commit")
+    assert page.locator("article.bd-article section h1").is_visible()
+    page.locator("footer .discuss").wait_for()  # down to the last line
+    page.unroute_all(behavior="ignoreErrors")
+    page.close()
+
+
+def test_the_quiz_of_every_chapter_scores(browser, book):
+    page = browser.new_page()
+    for path in sorted(book.glob("notebooks/0*.html")):
+        page.goto(path.as_uri())
+        cards = page.locator(".card.question")
+        assert cards.count() == 4, path.name
+        for card in cards.all():
+            card.get_by_role("radio").first.check()
+            card.get_by_role("button", name="Check").click()
+            assert card.locator(".why:visible").count() >= 1, path.name
+        assert " of 4 questions right" in cards.last.inner_text(), path.name
+    page.close()
+
+
 def test_front_door(browser, book):
     page = browser.new_page()
     page.goto((book / "index.html").as_uri())
@@ -125,7 +153,7 @@ def test_theme_button_changes_the_theme(browser, book):
 
 
 SEARCHES = {
-    "temperature": "01_hinton", "Hinton": "01_hinton", "omitted class": "02_soft_labels",
+    "temperature": "01_hinton", "Hinton": "01_hinton", "transfer set": "02_soft_labels",
     "label smoothing": "02_soft_labels", "batchmean": "03_getting_it_right",
     "doctor": "03_getting_it_right", "FitNets": "04_features", "FSP": "04_features",
     "VID": "04_features", "OFD": "04_features", "ReviewKD": "04_features", "CKA": "04_features",
@@ -142,7 +170,7 @@ def test_search_finds_methods_and_abbreviations_from_disk(browser, book):
     for term, expected in SEARCHES.items():
         page.goto((book / "search.html").as_uri() + "?q=" + term.replace(" ", "+"))
         page.wait_for_function(  # results appear one after the other
-            "document.querySelector('#search-results')?.innerText.includes('Search finished')")
+            "/finished|did not match/.test(document.querySelector('#search-results').innerText)")
         links = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.href)")
         if not any(f"/{expected}.html" in link for link in links):
             missing.append(f"{term}: {expected} is not among {len(links)} results")

@@ -211,3 +211,119 @@ def test_the_table_names_at_least_twelve_sources():
     rows = re.findall(r"^\| (?!source|---)(.*?) \|", PAGES["notation.md"].split("tab-alpha")[1],
                       re.M)
     assert len(set(rows)) >= 12
+
+
+# The front page, the reading paths and the page for instructors.
+
+
+def contents() -> list[str]:
+    """The notebooks of the numbered parts of the book, in order."""
+    numbered = (ROOT / "_toc.yml").read_text("utf-8").split("caption: Part", 1)[1]
+    numbered = numbered.split("caption: Reference")[0]
+    return [f"{name}.ipynb" for name in re.findall(r"file: notebooks/(\w+)", numbered)]
+
+
+def reading(text: str) -> list[tuple[str, int]]:
+    """(notebook, minutes) wherever a chapter is listed with its time."""
+    return [(name, int(minutes)) for name, minutes
+            in re.findall(r"\]\(\.\./notebooks/(\w+\.ipynb)\),\s(\d+) minutes", text)]
+
+
+def minutes() -> dict[str, int]:
+    """Notebook: the reading time that its own first box states."""
+    stated = {name: re.findall(r"\*\*Reading time\*\* about (\d+) minutes", text)
+              for name, text in cells().items() if name[:2].isdigit()}
+    return {name: int(time) for name, (time,) in stated.items()}
+
+
+def section(page: str, label: str) -> str:
+    """What stands below a label, up to the next heading of its kind."""
+    return re.split(r"^## ", PAGES[page].split(f"({label})=\n", 1)[1], flags=re.M)[1]
+
+
+def headings(name: str) -> set[str]:
+    return set(re.findall(r"^#+ (.+?) *$", cells()[name], re.M))
+
+
+def test_the_map_links_every_chapter():
+    field = section("intro.md", "map-of-the-field")
+    linked = set(re.findall(r"\.\./notebooks/(\w+\.ipynb)", field))
+    assert linked == set(contents())
+
+
+def test_a_chapter_has_what_the_map_says():
+    text = {name: found.casefold() for name, found in cells().items()}
+    entries = re.findall(r"\[([^\]]+)\]\(\.\./notebooks/(\w+\.ipynb)\)",
+                         section("intro.md", "map-of-the-field"))
+    entries = [(label, name) for label, name in entries
+               if not re.fullmatch(r"(Chapter )?\d+", label)]
+    assert len(entries) >= 10
+    for label, name in entries:
+        for method in re.split(r", (?:on )?| and ", label.casefold()):
+            assert method in text[name], f"{name} does not speak of {method!r}"
+    numbers = re.findall(r"\[(?:Chapter )?(\d+)\]\(\.\./notebooks/(\d+)_", PAGES["intro.md"])
+    assert all(int(number) == int(file) for number, file in numbers)
+
+
+def test_every_loss_of_the_package_has_its_line():
+    for family in (losses.response, losses.feature, losses.relation):
+        for name in set(family.__all__) - {"hinton", "margins"}:
+            assert f"`{name} <{family.__name__}." in PAGES["losses.md"], name
+
+
+@pytest.mark.parametrize("page", ["paths.md", "teach.md"])
+def test_times_are_those_of_the_chapters(page):
+    assert len(reading(PAGES[page])) >= len(minutes()) > 0
+    assert [(name, time) for name, time in reading(PAGES[page]) if minutes()[name] != time] == []
+
+
+def test_times_add_up():
+    for label in ("one-evening", "one-week"):
+        path = section("paths.md", label)
+        (total,) = re.findall(r"Together: (\d+) minutes", path)
+        assert int(total) == sum(time for _, time in reading(path)), label
+    first, last = re.findall(r"takes (\d+) to (\d+) minutes", PAGES["intro.md"])[0]
+    times = minutes().values()
+    assert (int(first), int(last)) == (min(times), max(times))
+    assert set(re.findall(r"takes (\d+ to \d+) minutes", PAGES["intro.md"])) == {
+        f"{first} to {last}"}
+
+
+def test_a_week_and_a_semester_have_every_chapter():
+    chapters = [name for name in contents() if name[:2].isdigit()]
+    for label in ("one-week", "one-semester"):
+        assert [name for name, _ in reading(section("paths.md", label))] == chapters, label
+
+
+def test_each_of_twelve_weeks_has_something_to_read_and_to_hand_in():
+    weeks = re.findall(r"^Week (\d+): (.*\n(?:(?!Week |\n\S).*\n)*)",
+                       section("paths.md", "one-semester"), re.M)
+    assert [int(number) for number, _ in weeks] == list(range(1, 13))
+    for number, text in weeks:
+        assert re.search(r"\]\([^)]+\)", text), f"week {number} has no link"
+        assert "**Hand in**" in text, number
+        for exercises in re.findall(r"\*\*Exercises?\*\* (\d)(?: and (\d))?", text):
+            ((name, _),) = reading(text)
+            assert all(any(title.startswith(f"{n}. ") for title in headings(name))
+                       for n in exercises if n), f"week {number}: no such exercise"
+
+
+def test_instructors_find_the_sections_that_are_named():
+    blocks = re.split(r"^### Chapter (\d+)\. .*\n", section("teach.md", "chapter-by-chapter"),
+                      flags=re.M)[1:]
+    assert len(blocks) == 2 * len(minutes())
+    for number, block in zip(blocks[::2], blocks[1::2]):
+        ((name, _),) = reading(block)
+        assert int(name[:2]) == int(number)
+        for part in ("**Afterwards**", "**Prepare:**", "**Discuss:**", "**Misconceptions**"):
+            assert part in block, f"chapter {number}: no {part}"
+        named = re.findall(r'": \*(.+)\*$', block, re.M)
+        assert len(named) >= 3, number
+        assert set(named) <= headings(name), f"chapter {number}: {set(named) - headings(name)}"
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in ("intro.md", "paths.md", "teach.md"):
+        links = re.findall(r"\]\(([^)#\s]+)\)", PAGES[page])
+        local = [link for link in links if not link.startswith("https:")]
+        assert [link for link in local if not (ROOT / "book" / link).exists()] == [], page

@@ -141,10 +141,46 @@ def use_svg_formulas(app):
     app.config.mathjax_path = "mathjax/tex-svg.js"
 
 
+def lighten(app, exception):
+    """The last touches: text before scripts, and only the icons that are used."""
+    if exception or app.builder.format != "html":
+        return
+    folder = Path(app.outdir)
+    used = set()
+    for path in folder.rglob("*.html"):
+        page = path.read_text("utf-8")
+        used |= set(re.findall(r"\bfa-([a-z0-9-]+)", page))
+        # The fold of a chapter with pages of its own shows an arrow only, so it needs a name.
+        page = re.sub('<summary>(?=<span class="toctree-toggle")',
+                      '<summary aria-label="Pages of this chapter">', page)
+        path.write_text(_scripts_last(page), "utf-8")
+    icons = folder / "_static" / "scripts" / "fontawesome.js"
+    if icons.is_file():  # two thousand drawings, of which the book needs about twenty
+        icons.write_text(ICON.sub(lambda found: found[0] if found[1] in used else "",
+                                  icons.read_text("utf-8")), "utf-8")
+
+
+# "bars": [width, height, [other names], "codepoint", "path" or ["path", "path"]],
+ICON = re.compile(r'"?([\w-]+)"?:\[\d+,\d+,\[[^\]]*\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')
+
+
+def _scripts_last(page: str) -> str:
+    """Move the scripts of the head to the end, in their order: they would hold up the text. The
+    first one stays, it sets the colours, and so do those that wait by themselves (defer)."""
+    head, middle, rest = page.partition("</head>")
+    scripts = re.findall(r"<script.*?</script>", head, re.DOTALL)[1:]
+    late = [script for script in scripts if not re.match(r"<script[^>]* (defer|async)\b", script)]
+    for script in late:
+        head = head.replace(script, "", 1)
+    start, end, tail = rest.rpartition("</body>")
+    return head + middle + start + "\n".join(late) + end + tail
+
+
 def setup(app):
     app.add_directive("runs", Runs)
     app.add_post_transform(GlossaryLinks)
     app.connect("builder-inited", use_svg_formulas)
     app.connect("autodoc-process-docstring", list_arguments)
     app.connect("html-page-context", mend)
+    app.connect("build-finished", lighten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
