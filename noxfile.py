@@ -75,16 +75,18 @@ def test(session: nox.Session) -> None:
     if session.posargs:
         python(session, "-m", "pytest", *session.posargs)
         return
-    python(session, "-m", "pytest")
+    two = ("-m", "pytest", "-n", "2", "--dist", "loadfile")  # files share the work of two processes
+    python(session, *two, OMP_NUM_THREADS="1")
     # Outputs are compared nowhere: a token run measures other numbers. What counts is that no
     # cell raises. MPLBACKEND is removed so that figures are drawn as they are in Jupyter.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         python(
             session,
-            *("-m", "pytest", "--nbval-lax", "--nbval-current-env", "notebooks"),
+            *(*two, "--nbval-lax", "--nbval-current-env", "notebooks"),
             "--ignore=notebooks/photographs.ipynb",  # wants a download; it has a test of its own
             KDCOURSE_HOME=home,  # neither use nor touch what the caller has trained
             KDCOURSE_SMOKE="1",
+            OMP_NUM_THREADS="1",
             TQDM_DISABLE="1",
             MPLBACKEND=None,
         )

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,7 +45,18 @@ def _offline(request, monkeypatch):
 @pytest.fixture(scope="session")
 def book(tmp_path_factory) -> Path:
     """The folder of the built book: built once, from scratch, with warnings as errors."""
-    folder = tmp_path_factory.mktemp("book")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the processes of one run share the book
+    folder = folder / "book"
+    built = folder / "_build" / "html"
+    with FileLock(f"{folder}.lock"):
+        if not built.exists():
+            build_book(folder)
+    return built
+
+
+def build_book(folder: Path) -> None:
     build = "from jupyter_book.cli.main import main; main()"
     options = ["--path-output", str(folder), "-W", "-n", "--keep-going"]
     done = subprocess.run(
@@ -53,8 +65,9 @@ def book(tmp_path_factory) -> Path:
         text=True,
         encoding="utf-8",
     )
-    assert done.returncode == 0, f"The book does not build:\n{done.stdout}\n{done.stderr}"
-    return folder / "_build" / "html"
+    if done.returncode:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RuntimeError(f"The book does not build:\n{done.stdout}\n{done.stderr}")
 
 
 # --- for the tests of the package ---------------------------------------------------------------
