@@ -129,6 +129,19 @@ def test_every_page_says_what_it_is(pages, book):
         assert len(titles) == 1, path
 
 
+def test_markdown_became_pages(pages):
+    """Tables, formulas and links, also in what a cell printed."""
+    wrong = []
+    for path, page in pages.items():
+        article = bs4.BeautifulSoup(str(page.select_one("article")), "html.parser")
+        for code in article.select("pre, code, script, style, .math, textarea, [data-kdx]"):
+            code.decompose()
+        text = article.get_text(" ")
+        wrong += [f"{path.name}: {found[0]}" for found in re.finditer(
+            r"\|[-—:]+\|.{20}|(?<!\w)\*\*\w.{20}|\]\(\S.{20}|\$[\w\\].{20}|\{[a-z:]+\}`.{9}", text)]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_every_picture_has_a_text(pages, book):
     bare = [(path.name, tag["src"][:60]) for path, page in pages.items()
             for tag in page.select("article img") if not tag.get("alt", "").strip()
