@@ -84,6 +84,7 @@ def test(session: nox.Session) -> None:
             session,
             *(*two, "--nbval-lax", "--nbval-current-env", "notebooks"),
             "--ignore=notebooks/photographs.ipynb",  # wants a download; it has a test of its own
+            "--ignore=notebooks/assignments",  # masters with solutions; tests/test_assignments*.py
             KDCOURSE_HOME=home,  # neither use nor touch what the caller has trained
             KDCOURSE_SMOKE="1",
             OMP_NUM_THREADS="1",
@@ -102,6 +103,12 @@ def lab(session: nox.Session) -> None:
 def run(session: nox.Session) -> None:
     """Execute the notebooks in full and store their outputs; `-- 01` for one chapter."""
     python(session, "notebooks/run.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def assignments(session: nox.Session) -> None:
+    """Make student notebooks, Gradescope zips and solutions from the masters; `-- 1` for one."""
+    python(session, "notebooks/assignments/build.py", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["dev"])

@@ -70,6 +70,26 @@ def build_book(folder: Path) -> None:
         raise RuntimeError(f"The book does not build:\n{done.stdout}\n{done.stderr}")
 
 
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Path:
+    """A folder with NAME/{student,autograder,solutions} of every assignment: built once. The checks
+    are not run on the solutions here: tests do that, and see more."""
+    pytest.importorskip("otter")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the processes of one run share them
+    folder = folder / "assignments"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            script = ROOT / "notebooks" / "assignments" / "build.py"
+            command = [sys.executable, str(script), "--unchecked", "--out", str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+            if done.returncode:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise RuntimeError(f"The assignments cannot be made:\n{done.stderr}")
+    return folder
+
+
 # --- for the tests of the package ---------------------------------------------------------------
 
 
