@@ -112,6 +112,18 @@ def assignments(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["dev"])
+def grade(session: nox.Session) -> None:
+    """Grade a folder: `-- notebooks/assignments/1_loss.py FOLDER --out grades.csv`."""
+    python(session, "-m", "kdcourse.grading", *session.posargs)
+
+
+@nox.session(name="print", venv_backend="none", requires=["dev"])
+def print_(session: nox.Session) -> None:
+    """Make one page of the whole book and, where there is a Chromium, a PDF."""
+    python(session, "book/print.py")
+
+
+@nox.session(venv_backend="none", requires=["dev"])
 def linkcheck(session: nox.Session) -> None:
     """Ask every address that the book names whether it still answers (needs the network)."""
     python(session, *JUPYTER_BOOK, "build", ".", "--builder", "linkcheck")
