@@ -375,8 +375,8 @@ def test_the_same_seed_gives_the_same_inputs(laws, tmp_path):
 ENTRY = '''
 import kdcourse as kd
 import torch
-def student():
-    return kd.models.mlp(hidden=(WIDTH,), seed=0)
+def student(seed):
+    return kd.models.mlp(hidden=(WIDTH,), seed=seed)
 def train(network, data, answers, seed):
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
     for _ in range(STEPS):
@@ -422,14 +422,14 @@ def entry(width=8, steps=60) -> str:
     (entry() + "#" + "a = 'x'\n", 6, "100.0%"),
     (entry().replace("kd.models.mlp", "kd.models.nothing"), 0, "AttributeError"),
     (entry().replace("return kd", "x = '" + "y" * 10_001 + "'\n    return kd"), 0, "10,000"),
-    ("def student():\n    raise NotImplementedError\ndef train(*a): pass", 0, "not done yet"),
-    ("def student(): pass", 0, "no train"),
+    ("def student(seed):\n    raise NotImplementedError\ndef train(*a): pass", 0, "not done yet"),
+    ("def student(seed): pass", 0, "no train"),
     # It remembers the training images somewhere else than in its numbers.
     (entry().replace("for _ in", "network.memory = data.train.x\n    for _ in").replace(
-        "def student():", "class Net(torch.nn.Sequential):\n    def forward(self, x):\n"
-        "        self.memory\n        return super().forward(x)\ndef student():").replace(
-        "return kd.models.mlp(hidden=(8,), seed=0)",
-        "return Net(kd.models.mlp(hidden=(8,), seed=0))"), 0, "memory"),
+        "def student(seed):", "class Net(torch.nn.Sequential):\n    def forward(self, x):\n"
+        "        self.memory\n        return super().forward(x)\ndef student(seed):").replace(
+        "return kd.models.mlp(hidden=(8,), seed=seed)",
+        "return Net(kd.models.mlp(hidden=(8,), seed=seed))"), 0, "memory"),
 ])
 def test_the_contest_counts_and_keeps_the_rules(contest, tmp_path, code, points, word):
     result = grade(contest, submit(tmp_path / "in", "one", code), seed=1)

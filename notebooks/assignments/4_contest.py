@@ -36,14 +36,14 @@ def run_training(given, x):
     torch.manual_seed(x["seed"])
     val = (x["val_x"], x["val_y"])
     data = kd.data.from_arrays(x["x"], x["y"], classes=x["classes"], val=val, test=val)
-    network = given.student()
+    network = given.student(x["seed"])
     given.train(network, data, x["answers"], x["seed"])
     return dict(network.state_dict())
 
 
 def run_test(given, x):
     """Runs in the second worker."""
-    network = given.student()
+    network = given.student(x["seed"])
     network.load_state_dict(x["state"])
     network.eval()
     with torch.no_grad():
@@ -94,7 +94,8 @@ def one_run(code: str, seed: int) -> dict:
         raise Lost(f"has a network of {size:,} bytes; {4 * NUMBERS:,} are allowed, which is "
                    f"{NUMBERS:,} numbers, running statistics included")
     with Worker(**limits) as worker:
-        logits = worker.ask(code, LAW, {"state": state, "x": data.test.x}, "run_test", SECONDS)
+        asked = {"state": state, "x": data.test.x, "seed": seed}
+        logits = worker.ask(code, LAW, asked, "run_test", SECONDS)
     if not isinstance(logits, torch.Tensor) or list(logits.shape) != [len(data.test), 36]:
         raise Lost("does not give a row of 36 logits for each test image")
     return {"accuracy": accuracy(logits, data.test.y), "seconds": seconds, "bytes": size}
