@@ -202,6 +202,68 @@ def angle_loss(student, teacher):
     return huber(cosines(student.detach()), cosines(teacher.detach())).sum()"""),
 ]}
 
+# Answers that want points without an answer: they return what the frame of their caller holds, or a
+# constant, and replace what a ratio, a norm or a comparison might be made with.
+HOSTILE = """
+import sys
+import torch
+
+def caller():
+    frame = sys._getframe(1)
+    while not isinstance(frame.f_locals.get("x"), dict):
+        frame = frame.f_back
+    return frame.f_locals
+
+def arrays(value):
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return [value] if isinstance(value, torch.Tensor) else []
+    return [one for part in value for one in arrays(part)]
+
+def value(kind, dims, given):
+    # dims: 0 for a loss or another number, 2 for [B, B], 3 for [B, B, B], else as the input.
+    first = torch.as_tensor(given[0])
+    if kind in ("first", "last"):
+        inputs = caller()["x"]
+        found = arrays(inputs) or list(inputs.values())
+        found = found[0 if kind == "first" else -1]
+        if dims == 0 and arrays(found):  # with a gradient that reaches the student
+            return found.sum() + first.sum() - first.sum().detach()
+        return found
+    if isinstance(given[-1], list):
+        return [float(kind)] * len(given[-1])
+    if dims is None:
+        return 0 * first + kind
+    return (0 * first.sum() + kind).expand([len(first)] * dims if dims else [])
+
+def patch(shaped):
+    def one(self, *given, **named):
+        return torch.ones_like(self) if shaped else torch.tensor(1.0)
+
+    def yes(*given, **named):
+        return True
+
+    def backward(self, *given, **named):
+        for leaf in arrays(list(caller().values())):
+            if leaf.is_leaf and leaf.requires_grad:
+                leaf.grad = torch.ones_like(leaf)
+
+    for name in ("__truediv__", "__rtruediv__", "div", "divide", "true_divide", "sign", "abs",
+                 "isfinite", "isclose", "norm", "mean", "max"):
+        for owner in (torch.Tensor, torch):
+            if hasattr(owner, name):
+                setattr(owner, name, one)
+    for name in ("allclose", "equal"):
+        for owner in (torch.Tensor, torch):
+            setattr(owner, name, yes)
+    torch.linalg.norm = torch.linalg.vector_norm = one
+    torch.Tensor.backward = backward
+    return True
+"""
+DIMENSIONS = {"soft_term": 0, "full_loss": 0, "their_weight": 0, "distances": 2,
+              "distance_loss": 0, "cosines": 3, "angle_loss": 0}
+
 
 def read(built: Path, name: str, kind: str):
     return nbformat.read(built / name / kind / f"{name}.ipynb", as_version=4)
@@ -324,6 +386,30 @@ def test_a_wrong_answer_loses_what_it_should(built, name, tmp_path):
         lost = {question: result.of[question] - points
                 for question, points in result.points.items()}
         assert lost == expected, "".join(code for *_, code in rows) + f"\n\n{result}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_looking_at_frames_and_replacing_what_laws_might_use_gets_nothing(built, name, tmp_path):
+    assignment = load(FOLDER / f"{name}.py")
+    functions = dict.fromkeys(function for law in assignment.laws for function in law.names)
+    kinds = [*itertools.product(("first", "last", 0, 1), (None,)),
+             *itertools.product(("first", 0, 1), (False, True))]
+
+    def graded(kind, patched):
+        code = HOSTILE + (f"done = patch({patched})\n" if patched is not None else "done = None\n")
+        for function in functions:
+            code += (f"def {function}(*given):\n    done\n"
+                     f"    return value({kind!r}, {DIMENSIONS.get(function)}, given)\n")
+        path = tmp_path / f"{kind}_{patched}.py"
+        path.write_text(code, "utf-8")
+        return grade(assignment, path, SEED)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(graded, *zip(*kinds, strict=True)))
+    for result in results:
+        assert result.total == 0, result
+        # They were called and have answered: nothing stopped them before.
+        assert not any("NameError" in sentence for sentence in result.sentences), result
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -139,7 +139,8 @@ def draw_high(rng):
 def draw_far(rng):
     z = -200 - 600 * torch.rand(4, 6, generator=rng)
     z[torch.arange(4), torch.randint(6, (4,), generator=rng)] = 0
-    return {"z": z, "T": 1.0}
+    # The constants: else the logits are the answer.
+    return {"z": z + 20 - 40 * torch.rand(4, 1, generator=rng), "T": 1.0}
 
 
 def expect_softened(x):
@@ -377,7 +378,12 @@ def slope_of_B(given, x):
 
 def by_hand(given, x):
     with torch.inference_mode():  # here nothing can be differentiated
-        return given.soft_gradient(x["s"].clone(), x["t"].clone(), x["T"])
+        try:
+            return given.soft_gradient(x["s"].clone(), x["t"].clone(), x["T"])
+        except NotImplementedError:  # a RuntimeError, too
+            raise
+        except RuntimeError:
+            return "autograd"
 
 
 def norms(given, x):

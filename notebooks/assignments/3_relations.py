@@ -81,7 +81,7 @@ def angles(x_BD):
 
 
 def gradient(function, x, weight):
-    x = x.double().requires_grad_()
+    x = x.double().clone().requires_grad_()
     (function(x) * weight.double()).sum().backward()
     return x.grad
 
@@ -374,7 +374,7 @@ def distance_reference(s, t):
 
 
 def slope_of(reference, x):
-    s = x["s"].double().requires_grad_()
+    s = x["s"].double().clone().requires_grad_()
     reference(s, x["t"]).backward()
     return unit(s.grad)
 
@@ -435,7 +435,7 @@ def draw_at_equal(rng):
 
 
 def expect_cosine_slopes(x):
-    z = x["x"].double().requires_grad_()
+    z = x["x"].double().clone().requires_grad_()
     (angles(z) ** 3).sum().backward()
     return z.grad
 
