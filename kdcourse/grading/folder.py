@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kdcourse import _files
+from kdcourse.experiment import where
 from kdcourse.grading.assignment import Assignment
 from kdcourse.grading.submission import Grade, fingerprint, grade
 
@@ -109,6 +110,8 @@ def leaderboard(out: Path, grades: list[Grade]) -> Path:
     for place, one in enumerate(ranked, 1):
         cells = (str(one.details.get(name, "")) for name in names)
         lines.append(f"| {place} | {one.submission} | " + " | ".join(cells) + " |")
+    machine = where("cpu")
+    lines += ["", f"Measured on {machine['hardware']}, torch {machine['torch']}, {machine['date']}."]
     path = out.with_name(f"{out.stem}_leaderboard.md")
     _files.write(path, ("\n".join(lines) + "\n").encode())
     return path
