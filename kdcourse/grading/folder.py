@@ -110,8 +110,8 @@ def leaderboard(out: Path, grades: list[Grade]) -> Path:
     for place, one in enumerate(ranked, 1):
         cells = (str(one.details.get(name, "")) for name in names)
         lines.append(f"| {place} | {one.submission} | " + " | ".join(cells) + " |")
-    machine = where("cpu")
-    lines += ["", f"Measured on {machine['hardware']}, torch {machine['torch']}, {machine['date']}."]
+    here = where("cpu")
+    lines += ["", f"Measured on {here['hardware']}, torch {here['torch']}, {here['date']}."]
     path = out.with_name(f"{out.stem}_leaderboard.md")
     _files.write(path, ("\n".join(lines) + "\n").encode())
     return path
