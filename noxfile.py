@@ -117,10 +117,10 @@ def grade(session: nox.Session) -> None:
     python(session, "-m", "kdcourse.grading", *session.posargs)
 
 
-@nox.session(name="print", venv_backend="none", requires=["dev"])
-def print_(session: nox.Session) -> None:
+@nox.session(venv_backend="none", requires=["dev"])
+def pdf(session: nox.Session) -> None:
     """Make one page of the whole book and, where there is a Chromium, a PDF."""
-    python(session, "book/print.py")
+    python(session, "book/pdf.py")
 
 
 @nox.session(venv_backend="none", requires=["dev"])

@@ -1,4 +1,4 @@
-"""The whole book as one page, and as a PDF where there is a Chromium: `nox -s print`."""
+"""The whole book as one page, and as a PDF where there is a Chromium: `nox -s pdf`."""
 
 import os
 import re
