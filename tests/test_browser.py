@@ -36,6 +36,7 @@ READY = """async () => {
 LOOK = """() => ({
   theme: document.documentElement.dataset.theme,
   sideways: document.documentElement.scrollWidth - window.innerWidth,
+  height: document.documentElement.scrollHeight,
   broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src.slice(-80)),
   formulas: document.querySelectorAll(".math").length,
   drawn: document.querySelectorAll("mjx-container").length,
@@ -76,7 +77,10 @@ def look_at(context, path: Path, name: str, mode: str, width: int, rules: bool) 
     page.evaluate(READY)
     page.wait_for_timeout(100)  # explorables draw in the next frame
     seen = page.evaluate(LOOK)
-    page.screenshot(path=SCREENSHOTS / f"{name}-{mode}-{width}.jpg", full_page=True, quality=80)
+    # JPEG is quicker, but knows no picture that is higher than this.
+    kind = {"type": "jpeg", "quality": 80} if seen["height"] < 65_000 else {"type": "png"}
+    path = SCREENSHOTS / f"{name}-{mode}-{width}.{kind['type']}"
+    assert page.screenshot(path=path, full_page=True, **kind)
 
     if not rules and width == 1280:  # a zoom of 200 % leaves half of the width
         page.set_viewport_size({"width": 640, "height": 450})
