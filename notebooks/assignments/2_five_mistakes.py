@@ -123,10 +123,14 @@ def more_classes(given, x):
     # Three classes that both sides rule out, though not so firmly that a probability becomes 0.
     extra = torch.full((len(x["student"]), 3), -30 * x["T"])
     wider = [torch.cat([x[side], extra], 1) for side in ("student", "teacher")]
-    value = given.distillation_loss(x["student"], x["teacher"], x["T"])
-    agreed = given.distillation_loss(x["teacher"], x["teacher"], x["T"])
-    return {"ratio": given.distillation_loss(*wider, x["T"]) / value,
-            "zero": bool(agreed.abs() < 1e-4 * value)}
+    pairs = (x["student"], x["teacher"]), wider, (x["teacher"], x["teacher"])
+    return [given.distillation_loss(*pair, x["T"]) for pair in pairs]
+
+
+def read_more_classes(found, x):
+    """The ratio of the wide to the narrow, and whether agreement costs nothing."""
+    value, wide, agreed = (float(number) for number in found)
+    return {"ratio": wide / value, "zero": abs(agreed) < 1e-4 * value}
 
 
 # --- store_answers, with evaluate -----------------------------------------------------------------
@@ -212,18 +216,27 @@ def expect_own_answers(x):
 def anew(given, x):
     rng = torch.Generator().manual_seed(x["seed"])
     stored = x["logits"], x["features"]
-    orders, said = [x["x"][:, 0, 0, 0]], []
+    orders, said = [], []
     for _ in range(2):
         loader = given.batches(x["x"], x["y"], stored, x["size"], rng)
         images, _, logits, _ = (torch.cat(parts) for parts in zip(*loader))
         orders.append(images[:, 0, 0, 0])
         said.append(logits[orders[-1].argsort()])
-    pairs = (orders[0], orders[1]), (orders[0], orders[2]), (orders[1], orders[2])
-    return {"said": said, "another order": [not a.equal(b) for a, b in pairs]}
+    return {"said": said, "orders": orders}
+
+
+def read_anew(found, x):
+    """Whether the same images came in orders that differ from the given one and each other."""
+    given = x["x"][:, 0, 0, 0]
+    first, second = found["orders"]
+    same = [order.sort().values.equal(given.sort().values) for order in (first, second)]
+    others = [not a.equal(b) for a, b in ((given, first), (given, second), (first, second))]
+    return {"said": found["said"], "same images": same, "another order": others}
 
 
 def expect_anew(x):
-    return {"said": 2 * [expect_own_answers(x)[1]], "another order": 3 * [True]}
+    return {"said": 2 * [expect_own_answers(x)[1]], "same images": 2 * [True],
+            "another order": 3 * [True]}
 
 
 def draw_epochs(rng):
@@ -341,6 +354,11 @@ def without_test(given, x):
     for test in (x["rows"][:, 3], x["other"]):
         rows = torch.cat([x["rows"][:, :3], test[:, None]], 1)
         found.append(given.best_epoch([(int(row[0]), *row[1:]) for row in rows.tolist()])[0])
+    return found
+
+
+def read_without_test(found, x):
+    """Whether the choice is the same, and one that can be made."""
     return {"same": found[0] == found[1], "an epoch": found[0] in range(1, 11)}
 
 
@@ -355,7 +373,8 @@ ASSIGNMENT = Assignment("2_five_mistakes", "Five mistakes in a distillation scri
     Law("distillation_loss", 1, ("distillation_loss",), draw_pair, more_classes,
         lambda x: {"ratio": 1.0, "zero": True},
         "The loss is expected to be 0 where both sides agree, and classes that both rule out to "
-        "change nothing. Else it depends on how many classes there are."),
+        "change nothing. Else it depends on how many classes there are.",
+        read=read_more_classes),
     WithNetwork("store_answers", 2, ("store_answers",), draw_teacher, answers, expect_answers,
         "The stored answers are expected to be those of the teacher as it would be used, in "
         "whatever mode it is handed over. These depend on chance or on the rest of the batch."),
@@ -372,7 +391,7 @@ ASSIGNMENT = Assignment("2_five_mistakes", "Five mistakes in a distillation scri
         "said of this image. Else the student is taught the wrong thing about it."),
     Law("batches", 1, ("batches",), draw_uneven, anew, expect_anew,
         "Each epoch is expected in a new order, every image still with what the teacher said of "
-        "it, also in the last and smaller batch."),
+        "it, also in the last and smaller batch.", read=read_anew),
     WithNetwork("batches", 1, ("batches", "train_epoch"), draw_epochs, two_epochs,
         expect_two_epochs,
         "After two epochs of labels and hints the student is expected to have the weights and the "
@@ -390,5 +409,5 @@ ASSIGNMENT = Assignment("2_five_mistakes", "Five mistakes in a distillation scri
     Law("best_epoch", 2, ("best_epoch",), draw_curve, without_test,
         lambda x: {"same": True, "an epoch": True},
         "Other accuracies on the test images are expected to change nothing in the choice. What is "
-        "reported must take no part in it, or it is too good."),
+        "reported must take no part in it, or it is too good.", read=read_without_test),
 ))
