@@ -26,6 +26,7 @@ class Law:
     read: `read(found, inputs)`, also here, makes of what came back what `expect` is compared with,
         such as a ratio of two numbers: a worker that formed it could as well make it up.
     says: the sentence when it does not hold: what was expected and why it matters, not the answer.
+    uses: functions that `run` calls. Their text travels along.
     draws: how often it is tried. All must hold.
     """
 
@@ -37,12 +38,15 @@ class Law:
     expect: Callable
     says: str
     read: Callable | None = None
+    uses: tuple[Callable, ...] = ()
     draws: int = 3
     tolerance: float = 1e-3
     seconds: float = 10
 
     def source(self) -> str:
-        return textwrap.dedent(inspect.getsource(self.run))
+        """The text that the worker runs."""
+        functions = (*self.uses, self.run)
+        return "\n\n".join(textwrap.dedent(inspect.getsource(one)) for one in functions)
 
 
 @dataclass(frozen=True)

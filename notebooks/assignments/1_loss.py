@@ -12,11 +12,13 @@ The worker sends what the submission gave; ratios, signs and differences are for
 Shapes: B batch, K classes.
 """
 
+import functools
 import inspect
 
 import torch
 
 from kdcourse.grading import Assignment, Law
+from kdcourse.grading.parts import numbers, slopes_of, uniform, whole
 
 # --- what stands in the place of a submission's own functions -------------------------------------
 
@@ -55,39 +57,12 @@ def unit(array):
     return array / array.norm()
 
 
-def numbers(found):
-    """One tensor in float64 of what came back: numbers, tensors, lists of them."""
-    if isinstance(found, list):
-        return torch.stack([numbers(one) for one in found])
-    return torch.as_tensor(found).double()
-
-
 def along(found, reference):
     """With the sign of `reference`: the sign costs its points elsewhere."""
     return found if (found * reference).sum() > 0 else -found
 
 
-def slopes_of(loss, *leaves):
-    """The gradients; this runs in the worker."""
-    assert loss.requires_grad, "no gradient reaches the student"
-    loss.backward()
-    assert leaves[0].grad is not None, "no gradient reaches the student"
-    return [leaf.grad for leaf in leaves]
-
-
-class WithSlopes(Law):
-    """A law whose `run` uses `slopes_of`; its text travels along."""
-
-    def source(self) -> str:
-        return inspect.getsource(slopes_of) + "\n\n" + super().source()
-
-
-def uniform(rng, low, high):
-    return low + (high - low) * float(torch.rand((), generator=rng))
-
-
-def whole(rng, low, high):
-    return int(torch.randint(low, high + 1, (), generator=rng))
+with_slopes = functools.partial(Law, uses=(slopes_of,))
 
 
 def logits(rng, B, K):
@@ -499,25 +474,25 @@ ASSIGNMENT = Assignment("1_loss", "Write the KD loss and defend T²", (
     Law("q1", 1, Q1, draw_far, softened_far, expect_softened,
         "Expected the right logarithm for classes with next to no probability: it is a plain "
         "number, although the probability itself is rounded to 0."),
-    WithSlopes("q2", 2, Q2, pair, direction, expect_direction,
+    with_slopes("q2", 2, Q2, pair, direction, expect_direction,
         "Expected the gradient of KL(p || q), p the teacher's and q the student's probabilities. "
         "It has another direction when the two are swapped, or when a logarithm is missing.",
         read=lambda found, x: unit(numbers(found))),
     Law("q2", 1, Q2, draw_agreement, zero, expect_zero,
         "Expected 0 where student and teacher agree. Else a curve that falls to 0.7 says nothing.",
         read=read_zero),
-    WithSlopes("q2", 1, Q2, two_sided, squared, expect_squared,
+    with_slopes("q2", 1, Q2, two_sided, squared, expect_squared,
         "Expected T² times the divergence of the softened answers, both sides at T. Else another "
         "temperature silently is another weight.", read=read_squared),
     Law("q2", 1, Q2, draw_one, summed, lambda x: kl(x["t"], x["s"]),
         "Expected the sum over the classes. A mean makes the term K times weaker, for K classes.",
         read=read_summed),
-    WithSlopes("q2", 1, Q2, two_sided, batched, expect_batched,
+    with_slopes("q2", 1, Q2, two_sided, batched, expect_batched,
         "Expected the mean over the samples: the same batch twice has the same loss.",
         read=read_batched),
-    WithSlopes("q2", 1, Q2, two_sided, frozen, expect_frozen,
+    with_slopes("q2", 1, Q2, two_sided, frozen, expect_frozen,
         "Expected no gradient for the teacher, who is not to learn here.", read=read_frozen),
-    WithSlopes("q2", 1, Q2, draw_extreme, extreme, expect_extreme,
+    with_slopes("q2", 1, Q2, draw_extreme, extreme, expect_extreme,
         "Expected a finite value and gradient for logits in the hundreds, and a value that grows "
         "with them. A network in trouble has such logits, and there the loss must still pull.",
         read=read_extreme),

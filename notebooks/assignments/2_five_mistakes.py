@@ -15,12 +15,13 @@ networks of the laws have no ReLU, whose slope may differ between the two where 
 Shapes: B batch, N images, K classes, D features.
 """
 
-import inspect
+import functools
 import math
 
 import torch
 
 from kdcourse.grading import Assignment, Law
+from kdcourse.grading.parts import whole
 
 
 def network(weights, dropout=0.0):
@@ -44,11 +45,7 @@ def network(weights, dropout=0.0):
     return made
 
 
-class WithNetwork(Law):
-    """A law whose `run` builds a `network`; its text travels along."""
-
-    def source(self) -> str:
-        return inspect.getsource(network) + "\n\n" + super().source()
+with_network = functools.partial(Law, uses=(network,))
 
 
 def weights(rng, classes):
@@ -65,10 +62,6 @@ def weights(rng, classes):
 
 def double(arrays):
     return {name: x.double() if x.is_floating_point() else x for name, x in arrays.items()}
-
-
-def whole(rng, low, high):
-    return int(torch.randint(low, high + 1, (), generator=rng))
 
 
 # --- distillation_loss ----------------------------------------------------------------------------
@@ -375,14 +368,14 @@ ASSIGNMENT = Assignment("2_five_mistakes", "Five mistakes in a distillation scri
         "The loss is expected to be 0 where both sides agree, and classes that both rule out to "
         "change nothing. Else it depends on how many classes there are.",
         read=read_more_classes),
-    WithNetwork("store_answers", 2, ("store_answers",), draw_teacher, answers, expect_answers,
+    with_network("store_answers", 2, ("store_answers",), draw_teacher, answers, expect_answers,
         "The stored answers are expected to be those of the teacher as it would be used, in "
         "whatever mode it is handed over. These depend on chance or on the rest of the batch."),
-    WithNetwork("store_answers", 1, ("store_answers", "evaluate"), draw_teacher, teacher_stays,
+    with_network("store_answers", 1, ("store_answers", "evaluate"), draw_teacher, teacher_stays,
         expect_teacher_stays,
         "After it was evaluated and asked for its answers the teacher is expected to be what it "
         "was, batch statistics included, and its accuracy to be right."),
-    WithNetwork("store_answers", 1, ("store_answers",), draw_teacher, one_by_one,
+    with_network("store_answers", 1, ("store_answers",), draw_teacher, one_by_one,
         expect_one_by_one,
         "Asked for one image at a time, the teacher is expected to say the same, in plain numbers "
         "that no gradient flows through."),
@@ -392,15 +385,15 @@ ASSIGNMENT = Assignment("2_five_mistakes", "Five mistakes in a distillation scri
     Law("batches", 1, ("batches",), draw_uneven, anew, expect_anew,
         "Each epoch is expected in a new order, every image still with what the teacher said of "
         "it, also in the last and smaller batch.", read=read_anew),
-    WithNetwork("batches", 1, ("batches", "train_epoch"), draw_epochs, two_epochs,
+    with_network("batches", 1, ("batches", "train_epoch"), draw_epochs, two_epochs,
         expect_two_epochs,
         "After two epochs of labels and hints the student is expected to have the weights and the "
         "batch statistics that two right steps lead to. This asks `batches`, `train_epoch` and "
         "`hint_loss` together."),
-    WithNetwork("set_up", 2, ("set_up",), draw_student, projection_held, expect_projection_held,
+    with_network("set_up", 2, ("set_up",), draw_student, projection_held, expect_projection_held,
         "The optimiser is expected to hold the student's projection. Else the projection stays as "
         "it was drawn."),
-    WithNetwork("set_up", 2, ("set_up",), draw_student, all_move, expect_all_move,
+    with_network("set_up", 2, ("set_up",), draw_student, all_move, expect_all_move,
         "The optimiser is expected to hold all that is trained, once, and a step to move all of "
         "it; the schedule to rise to `lr` and to fall again."),
     Law("best_epoch", 2, ("best_epoch",), draw_curve, chosen, expect_chosen,

@@ -11,11 +11,13 @@ The worker sends what the submission gave; ratios and the like are formed by `re
 Shapes: B batch, D features.
 """
 
+import functools
 import inspect
 
 import torch
 
 from kdcourse.grading import Assignment, Law
+from kdcourse.grading.parts import numbers, slopes_of, uniform, whole
 
 # --- what stands in the place of a submission's own functions -------------------------------------
 
@@ -86,10 +88,6 @@ def gradient(function, x, weight):
     return x.grad
 
 
-def whole(rng, low, high):
-    return int(torch.randint(low, high + 1, (), generator=rng))
-
-
 def points(rng, B=None, D=None):
     B, D = B or whole(rng, 5, 8), D or whole(rng, 3, 9)
     return torch.randn(B, D, generator=rng)
@@ -106,34 +104,11 @@ def turn(rng, D=4):
     return torch.linalg.qr(torch.randn(D, D, generator=rng))[0]
 
 
-def uniform(rng, low, high):
-    return low + (high - low) * float(torch.rand((), generator=rng))
-
-
 def unit(array):
     return array / array.norm()
 
 
-def numbers(found):
-    """One tensor in float64 of what came back: numbers, tensors, lists of them."""
-    if isinstance(found, list):
-        return torch.stack([numbers(one) for one in found])
-    return torch.as_tensor(found).double()
-
-
-def slopes_of(loss, *leaves):
-    """The gradients; this runs in the worker."""
-    assert loss.requires_grad, "no gradient reaches the student"
-    loss.backward()
-    assert leaves[0].grad is not None, "no gradient reaches the student"
-    return [leaf.grad for leaf in leaves]
-
-
-class WithSlopes(Law):
-    """A law whose `run` uses `slopes_of`; its text travels along."""
-
-    def source(self) -> str:
-        return inspect.getsource(slopes_of) + "\n\n" + super().source()
+with_slopes = functools.partial(Law, uses=(slopes_of,))
 
 
 # --- q1: distances --------------------------------------------------------------------------------
@@ -486,11 +461,11 @@ Q4, Q5, Q6 = ("distance_loss",), ("cosines",), ("angle_loss",)
 ASSIGNMENT = Assignment("3_relations", "RKD from the paper's equations, with gradients", (
     Law("q1", 1, ("distances",), lambda rng: {"x": points(rng)}, far_apart,
         lambda x: apart(x["x"]), "Expected the Euclidean distance of every two samples, [B, B]."),
-    WithSlopes("q1", 1, ("distances",), draw_slopes, slopes,
+    with_slopes("q1", 1, ("distances",), draw_slopes, slopes,
         lambda x: gradient(apart, x["x"], x["w"]),
         "Expected the gradient of the distances, finite also for the zeros on the diagonal, where "
         "the slope of a square root is infinite.", tolerance=1e-6),
-    WithSlopes("q1", 1, ("distances",), draw_slopes_at_equal, slopes_at_equal,
+    with_slopes("q1", 1, ("distances",), draw_slopes_at_equal, slopes_at_equal,
         lambda x: unit(gradient(apart, x["x"], x["w"])),
         "Expected a gradient of 0 between two equal samples: one pair of equal images in a batch "
         "would else end a training.", read=read_slopes),
@@ -500,7 +475,7 @@ ASSIGNMENT = Assignment("3_relations", "RKD from the paper's equations, with gra
     Law("q2", 1, ("relative",), draw_far, relatives, lambda x: over_mean(x["far"]),
         "Expected the distances over their mean, which is taken over the B (B - 1) pairs of two "
         "different samples, also where two of them coincide."),
-    WithSlopes("q2", 1, ("relative",), draw_far_slopes, relative_slopes, expect_relative_slopes,
+    with_slopes("q2", 1, ("relative",), draw_far_slopes, relative_slopes, expect_relative_slopes,
         "Expected the gradient to go through the mean as well: it depends on the student too.",
         read=read_relative_slopes, tolerance=1e-6),
     Law("q2", 1, ("relative",), draw_nothing, relative_nothing, expect_relative_nothing,
@@ -513,7 +488,7 @@ ASSIGNMENT = Assignment("3_relations", "RKD from the paper's equations, with gra
     Law("q4", 1, Q4, draw_two, distance_value, lambda x: distance_reference(x["s"], x["t"]),
         "Expected the sum over all ordered pairs: each pair counts twice, and nothing is "
         "averaged. A weight from a paper means its formula."),
-    WithSlopes("q4", 1, Q4, triangles, distance_teacher, expect_triangles(distance_reference),
+    with_slopes("q4", 1, Q4, triangles, distance_teacher, expect_triangles(distance_reference),
         "Expected no gradient for the teacher, who is not to learn here.", read=read_triangles),
     Law("q4", 1, Q4, draw_moved, distance_moved, expect_pairs(distance_reference),
         "Expected the same loss when the student's samples are turned, shifted or scaled together: "
@@ -521,31 +496,31 @@ ASSIGNMENT = Assignment("3_relations", "RKD from the paper's equations, with gra
     Law("q4", 1, Q4, draw_widths, distance_widths, expect_pairs(distance_reference),
         "Expected a teacher of another width to fit, and columns of zeros to change nothing.",
         read=read_pairs),
-    WithSlopes("q4", 1, Q4, draw_two_exactly, distance_slopes,
+    with_slopes("q4", 1, Q4, draw_two_exactly, distance_slopes,
         lambda x: slope_of(distance_reference, x),
         "Expected the whole gradient of the formula for the student. A part of it is cut off.",
         read=read_slopes, tolerance=1e-6),
     Law("q5", 2, Q5, lambda rng: {"x": points(rng), "right": BEFORE_Q4}, cosine_values,
         lambda x: angles(x["x"]),
         "Expected at [i, j, k] the cosine of the angle at sample j, between i and k."),
-    WithSlopes("q5", 1, Q5, lambda rng: {"x": points(rng).double(), "right": BEFORE_Q4},
+    with_slopes("q5", 1, Q5, lambda rng: {"x": points(rng).double(), "right": BEFORE_Q4},
         cosine_slopes, expect_cosine_slopes,
         "Expected the gradient of the cosines: finite, and through the lengths too.",
         tolerance=1e-6),
-    WithSlopes("q5", 1, Q5, draw_at_equal, cosines_at_equal, expect_at_equal,
+    with_slopes("q5", 1, Q5, draw_at_equal, cosines_at_equal, expect_at_equal,
         "Expected a cosine of 0 where a sample has no direction to its equal, and finite "
         "gradients.", read=read_at_equal),
     Law("q6", 1, Q6, with_cosines(draw_two), angle_value,
         lambda x: angle_reference(x["s"], x["t"]),
         "Expected the sum over all ordered triplets of three different samples, not a mean."),
-    WithSlopes("q6", 1, Q6, with_cosines(triangles), angle_teacher,
+    with_slopes("q6", 1, Q6, with_cosines(triangles), angle_teacher,
         expect_triangles(angle_reference),
         "Expected no gradient for the teacher, who is not to learn here.", read=read_triangles),
     Law("q6", 1, Q6, with_cosines(draw_moved_and_wide), angle_moved,
         expect_pairs(angle_reference),
         "Expected the same loss when the samples are turned, shifted or scaled together, and for "
         "a teacher of another width.", read=read_pairs),
-    WithSlopes("q6", 1, Q6, with_cosines(draw_two_exactly), angle_slopes,
+    with_slopes("q6", 1, Q6, with_cosines(draw_two_exactly), angle_slopes,
         lambda x: slope_of(angle_reference, x),
         "Expected the whole gradient of the formula for the student. A part of it is cut off.",
         read=read_slopes, tolerance=1e-6),
