@@ -7,6 +7,7 @@ ratios. What is not installed, and what needs a GPU that is not there, says so.
 
 import argparse
 import copy
+import functools
 import importlib.metadata
 import json
 import statistics
@@ -25,30 +26,52 @@ from kdcourse.training import default_device
 PATH = Path(__file__).parent / "results" / "benchmark.json"
 ALPHA, T = 0.9, 4.0
 STEPS = 31  # an epoch of 4,000 images in batches of 128
+EPOCHS = 3  # that `fit` makes for each measurement
+
+
+def _glyphs(count: int):
+    return (kd.data.glyphs(train=count, val=36, test=36),
+            kd.models.resnet(depth=8, width=16, stem_stride=2, seed=0),
+            lambda: kd.models.convnet(width=16, seed=1))
+
+
+def _resnets(count: int):
+    make = functools.partial(kd.models.resnet, channels=3, classes=10, size=32)
+    return _colour(count), make(depth=56, seed=0), lambda: make(depth=20, seed=1)
+
+
+def _transformers(count: int):
+    make = functools.partial(kd.models.vit, patch=4, channels=3, classes=10, size=32)
+    return (_colour(count), make(dim=384, depth=12, heads=6, seed=0),
+            lambda: make(dim=192, depth=6, heads=3, seed=1))
+
+
+def _colour(count: int):
+    x = torch.rand(count + 200, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(len(x)) % 10
+    few, more = slice(count, count + 100), slice(count + 100, None)
+    return kd.data.from_arrays(x[:count], y[:count], val=(x[few], y[few]), test=(x[more], y[more]),
+                               name="noise")
+
+
+SETTINGS = {
+    "glyphs: ResNet-8 to a small convnet": _glyphs,
+    "32 x 32 colour: ResNet-56 to ResNet-20": _resnets,
+    "32 x 32 colour: ViT of width 384 to width 192": _transformers,
+}
 
 
 class Setting:
     """What all contenders share: data, networks, batch, device and precision."""
 
-    def __init__(self, device, precision: str = "fp32", size: str = "glyphs", batch: int = 128):
-        self.device, self.precision, self.batch = device, precision, batch
-        if size == "glyphs":
-            self.name = "glyphs: ResNet-8 to a small convnet"
-            self.data = kd.data.glyphs(train=STEPS * self.batch, val=36, test=36)
-            self.teacher = kd.models.resnet(depth=8, width=16, stem_stride=2, seed=0)
-            self.student = lambda: kd.models.convnet(width=16, seed=1)
-        else:
-            self.name = "32 x 32 colour: ResNet-56 to ResNet-20"
-            x = torch.rand(STEPS * self.batch + 2000, 3, 32, 32)
-            y = torch.arange(len(x)) % 10
-            self.data = kd.data.from_arrays(x, y, val=1000, test=1000, name="noise")
-            self.teacher = kd.models.resnet(depth=56, channels=3, classes=10, size=32, seed=0)
-            self.student = lambda: kd.models.resnet(depth=20, channels=3, classes=10, size=32,
-                                                    seed=1)
-        self.teacher = self.teacher.to(device).eval().requires_grad_(False)
+    def __init__(self, device, precision: str = "fp32", name: str = next(iter(SETTINGS)),
+                 batch: int = 128):
+        self.device, self.precision, self.batch, self.name = device, precision, batch, name
+        self.steps = STEPS
+        self.data, teacher, self.student = SETTINGS[name](STEPS * batch)
+        self.teacher = teacher.to(device).eval().requires_grad_(False)
         self.cached = kd.Cached(self.teacher, self.data)
         self.x, self.y = self.data.train.x, self.data.train.y
-        self.steps = len(self.x) // self.batch
 
     def autocast(self, precision=None):
         enabled = (precision or self.precision) == "bf16"
@@ -110,14 +133,15 @@ def ours(setting: Setting, live: bool = False, compiled: bool = False) -> Callab
     """`kd.fit`, an epoch at a time."""
     teacher = kd.Live(setting.teacher) if live else setting.cached
     scheme = kd.Distiller(setting.student(), teacher, kd.losses.hinton(T, ALPHA))
-    recipe = kd.Recipe(epochs=3, batch=setting.batch, precision=setting.precision,
-                       validate_every=3, compile=compiled)
+    recipe = kd.Recipe(epochs=EPOCHS, batch=setting.batch, precision=setting.precision,
+                       validate_every=EPOCHS, compile=compiled)
 
     def measure():
         history = kd.fit(scheme, setting.data, recipe, device=setting.device)
         # The second epoch: the first compiles, the last looks at the validation split.
         return setting.steps * setting.batch / history["seconds"][1]
 
+    measure.epochs = EPOCHS
     return measure
 
 
@@ -137,7 +161,7 @@ def tutorial(setting: Setting, resident=False, cached=False, channels_last=False
     x, y = setting.x.to(device), setting.y.to(device)
     answers = setting.cached.logits.to(device)
     forward = torch.compile(model) if compiled else model
-    precision = "bf16" if bf16 else "fp32"
+    precision = "bf16" if bf16 else None
 
     def on_device():
         for index in torch.randperm(len(x), device=device).split(setting.batch):
@@ -193,31 +217,41 @@ def timm_task(setting: Setting) -> Callable:
 
 
 def torchdistill_box(setting: Setting) -> Callable:
-    """torchdistill's KD loss with a live teacher, in a loop with a `DataLoader`.
+    """torchdistill's `DistillationBox`, in the loop of its examples."""
+    from torch.utils import data
+    from torchdistill.core.distillation import get_distillation_box
 
-    Its `DistillationBox` wants configuration files and modules in a registry; what is timed is its
-    loss and what the box does in a step, without the box's own bookkeeping.
-    """
-    from torchdistill.losses.mid_level import KDLoss
+    logits = {f"{who}_module_{what}": value for who in ("student", "teacher")
+              for what, value in (("path", "."), ("io", "output"))}
+    term = {"key": "KDLoss", "kwargs": logits | {"temperature": T, "alpha": 1 - ALPHA}}
+    net = {"forward_proc": "forward_batch_only"}
+    config = {
+        "num_epochs": 1,
+        "train_data_loader": {
+            "dataset_id": "train", "sampler": {"class_or_func": data.RandomSampler},
+            "kwargs": {"batch_size": setting.batch, "drop_last": True},
+        },
+        "teacher": net | {"requires_grad": False},
+        "student": net,
+        "optimizer": {"key": "AdamW", "kwargs": {"lr": 5e-3}},
+        "criterion": {"key": "WeightedSumLoss",
+                      "kwargs": {"sub_terms": {"kd": {"criterion": term, "weight": 1.0}}}},
+    }
+    images = {"train": data.TensorDataset(setting.x, setting.y)}
+    box = get_distillation_box(
+        copy.deepcopy(setting.teacher), setting.student().to(setting.device), images, config,
+        setting.device, None, False, 1)
 
-    device = setting.device
-    model, teacher = setting.student().to(device).train(), copy.deepcopy(setting.teacher)
-    term = KDLoss("m", "output", "m", "output", temperature=T, alpha=1 - ALPHA)
-    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
-    tensors = torch.utils.data.TensorDataset(setting.x, setting.y)
-    loader = torch.utils.data.DataLoader(tensors, setting.batch, shuffle=True, drop_last=True)
-
-    def step(x, y):
-        x, y = x.to(device), y.to(device)
+    def step(x, y, extra):
         with setting.autocast():
-            with torch.no_grad():
-                answers = teacher(x)
-            value = term({"m": {"output": model(x)}}, {"m": {"output": answers}}, y)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
+            value = box.forward_process(x.to(setting.device), y.to(setting.device), extra)
+        box.post_forward_process(value)
 
-    return lambda: setting.timed(step, loader)
+    def measure():
+        box.pre_epoch_process(epoch=0)
+        return setting.timed(step, box.train_data_loader)
+
+    return measure
 
 
 def hugging_face_trainer(setting: Setting) -> Callable:
@@ -312,11 +346,29 @@ def compare(contenders: dict[str, Callable], setting: Setting, rounds: int) -> l
         low, middle, high = statistics.quantiles(values, n=4)
         row = {"name": name, "images_per_second": middle, "quartiles": [low, high],
                "rounds": rounds}
+        if setting.device.type == "cuda":
+            row["idle"] = idle(setting, ready[name], middle)
         if name in NEEDS:
             row["version"] = importlib.metadata.version(NEEDS[name])
         rows.append(row)
     order = list(contenders)
     return sorted(rows, key=lambda row: order.index(row["name"]))
+
+
+def idle(setting: Setting, measure: Callable, images_per_second: float) -> float:
+    """The share of the time in which the GPU computes nothing, because the loop is not ready.
+
+    Kernels take as long under the profiler as without it, but the loop around them does not. So
+    their seconds per image come from the profiler and the images per second do not.
+    """
+    with torch.profiler.profile() as profile:
+        measure()
+    images = getattr(measure, "epochs", 1) * setting.steps * setting.batch
+    # Each kernel is noted twice: as itself, and at the operation on the CPU that launched it.
+    microseconds = sum(event.self_device_time_total for event in profile.key_averages()
+                       if event.device_type != torch.autograd.DeviceType.CPU
+                       and not event.is_user_annotation)
+    return max(0.0, 1 - microseconds / 1e6 / images * images_per_second)
 
 
 def growth(rounds: int) -> list[dict]:
@@ -332,8 +384,8 @@ def growth(rounds: int) -> list[dict]:
         seconds = []
         for _ in range(rounds):
             scheme = kd.Distiller(kd.models.convnet(width=16, seed=1), cached)
-            history = kd.fit(scheme, data, kd.Recipe(epochs=3, batch=128, validate_every=3),
-                             device="cpu")
+            recipe = kd.Recipe(epochs=EPOCHS, batch=128, validate_every=EPOCHS)
+            history = kd.fit(scheme, data, recipe, device="cpu")
             seconds.append(history["seconds"][1])
         rows.append({"images": images * 1024, "teacher_width": width,
                      "seconds_per_epoch": statistics.median(seconds),
@@ -344,12 +396,13 @@ def growth(rounds: int) -> list[dict]:
 def run(rounds: int = 7, path: Path = PATH) -> list[dict]:
     """Measure everything that this machine can, and write it beside what other machines did."""
     device = default_device()
-    settings = [("fp32", "glyphs")]
+    first, *others = SETTINGS
+    settings = [("fp32", first)]
     if device.type == "cuda":
-        settings += [("bf16", "glyphs"), ("bf16", "colour")]
+        settings += [("bf16", name) for name in (first, *others)]
     found = []
-    for precision, size in settings:
-        setting = Setting(device, precision, size)
+    for precision, name in settings:
+        setting = Setting(device, precision, name)
         found.append({"what": "contenders", "setting": setting.name, "precision": precision,
                       "rows": compare(CONTENDERS, setting, rounds)})
     setting = Setting(device)
@@ -398,7 +451,8 @@ def main() -> None:
             elif "not_run" in row:
                 print(f"  {row['name']:36}not run: {row['not_run']}")
             else:
-                print(f"  {row['name']:36}{row['images_per_second']:12,.0f} images/s")
+                idle_share = f", GPU idle {row['idle']:.0%}" if "idle" in row else ""
+                print(f"  {row['name']:36}{row['images_per_second']:12,.0f} images/s{idle_share}")
         if not entry["rows"]:
             print(f"  {entry['not_run']}")
 

@@ -378,16 +378,16 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
     val, test: `(x, y)` pairs of their own. What is not given is split off `x`, stratified, by
     `seed`: 10 % each.
 
-    Raises `ValueError` in a sentence for: no data, x and y of different lengths, labels that are
-    out of range or not whole numbers, NaN or inf in the inputs.
+    Raises `ValueError` in a sentence for: no data, what is no pair, x and y of different lengths,
+    labels that are out of range or not whole numbers, NaN or inf in the inputs.
 
     >>> data = from_arrays(np.random.rand(100, 3, 8, 8), np.arange(100) % 4)
     >>> len(data.train), len(data.val), len(data.test), data.classes
     (80, 10, 10, ('0', '1', '2', '3'))
     """
     whole = _split(x, y, "train")
-    given = {"val": val, "test": test}
-    given = {part: _split(*pair, part) for part, pair in given.items() if pair is not None}
+    given = {part: _split(*_pair(given, part), part) for part, given in
+             (("val", val), ("test", test)) if given is not None}
     if classes is None:
         widest = [whole, *given.values()]
         count = (whole.y.shape[1] if whole.y.ndim == 2
@@ -414,6 +414,14 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
     params = {"name": name, "train": len(whole), "val": len(given["val"]),
               "test": len(given["test"]), "seed": seed, "sha256": _files.digest(*content)[:12]}
     return Dataset(whole, given["val"], given["test"], tuple(map(str, classes)), params)
+
+
+def _pair(given, name: str) -> tuple:
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        kind = f"{len(given)} things" if isinstance(given, (tuple, list)) else type(given).__name__
+        raise ValueError(f"Expected {name}=(x, y), a pair of inputs and labels, got {kind}. Leave "
+                         "it out to have 10 % split off.")
+    return given
 
 
 def _split(x, y, name: str) -> Split:

@@ -417,8 +417,25 @@ def convnet(width=16, channels=1, classes=36, size=28, seed=0) -> nn.Module:
     for outputs in (width, 2 * width, 4 * width):
         blocks += [_conv_bn(inputs, outputs, stride=2), nn.ReLU()]
         inputs = outputs
-    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    pool = [MeanOverImage(), nn.Flatten()]
     return nn.Sequential(Normalize(), *blocks, *pool, nn.Linear(inputs, classes))
+
+
+def _mean_over_image(x_BCHW) -> torch.Tensor:
+    """[B, C, 1, 1], the numbers of `nn.AdaptiveAvgPool2d(1)`.
+
+    Here the gradient is divided before it is spread over the image, and so takes no memory of its
+    own. PyTorch's mean spreads it first, in channels-first order, and the next layer of a
+    channels-last network then reads it at a twentieth of the speed.
+    """
+    return x_BCHW.sum((2, 3), keepdim=True) / (x_BCHW.shape[2] * x_BCHW.shape[3])
+
+
+class MeanOverImage(nn.Module):
+    """The mean over height and width: [B, C, H, W] to [B, C, 1, 1]."""
+
+    def forward(self, x):
+        return _mean_over_image(x)
 
 
 class BasicBlock(nn.Module):
@@ -456,7 +473,7 @@ class ResNet(nn.Module):
     def forward(self, x):
         x = F.relu(self.stem(self.normalize(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(x.mean((2, 3)))
+        return self.fc(_mean_over_image(x).flatten(1))
 
 
 @_seeded

@@ -1,6 +1,8 @@
 """The benchmark: everybody trains the same thing, and what cannot run says so."""
 
+import contextlib
 import json
+import types
 
 import pytest
 import torch
@@ -36,6 +38,66 @@ def test_all_minimise_the_same_loss(setting):
     y = torch.arange(6)
     ours = hinton(benchmark.T, benchmark.ALPHA)(s, t, y)
     torch.testing.assert_close(benchmark.loss(s, t, y), ours)
+
+
+@pytest.mark.parametrize("name", benchmark.SETTINGS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_pair_of_networks_trains(name, precision):
+    setting = benchmark.Setting(torch.device("cpu"), precision, name, batch=1)
+    setting.batch, setting.steps = 2, 15
+    for contender in (benchmark.floor, benchmark.ours):
+        assert contender(setting)() > 0
+    assert setting.student().state_dict().keys() != setting.teacher.state_dict().keys()
+
+
+def test_the_box_of_torchdistill_minimises_the_same_loss(setting, monkeypatch):
+    pytest.importorskip("torchdistill")
+    from torchdistill.core import distillation
+
+    boxes = []
+    make = distillation.get_distillation_box
+    monkeypatch.setattr(distillation, "get_distillation_box",
+                        lambda *args: boxes.append(make(*args)) or boxes[0])
+    measure = benchmark.torchdistill_box(setting)
+    before = numbers(boxes[0].teacher_model)
+    x, y = setting.x[:8], setting.y[:8]
+    found = boxes[0].forward_process(x, y, {})
+    answers = setting.teacher(x)
+    expected = benchmark.loss(setting.student().train()(x), answers, y)
+    torch.testing.assert_close(found, expected)
+    measure()
+    assert numbers(boxes[0].teacher_model) == before
+    assert numbers(boxes[0].student_model) != numbers(setting.student())
+
+
+def numbers(model):
+    return {name: value.tolist() for name, value in model.state_dict().items()}
+
+
+def test_the_idle_share_counts_every_kernel_once(setting, monkeypatch):
+    from torch.autograd import DeviceType
+
+    def event(microseconds, kind=DeviceType.CUDA, note=False):
+        return types.SimpleNamespace(self_device_time_total=microseconds, device_type=kind,
+                                     is_user_annotation=note)
+
+    class Profile(contextlib.nullcontext):
+        def key_averages(self):
+            return [event(300), event(100), event(400, DeviceType.CPU), event(400, note=True)]
+
+    monkeypatch.setattr(torch.profiler, "profile", Profile)
+    monkeypatch.setattr(Profile, "__enter__", lambda self: self)
+    measure = lambda: None  # noqa: E731
+    # 400 µs of kernels for 31 steps of 4 images; at 77,500 images/s those take 1,600 µs.
+    assert benchmark.idle(setting, measure, 124 / 1600e-6) == pytest.approx(0.75)
+    measure.epochs = 2
+    assert benchmark.idle(setting, measure, 124 / 1600e-6) == pytest.approx(0.875)
+    assert benchmark.idle(setting, measure, 1e9) == 0
+
+
+def test_the_profiler_knows_what_is_read_of_it(setting):
+    """On a CPU no kernel runs on a device, so that all of the time is idle."""
+    assert benchmark.idle(setting, lambda: setting.student()(setting.x[:4]), 100.0) == 1
 
 
 def test_what_cannot_run_says_so_and_the_others_go_on(setting):

@@ -113,6 +113,31 @@ def test_what_was_added_later_does_not_change_a_description():
         "vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28)")
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_mean_over_an_image_is_that_of_pytorch(layout):
+    x = torch.randn(3, 5, 7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = torch.arange(15.0).reshape(3, 5, 1, 1)
+    slopes = []
+    for mean in (models.MeanOverImage(), nn.AdaptiveAvgPool2d(1)):
+        leaf = x.clone(memory_format=layout).requires_grad_()
+        out = mean(leaf)
+        torch.testing.assert_close(out, x.mean((2, 3), keepdim=True))
+        (out * weight).sum().backward()
+        slopes.append(leaf.grad)
+    torch.testing.assert_close(*slopes)
+    assert torch.autograd.gradcheck(models.MeanOverImage(), x[:1].requires_grad_())
+
+
+def test_the_gradient_of_the_mean_over_an_image_takes_no_memory():
+    """Spread out, it would lie channels first in a channels-last network."""
+    strides = []
+    x = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    inner = x * 1
+    inner.register_hook(lambda slope: strides.append(slope.stride()[2:]))
+    models.MeanOverImage()(inner).sum().backward()
+    assert strides == [(0, 0)]
+
+
 def test_networks_normalise_for_themselves():
     x = torch.rand(4, 1, 28, 28)
     for build in BUILDERS.values():
