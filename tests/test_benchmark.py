@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from kdcourse import benchmark
+from kdcourse import benchmark, training
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,28 @@ def test_every_contender_trains(setting, name):
 @pytest.mark.parametrize("name", [name for name in benchmark.CHANGES if "compiled" not in name])
 def test_every_change_trains(setting, name):
     assert benchmark.tutorial(setting, **benchmark.CHANGES[name])() > 0
+
+
+@pytest.mark.parametrize("faster", ["fp32", "bf16"])
+def test_a_machine_is_measured_in_the_precision_that_is_fast_on_it(tmp_path, monkeypatch, faster):
+    monkeypatch.setattr(training, "_fastest", lambda *_: (faster, True))
+    assert benchmark.fastest(torch.device("cpu")) == faster
+    tried = []
+
+    def compare(contenders, setting, rounds):
+        tried.append((setting.precision, set(contenders)))
+        return []
+
+    monkeypatch.setattr(benchmark, "compare", compare)
+    monkeypatch.setattr(benchmark, "growth", lambda rounds: [])
+    monkeypatch.setattr(benchmark, "default_device", lambda: torch.device("cpu"))
+    found = benchmark.run(1, tmp_path / "benchmark.json")
+    precisions = ["fp32", "bf16"] if faster == "bf16" else ["fp32"]
+    assert tried == [*((one, set(benchmark.CONTENDERS)) for one in precisions),
+                     ("fp32", set(benchmark.CHANGES))]
+    assert [entry["precision"] for entry in found if entry.get("rows") == []
+            and entry["what"] == "contenders" and "not_run" not in entry] == precisions
+    assert benchmark.load(tmp_path / "benchmark.json") == found
 
 
 def test_all_minimise_the_same_loss(setting):
