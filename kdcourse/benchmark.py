@@ -328,31 +328,40 @@ NEEDS = {"timm.task": "timm", "torchdistill": "torchdistill",
 
 
 def compare(contenders: dict[str, Callable], setting: Setting, rounds: int) -> list[dict]:
-    """Images per second of each contender: the median over `rounds`, taken in turns."""
-    ready, rows = {}, []
-    for name, make in contenders.items():
-        try:
-            ready[name] = make(setting)
-            ready[name]()  # a round to warm up: compilers, caches, threads
-        except Exception as error:  # a peer that cannot run here says so, and the others go on
-            rows.append({"name": name, "not_run": f"{type(error).__name__}: {error}"[:200]})
-    seen = {name: [] for name in ready}
+    """Images per second of each contender: the median over `rounds`, taken in turns.
+
+    Each is made anew in every round: where its tensors happen to lie in memory changes its speed by
+    up to a tenth, for as long as it lives.
+    """
+    seen, idles, failed = {name: [] for name in contenders}, {}, {}
     for turn in range(rounds):
-        order = list(ready)
-        for name in order[turn % len(order):] + order[: turn % len(order)]:
-            seen[name].append(ready[name]())
+        order = [name for name in contenders if name not in failed]
+        first = turn % max(1, len(order))
+        for name in order[first:] + order[:first]:
+            torch.compiler.reset()
+            try:
+                measure = contenders[name](setting)
+                measure()  # to warm up: compilers, caches, threads
+                seen[name].append(measure())
+                if setting.device.type == "cuda" and turn == rounds - 1:
+                    idles[name] = idle(setting, measure, statistics.median(seen[name]))
+            except Exception as error:  # a peer that cannot run says so, and the others go on
+                failed[name] = f"{type(error).__name__}: {error}"[:200]
         print(f"round {turn + 1} of {rounds}", file=sys.stderr)
+    rows = []
     for name, values in seen.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        row = {"name": name, "images_per_second": middle, "quartiles": [low, high],
-               "rounds": rounds}
-        if setting.device.type == "cuda":
-            row["idle"] = idle(setting, ready[name], middle)
-        if name in NEEDS:
-            row["version"] = importlib.metadata.version(NEEDS[name])
+        row = {"name": name}
+        if name in failed:
+            row["not_run"] = failed[name]
+        else:
+            low, middle, high = statistics.quantiles(values, n=4)
+            row |= {"images_per_second": middle, "quartiles": [low, high], "rounds": rounds}
+            if name in NEEDS:
+                row["version"] = importlib.metadata.version(NEEDS[name])
+            if name in idles:
+                row["idle"] = idles[name]
         rows.append(row)
-    order = list(contenders)
-    return sorted(rows, key=lambda row: order.index(row["name"]))
+    return rows
 
 
 def idle(setting: Setting, measure: Callable, images_per_second: float) -> float:

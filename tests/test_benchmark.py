@@ -126,12 +126,24 @@ def test_what_cannot_run_says_so_and_the_others_go_on(setting):
     def broken(setting):
         raise ImportError("no such library")
 
-    calls = []
-    rows = benchmark.compare({"good": lambda s: lambda: calls.append(1) or float(len(calls)),
-                              "broken": broken}, setting, rounds=5)
-    assert [row["name"] for row in rows] == ["good", "broken"]
-    assert rows[0]["images_per_second"] == 4  # the median of 2 to 6: the first was the warm-up
-    assert rows[1]["not_run"] == "ImportError: no such library"
+    made, calls = [], []
+
+    def good(setting):
+        made.append(1)
+        return lambda: calls.append(1) or float(len(calls))
+
+    rows = benchmark.compare({"broken": broken, "good": good}, setting, rounds=5)
+    assert rows[0] == {"name": "broken", "not_run": "ImportError: no such library"}
+    assert rows[1]["name"] == "good"
+    assert rows[1]["images_per_second"] == 6  # of 2, 4, 6, 8, 10: each first call is a warm-up
+    assert len(made) == 5  # anew in every round
+
+
+def test_the_contenders_take_turns(setting):
+    order = []
+    make = lambda name: lambda s: lambda: order.append(name) or 1.0  # noqa: E731
+    benchmark.compare({name: make(name) for name in "abc"}, setting, rounds=3)
+    assert "".join(order[::2]) == "abcbcacab"
 
 
 def test_results_of_other_machines_are_kept(tmp_path):
