@@ -6,10 +6,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
+from torch import nn
 
 from kdcourse import _files
+from kdcourse.schemes import Scheme
+from kdcourse.teachers import networks
 
-VERSION = "1"
+VERSION = "2"
 
 
 def save(path: Path, scheme, optimizer, best, progress: dict, settings: dict) -> None:
@@ -21,7 +24,8 @@ def save(path: Path, scheme, optimizer, best, progress: dict, settings: dict) ->
     tensors, plain = {"random.cpu": torch.get_rng_state()}, {}
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    for group, entries in (("scheme", scheme.state_dict()), ("best", best or {})):
+    for group, entries in (("scheme", scheme.state_dict()), ("best", best or {}),
+                           ("teacher", _moving(scheme).state_dict())):
         for name, value in entries.items():
             (tensors if isinstance(value, torch.Tensor) else plain)[f"{group}.{name}"] = value
     for number, p in enumerate(_parameters(optimizer)):
@@ -68,6 +72,8 @@ def restore(header: dict, tensors: dict, scheme, optimizer) -> dict | None:
     part = lambda group: {name.removeprefix(f"{group}."): value  # noqa: E731
                           for name, value in everything.items() if name.startswith(f"{group}.")}
     scheme.load_state_dict(part("scheme"))
+    if moving := _moving(scheme):
+        moving.load_state_dict(part("teacher"))
     state = part("optimizer")
     parameters = _parameters(optimizer)
     for key, value in state.items():
@@ -85,6 +91,12 @@ def restore(header: dict, tensors: dict, scheme, optimizer) -> dict | None:
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
     return part("best") or None
+
+
+def _moving(scheme) -> nn.ModuleList:
+    """The teacher's networks, where the scheme may change them after a step (a mean teacher)."""
+    still = getattr(scheme.after_step, "__func__", None) is Scheme.after_step
+    return nn.ModuleList([] if still else networks(getattr(scheme, "teacher", None)))
 
 
 def _parameters(optimizer):

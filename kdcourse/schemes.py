@@ -83,7 +83,11 @@ class Scheme(nn.Module):
                 )
 
     def after_step(self) -> None:
-        """Called after each optimiser step (moving averages, curricula)."""
+        """Called after each optimiser step: moving averages, curricula. Does nothing here.
+
+        A checkpoint keeps the scheme's modules and buffers. Where a scheme has an `after_step` of
+        its own, it also keeps the teacher's networks, which may be an average of the student.
+        """
 
     def __repr__(self):
         return f"{type(self).__name__}({models.describe(self.student)}, {self.objective!r})"
@@ -126,12 +130,9 @@ class Distiller(Scheme):
             self.teacher.tap(self.objective.teacher_paths)
 
     def _check_apart(self, teacher) -> None:
-        for member in getattr(teacher, "teachers", []):  # of an ensemble
-            self._check_apart(member)
-        model = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "model", None)
-        if isinstance(model, nn.Module):
-            ours = {id(p) for p in self.student.parameters()}
-            if any(id(p) in ours for p in model.parameters()):
+        ours = {id(p) for p in self.student.parameters()}
+        for network in teachers.networks(teacher):
+            if any(id(p) in ours for p in network.parameters()):
                 raise ValueError(
                     "Expected a teacher with weights of its own, got one that shares them with the "
                     "student. Use copy.deepcopy(model) for the teacher."
@@ -162,9 +163,8 @@ class Distiller(Scheme):
         # .to(…) must take the teacher along although it is not a registered module: its device,
         # its precision and the layout of its images.
         super()._apply(move, *args, **kwargs)
-        model = getattr(self.teacher, "model", None)
-        if isinstance(model, nn.Module):
-            model._apply(move, *args, **kwargs)
+        for network in teachers.networks(self.teacher):
+            network._apply(move, *args, **kwargs)
         self.teacher.to(models.device_of(self.student))
         return self
 

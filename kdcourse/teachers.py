@@ -194,7 +194,7 @@ class Cached:
                 "Live(teacher)."
             )
         logits = self._stored[max(batch.view - 1, 0)]
-        return View(logits[batch.index.to(logits.device)], index=batch.index)
+        return View(logits.index_select(0, batch.index.to(logits.device)), index=batch.index)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor | None:
         """Logits for any inputs, from the teacher behind the cache; None if there is none."""
@@ -320,6 +320,14 @@ def as_teacher(teacher):
         return teacher
     raise TypeError(f"Expected a network or a teacher such as Live(network), got "
                     f"{type(teacher).__name__}. Pass the model itself.")
+
+
+def networks(teacher) -> list[nn.Module]:
+    """The networks that a teacher asks in every step: one, those of an ensemble, or none."""
+    if isinstance(teacher, nn.Module):
+        return [teacher]
+    members = [getattr(teacher, "model", None), *getattr(teacher, "teachers", [])]
+    return [network for member in members if member is not None for network in networks(member)]
 
 
 def _channels(value) -> torch.Tensor | None:

@@ -15,6 +15,7 @@ from torch import nn
 import kdcourse as kd
 from kdcourse import losses
 from kdcourse.schemes import Supervised
+from kdcourse.teachers import networks
 
 
 def scheme(seed=0):
@@ -218,3 +219,41 @@ def test_what_modules_keep_besides_tensors_is_restored(data, tmp_path):
     other = Supervised(Counting())
     kd.fit(other, data, recipe, checkpoint=file)
     assert other.student.calls == 12
+
+
+class Mean(kd.Distiller):
+    """The teacher, or one of an ensemble, is a moving average of the student."""
+
+    def __init__(self, ensemble=False):
+        teacher = kd.Ensemble([network(1), network(2)]) if ensemble else network(1)
+        super().__init__(network(), teacher)
+
+    @property
+    def mean(self):
+        return networks(self.teacher)[0]  # not a module of the scheme
+
+    @torch.no_grad()
+    def after_step(self):
+        for mean, new in zip(self.mean.state_dict().values(), self.student.state_dict().values(),
+                             strict=True):
+            mean.data.lerp_(new, 0.1) if mean.is_floating_point() else mean.copy_(new)
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_a_teacher_that_moves_is_kept(data, tmp_path, ensemble):
+    file, recipe = tmp_path / "run.safetensors", kd.Recipe(epochs=3, batch=36)
+    whole, broken, again = (Mean(ensemble) for _ in range(3))
+    kd.fit(whole, data, recipe)
+    move, stop = broken.after_step, stop_after(9)
+    broken.after_step = lambda: (move(), stop())
+    assert len(kd.fit(broken, data, recipe, checkpoint=file)) == 2
+    kd.fit(again, data, recipe, checkpoint=file)
+    assert state(again) == state(whole)
+    assert state(again.mean) == state(whole.mean) != state(network(1))
+
+
+def test_a_frozen_teacher_is_not_kept(data, tmp_path):
+    file = tmp_path / "run.safetensors"
+    kd.fit(scheme(), data, kd.Recipe(epochs=1, batch=36), checkpoint=file)
+    groups = {name.split(".")[0] for name in safetensors.torch.load_file(file)}
+    assert groups == {"scheme", "optimizer", "random"}
