@@ -6,11 +6,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import nn
 
 from kdcourse import _files
-from kdcourse.schemes import Scheme
-from kdcourse.teachers import networks
 
 VERSION = "2"
 
@@ -25,7 +22,7 @@ def save(path: Path, scheme, optimizer, best, progress: dict, settings: dict) ->
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     for group, entries in (("scheme", scheme.state_dict()), ("best", best or {}),
-                           ("teacher", _moving(scheme).state_dict())):
+                           ("teacher", scheme.moving().state_dict())):
         for name, value in entries.items():
             (tensors if isinstance(value, torch.Tensor) else plain)[f"{group}.{name}"] = value
     for number, p in enumerate(_parameters(optimizer)):
@@ -72,7 +69,7 @@ def restore(header: dict, tensors: dict, scheme, optimizer) -> dict | None:
     part = lambda group: {name.removeprefix(f"{group}."): value  # noqa: E731
                           for name, value in everything.items() if name.startswith(f"{group}.")}
     scheme.load_state_dict(part("scheme"))
-    if moving := _moving(scheme):
+    if moving := scheme.moving():
         moving.load_state_dict(part("teacher"))
     state = part("optimizer")
     parameters = _parameters(optimizer)
@@ -91,12 +88,6 @@ def restore(header: dict, tensors: dict, scheme, optimizer) -> dict | None:
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
     return part("best") or None
-
-
-def _moving(scheme) -> nn.ModuleList:
-    """The teacher's networks, where the scheme may change them after a step (a mean teacher)."""
-    still = getattr(scheme.after_step, "__func__", None) is Scheme.after_step
-    return nn.ModuleList([] if still else networks(getattr(scheme, "teacher", None)))
 
 
 def _parameters(optimizer):

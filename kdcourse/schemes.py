@@ -85,9 +85,14 @@ class Scheme(nn.Module):
     def after_step(self) -> None:
         """Called after each optimiser step: moving averages, curricula. Does nothing here.
 
-        A checkpoint keeps the scheme's modules and buffers. Where a scheme has an `after_step` of
-        its own, it also keeps the teacher's networks, which may be an average of the student.
+        A checkpoint keeps the scheme's modules and buffers, and what is `moving()`.
         """
+
+    def moving(self) -> nn.ModuleList:
+        """The teacher's networks where `after_step` is not empty, for it may change them: a mean
+        teacher is an average of the student. A checkpoint keeps them; frozen ones it does not."""
+        empty = getattr(self.after_step, "__func__", None) is Scheme.after_step
+        return nn.ModuleList([] if empty else teachers.networks(getattr(self, "teacher", None)))
 
     def __repr__(self):
         return f"{type(self).__name__}({models.describe(self.student)}, {self.objective!r})"
