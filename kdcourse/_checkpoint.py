@@ -12,29 +12,69 @@ from kdcourse import _files
 VERSION = "2"
 
 
-def save(path: Path, scheme, optimizer, best, progress: dict, settings: dict) -> None:
+def state(scheme) -> dict:
+    """All that a scheme has learned: its modules, their buffers, and a teacher that moves."""
+    whole = scheme.state_dict()
+    hidden = {name: tensor for name, tensor in scheme.named_buffers() if name not in whole}
+    groups = {"scheme": whole, "buffer": hidden, "teacher": scheme.moving().state_dict()}
+    return {f"{group}.{name}": value for group, entries in groups.items()
+            for name, value in entries.items()}
+
+
+@torch.no_grad()
+def put_back(scheme, found: dict) -> None:
+    """Give a scheme what `state` took from one like it."""
+    scheme.load_state_dict(_part(found, "scheme"))
+    buffers = dict(scheme.named_buffers())
+    for name, value in _part(found, "buffer").items():
+        buffers[name].copy_(value)
+    if moving := scheme.moving():
+        moving.load_state_dict(_part(found, "teacher"))
+
+
+def random_state(device) -> torch.Tensor:
+    """The states of the random generators, of the CPU's and of the device's."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state())
+    return torch.cat(states).to(device)
+
+
+def _set_random_state(states: torch.Tensor) -> None:
+    length = len(torch.get_rng_state())
+    torch.set_rng_state(states[:length])
+    if len(states) > length:
+        torch.cuda.set_rng_state(states[length:])
+
+
+def save(path: Path, scheme, optimizer, best, random, progress: dict, settings: dict) -> None:
     """Write everything that the next epoch depends on.
 
-    best: the student's weights of the best epoch so far, or None. progress: what is counted,
-    settings: what must be the same when the training goes on (both as plain Python).
+    best: the `state` of the best epoch so far, or None. random: `random_state` of each process.
+    progress: what is counted, settings: what must be the same when the training goes on (both as
+    plain Python).
     """
-    tensors, plain = {"random.cpu": torch.get_rng_state()}, {}
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    for group, entries in (("scheme", scheme.state_dict()), ("best", best or {}),
-                           ("teacher", scheme.moving().state_dict())):
-        for name, value in entries.items():
-            (tensors if isinstance(value, torch.Tensor) else plain)[f"{group}.{name}"] = value
+    tensors, plain = {f"random.{rank}": states for rank, states in enumerate(random)}, {}
+    found = state(scheme) | {f"best.{name}": value for name, value in (best or {}).items()}
     for number, p in enumerate(_parameters(optimizer)):
         for name, value in optimizer.state.get(p, {}).items():
-            key = f"optimizer.{number}.{name}"
-            (tensors if isinstance(value, torch.Tensor) else plain)[key] = value
+            found[f"optimizer.{number}.{name}"] = value
+    for name, value in found.items():
+        (tensors if isinstance(value, torch.Tensor) else plain)[name] = value
     groups = [{key: value for key, value in group.items() if key != "params"}
               for group in optimizer.param_groups]
     header = {"version": VERSION, "settings": settings, "progress": progress, "plain": plain,
               "groups": groups}
     copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    _files.write(path, to_bytes(copies, {"kdcourse": json.dumps(header)}))
+    _files.write(path, to_bytes(copies, {"kdcourse": json.dumps(header, default=_plain)}))
+
+
+def _plain(value):
+    """A number of NumPy's or in a tensor, as Python's."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"Expected what a checkpoint can keep, tensors and plain Python, got "
+                    f"{type(value).__name__}. Keep it as a tensor, or out of get_extra_state.")
 
 
 def load(path: Path, settings: dict) -> tuple[dict, dict]:
@@ -63,17 +103,12 @@ def load(path: Path, settings: dict) -> tuple[dict, dict]:
     return header, tensors
 
 
-def restore(header: dict, tensors: dict, scheme, optimizer) -> dict | None:
-    """Put everything back where `save` found it; return the best student's weights, if any."""
+def restore(header: dict, tensors: dict, scheme, optimizer, rank: int) -> dict | None:
+    """Put everything back where `save` found it; return the `state` of the best epoch, if any."""
     everything = tensors | header["plain"]
-    part = lambda group: {name.removeprefix(f"{group}."): value  # noqa: E731
-                          for name, value in everything.items() if name.startswith(f"{group}.")}
-    scheme.load_state_dict(part("scheme"))
-    if moving := scheme.moving():
-        moving.load_state_dict(part("teacher"))
-    state = part("optimizer")
+    put_back(scheme, everything)
     parameters = _parameters(optimizer)
-    for key, value in state.items():
+    for key, value in _part(everything, "optimizer").items():
         number, _, name = key.partition(".")
         p = parameters[int(number)]
         if isinstance(value, torch.Tensor) and value.shape == p.shape:
@@ -84,10 +119,13 @@ def restore(header: dict, tensors: dict, scheme, optimizer) -> dict | None:
     for group, entries in zip(optimizer.param_groups, header["groups"], strict=True):
         group.update({key: tuple(value) if isinstance(value, list) else value
                       for key, value in entries.items()})
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    return part("best") or None
+    _set_random_state(tensors[f"random.{rank}"])
+    return _part(everything, "best") or None
+
+
+def _part(entries: dict, group: str) -> dict:
+    return {name.removeprefix(f"{group}."): value for name, value in entries.items()
+            if name.startswith(f"{group}.")}
 
 
 def _parameters(optimizer):

@@ -45,10 +45,12 @@ class Comparison:
 
     def values(self, arm: str, quantity: str = "accuracy") -> list:
         """One quantity of one arm, a value per seed."""
-        found = [row[quantity] for row in self.rows if row["arm"] == arm]
-        if not found:
+        rows = [row for row in self.rows if row["arm"] == arm]
+        if not rows:
             raise KeyError(f"Expected one of the arms {self.arms}, got {arm!r}.")
-        return found
+        if any(quantity not in row for row in rows):
+            raise KeyError(f"Expected one of the quantities {sorted(rows[0])}, got {quantity!r}.")
+        return [row[quantity] for row in rows]
 
     def mean(self, arm: str, quantity: str = "accuracy") -> float:
         """The mean over the seeds."""
@@ -475,9 +477,11 @@ def _write(path: Path, rows: list[dict], opened: dict | None = None) -> None:
 
 def _rounded(value, digits: int = 5):
     """Five digits are more than any seed agrees on, and keep the file small."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()  # of NumPy or PyTorch: a number, or lists of them
     if isinstance(value, float):
         return round(value, digits)
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_rounded(item) for item in value]
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}

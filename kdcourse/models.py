@@ -117,30 +117,46 @@ class Taps:
 
 
 class Early(nn.Module):
-    """A model that stops at a module and answers from there: `head` of what that module returns.
+    """A model that stops at a module and answers from there: `head` of the tensor that `taps` finds
+    at this path, "fc:input" and "relu#2" included.
 
-    What lies behind the module is not computed.
+    What lies behind it is not computed.
     """
 
     def __init__(self, model: nn.Module, path: str, head: nn.Module):
         super().__init__()
         self.model, self.path, self.head = model, path, head
-        model.get_submodule(path).register_forward_hook(_leave)
+        self._leave = _Leave(path, model)
 
     def forward(self, x):
+        self._leave.tap.start()
         try:
             self.model(x)
         except _Left as left:
             return self.head(left.args[0])
+        finally:
+            self._leave.tap.stop()
         raise RuntimeError(f"Expected the model to call {self.path!r}, but it did not.")
 
 
 class _Left(Exception):
-    """Carries a layer's output out of a model."""
+    """Carries a tensor from inside a model out of it."""
 
 
-def _leave(module, args, output):
-    raise _Left(output)
+class _Leave:
+    """A hook that leaves the model as soon as its tap has seen what it waits for.
+
+    It has a tap and is none, so that it stays when a model is freed of its taps.
+    """
+
+    def __init__(self, name: str, model: nn.Module):
+        self.tap = _Tap(name)
+        _register(self.tap, _found(self.tap, _paths(model), model), self)
+
+    def __call__(self, module, args, *more):
+        self.tap(module, args, *more)
+        if self.tap.calls >= max(self.tap.call, 1):
+            raise _Left(self.tap.take())
 
 
 def alone(model: nn.Module) -> nn.Module:
@@ -256,22 +272,32 @@ def _paths(model: nn.Module) -> dict[str, nn.Module]:
 def _attach(name: str, modules: dict[str, nn.Module], model: nn.Module) -> _Tap:
     """The hook of that name: the one which is already there, or a new one."""
     tap = _Tap(name)
-    if not tap.path or tap.path not in modules:
-        near = difflib.get_close_matches(tap.path, filter(None, modules), n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"Expected the path of a module in {type(unwrapped(model)).__name__}, got "
-                         f"{tap.path!r}.{hint} It has:\n{_tree(modules)}")
-    module = modules[tap.path]
+    module = _found(tap, modules, model)
     hooks = module._forward_pre_hooks if tap.input else module._forward_hooks
     for hook in hooks.values():
         if isinstance(hook, _Tap) and hook.name == name:
             hook.users += 1
             return hook
-    if tap.input:
-        module.register_forward_pre_hook(tap, with_kwargs=True)
-    else:
-        module.register_forward_hook(tap)
+    _register(tap, module, tap)
     return tap
+
+
+def _found(tap: _Tap, modules: dict[str, nn.Module], model: nn.Module) -> nn.Module:
+    """The module that the tap is for."""
+    if not tap.path or tap.path not in modules:
+        near = difflib.get_close_matches(tap.path, filter(None, modules), n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"Expected the path of a module in {type(unwrapped(model)).__name__}, got "
+                         f"{tap.path!r}.{hint} It has:\n{_tree(modules)}")
+    return modules[tap.path]
+
+
+def _register(tap: _Tap, module: nn.Module, hook) -> None:
+    """Hang the hook on that side of the module which the tap looks at."""
+    if tap.input:
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+    else:
+        module.register_forward_hook(hook)
 
 
 def _tree(modules: dict[str, nn.Module], lines: int = 40) -> str:

@@ -89,9 +89,10 @@ class Scheme(nn.Module):
         """
 
     def moving(self) -> nn.ModuleList:
-        """The teacher's networks where `after_step` is not empty, for it may change them: a mean
-        teacher is an average of the student. A checkpoint keeps them; frozen ones it does not."""
-        empty = getattr(self.after_step, "__func__", None) is Scheme.after_step
+        """The teacher's networks, in a class with an `after_step` of its own, for it may change
+        them: a mean teacher is an average of the student. A checkpoint keeps them; frozen ones it
+        does not."""
+        empty = type(self).after_step is Scheme.after_step
         return nn.ModuleList([] if empty else teachers.networks(getattr(self, "teacher", None)))
 
     def __repr__(self):
@@ -301,7 +302,8 @@ class MultiExit(Scheme):
     `Hint` does that as one more term.
 
     model: any network that returns logits [B, K].
-    exits: module paths, from early to late, of maps [B, C, H, W], tokens [B, N, D] or vectors.
+    exits: module paths, from early to late, of maps [B, C, H, W], tokens [B, N, D] or vectors; as
+        in `taps`, so "fc:input" and "block[1]" are such, too.
     objective: such as `0.7 * CE() + 0.3 * KD(T=3)`, the default. The end takes its terms of the
         labels, with weight 1 for each; every exit a copy of all of it.
 

@@ -6,6 +6,7 @@ Shapes: B batch, K classes, N samples.
 """
 
 import json
+import operator
 from pathlib import Path
 
 import safetensors.torch
@@ -30,7 +31,10 @@ class Live:
         normalise for themselves.
     size: the height and width that it wants, when they are not the student's: a number or a pair.
 
-    A grey image is repeated for a teacher with three channels. All of it happens on the device.
+    A grey image is repeated for a teacher with three channels: for one whose first convolution
+    takes three, unless the network repeats it itself. All of it happens on the device.
+
+    Raises `TypeError` for what is no network, and `ValueError` for a std or a size that cannot be.
 
     >>> teacher = Live(models.convnet(width=8))
     >>> any(p.requires_grad for p in teacher.model.parameters())
@@ -46,6 +50,9 @@ class Live:
         if self.std is not None and not (self.std > 0).all():
             raise ValueError(f"Expected std above 0, got {std}.")
         self._taps = {(): models.taps(model, ())}
+        first, channels = _first_layer(model)
+        self._first = first if channels == 3 else None
+        self._repeats = None if channels == 3 else False  # None: the first grey image will tell
 
     @torch.no_grad()
     def __call__(self, batch: Batch, taps: tuple[str, ...] = ()) -> View:
@@ -63,7 +70,15 @@ class Live:
         for wanted, change in ((self.mean, torch.sub), (self.std, torch.div)):
             if wanted is not None:
                 x = change(x, wanted.to(x)[:, None, None])
-        return x
+        return x.expand(-1, 3, -1, -1) if self._repeated(x) else x
+
+    def _repeated(self, x: torch.Tensor) -> bool:
+        """Whether this is a grey image for a network that wants three channels."""
+        if self._repeats is False or x.ndim != 4 or x.shape[1] != 1:
+            return False
+        if self._repeats is None:
+            self._repeats = _fails_on_grey(self.model, self._first, x[:1])
+        return self._repeats
 
     def tap(self, taps: tuple[str, ...]) -> None:
         """Raise `ValueError` unless the network has modules at these paths."""
@@ -73,7 +88,8 @@ class Live:
     @torch.no_grad()
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [N, K] for any inputs [N, C, H, W]."""
-        if self.mean is None and self.std is None and self.size is None:
+        adapters = (self.mean, self.std, self.size)
+        if all(value is None for value in adapters) and not self._repeated(x):
             return models.predict(self.model, x)
         device = models.device_of(self.model)
         return torch.cat([models.predict(self.model, self.adapted(part.to(device)))
@@ -91,12 +107,10 @@ class Live:
         return self  # frozen, so copies of a scheme share it
 
     def __repr__(self):
-        if hasattr(self.model, "card"):  # from kd.teacher: the name says it all
+        digest = fingerprint(self.model)
+        if getattr(self.model, "made", None) == digest:  # as kd.teacher made it: its name says all
             name = self.model.spec
         else:
-            weights = [t.detach().cpu().contiguous() for t in self.model.state_dict().values()]
-            digest = _files.digest(*(t.flatten().view(torch.uint8).numpy().tobytes()
-                                     for t in weights))
             name = f"{models.describe(self.model)}#{digest[:8]}"  # one structure, other weights
         adapter = [f"{what}={value.tolist() if isinstance(value, torch.Tensor) else value}"
                    for what, value in (("mean", self.mean), ("std", self.std), ("size", self.size))
@@ -110,7 +124,8 @@ class Cached:
     Several times faster than `Live`: the teacher runs once instead of once per epoch, and the
     training is the same to rounding. With augmentation the data must have a stated number of views
     (`kd.augmented(data, views=8)`): each has answers of its own. Refuses other data than it was
-    made for.
+    made for, also where they were changed in place. An ensemble with weights of "confidence"
+    is asked with the labels of the training samples, as in training.
 
     teacher: a network, or any teacher, such as `Live(network, mean=…)` or an `Ensemble`.
     path: a file, such as "answers.safetensors", that keeps them: loaded where it is there, written
@@ -125,13 +140,17 @@ class Cached:
 
     def __init__(self, teacher, data: Dataset, path=None):
         self.source = as_teacher(teacher)
-        self.params, self._x, self._name = data.params, data.train.x, repr(self.source)
+        self.params, self._name = data.params, repr(self.source)
+        self._inputs, self._labels = _Kept(data.train.x), None
+        if _needs_labels(self.source):
+            self._labels = _Kept(data.train.y)
         if path is None:
             self._stored = self._answers(data)
             return
         path = Path(path)
-        settings = {"teacher": self._name, "data": repr(data),
-                    "inputs": _files.digest(data.train.x.contiguous().numpy().tobytes())}
+        settings = {"teacher": self._name, "data": repr(data), "inputs": self._inputs.digest}
+        if self._labels:
+            settings["labels"] = self._labels.digest
         if path.exists():
             self._stored = _load(path, settings)
             return
@@ -145,14 +164,15 @@ class Cached:
         """[views, N, K]: of the plain samples, or of every view."""
         train = data.train
         if not isinstance(train, Views):
-            return self.source.predict(train.x).cpu()[None]
+            return _predict(self.source, train.x, train.y).cpu()[None]
         if train.views is None:
             raise ValueError("Expected data with a stated number of views to store answers for, "
                              "got ever new ones. Use kd.augmented(data, views=…), or "
                              "Live(teacher).")
         places = torch.arange(len(train), device=train.x.device).split(500)
         return torch.stack([
-            torch.cat([self.source.predict(train.seen(index, view)).cpu() for index in places])
+            torch.cat([_predict(self.source, train.seen(index, view), train.y[index]).cpu()
+                       for index in places])
             for view in range(1, train.views + 1)])
 
     @classmethod
@@ -168,7 +188,7 @@ class Cached:
                              f"got {list(logits.shape)}.")
         self = cls.__new__(cls)
         self.source, self._stored, self.params, self._name = None, logits[None], data.params, name
-        self._x = data.train.x
+        self._inputs, self._labels = _Kept(data.train.x), None
         return self
 
     @property
@@ -196,9 +216,9 @@ class Cached:
         logits = self._stored[max(batch.view - 1, 0)]
         return View(logits.index_select(0, batch.index.to(logits.device)), index=batch.index)
 
-    def predict(self, x: torch.Tensor) -> torch.Tensor | None:
+    def predict(self, x: torch.Tensor, labels=None) -> torch.Tensor | None:
         """Logits for any inputs, from the teacher behind the cache; None if there is none."""
-        return self.source.predict(x) if self.source else None
+        return _predict(self.source, x, labels) if self.source else None
 
     def to(self, device) -> "Cached":
         """Move the stored answers."""
@@ -212,10 +232,15 @@ class Cached:
                 f"Expected the data that was cached, {self.params}, got {data.params}. "
                 "Make Cached(teacher, data) again for this data."
             )
-        if data.train.x is not self._x and not torch.equal(data.train.x, self._x):
+        if not self._inputs.same(data.train.x):
             raise ValueError(
                 "Expected the training samples that were cached, in the same order, got others: "
                 "the answers would belong to other images. Make Cached(teacher, data) again."
+            )
+        if self._labels and not self._labels.same(data.train.y):
+            raise ValueError(
+                "Expected the labels that were cached, got others: the teachers were weighted by "
+                "their confidence in those. Make Cached(teacher, data) again."
             )
 
     def __deepcopy__(self, memo):
@@ -237,7 +262,8 @@ class Ensemble:
         teachers weighted by the softmax of their log-probability of the label, so that those who
         know this image speak louder (in the spirit of Zhang et al. 2022, "Confidence-Aware
         Multi-Teacher Knowledge Distillation", arXiv:2201.00007; their weights are another function
-        of the same cross-entropy). Without labels (in `predict`) the plain mean.
+        of the same cross-entropy). Where all of them give the label no mass, and without labels
+        (in `predict`), the plain mean.
 
     Raises `ValueError` for no teachers, and weights that do not fit.
 
@@ -253,9 +279,10 @@ class Ensemble:
         self.weights = weights
         if not isinstance(weights, str):
             shares = torch.tensor([float(weight) for weight in weights])
-            if len(shares) != len(self.teachers) or (shares < 0).any() or not shares.sum() > 0:
-                raise ValueError(f"Expected {len(self.teachers)} weights of at least 0, one per "
-                                 f"teacher, got {list(weights)}.")
+            if (len(shares) != len(self.teachers) or (shares < 0).any()
+                    or not 0 < shares.sum() < torch.inf):
+                raise ValueError(f"Expected {len(self.teachers)} weights of at least 0, finite "
+                                 f"and not all 0, one per teacher, got {list(weights)}.")
             self._shares = shares / shares.sum()
         elif weights not in ("mean", "confidence"):
             raise ValueError('Expected weights "mean", "confidence" or one number per teacher, got '
@@ -273,14 +300,19 @@ class Ensemble:
                              f"{[list(answer.shape) for answer in answers]}.")
         logits_MBK = torch.stack([answer.float() for answer in answers])
         if self.weights == "confidence" and labels is not None:
-            log_p = logits_MBK.log_softmax(-1)
+            log_p, labels = logits_MBK.log_softmax(-1), labels.to(logits_MBK.device)
             if labels.ndim == 1:
                 labels = F.one_hot(labels, log_p.shape[-1])
-            shares_MB = (log_p * labels).sum(-1).softmax(0)
-            return (shares_MB[..., None] * logits_MBK).sum(0)
+            # Logits may be -inf (masked classes), and 0 * -inf is not a number.
+            known_MB = log_p.mul(labels).masked_fill(labels == 0, 0).sum(-1)
+            nobody_B = known_MB.isneginf().all(0)
+            shares_MB1 = known_MB.masked_fill(nobody_B, 0).softmax(0)[..., None]
+            return (shares_MB1 * logits_MBK).masked_fill(shares_MB1 == 0, 0).sum(0)
         if isinstance(self.weights, str):
             return logits_MBK.mean(0)
-        return torch.einsum("m,mbk->bk", self._shares.to(logits_MBK), logits_MBK)
+        shares_M = self._shares.to(logits_MBK)
+        heard_MBK = logits_MBK.masked_fill(shares_M[:, None, None] == 0, 0)  # as above
+        return torch.einsum("m,mbk->bk", shares_M, heard_MBK)
 
     def tap(self, taps: tuple[str, ...]) -> None:
         """Raise `ValueError` when inner tensors are asked for: there is no one network."""
@@ -288,10 +320,15 @@ class Ensemble:
             raise ValueError(f"Expected one teacher for the taps {list(taps)}, got an ensemble. "
                              "Distil its logits, or take the layers of one network.")
 
-    def predict(self, x: torch.Tensor) -> torch.Tensor | None:
-        """Logits [N, K] for any inputs; None where some teacher has no network behind it."""
-        answers = [teacher.predict(x) for teacher in self.teachers]
-        return None if any(answer is None for answer in answers) else self._together(answers)
+    def predict(self, x: torch.Tensor, labels=None) -> torch.Tensor | None:
+        """Logits [N, K] for any inputs; None where some teacher has no network behind it.
+
+        labels: [N], or [N, K] when soft, where they are known: then as in training.
+        """
+        answers = [_predict(teacher, x, labels) for teacher in self.teachers]
+        if any(answer is None for answer in answers):
+            return None
+        return self._together(answers, labels)
 
     def to(self, device) -> "Ensemble":
         """Move every teacher."""
@@ -313,13 +350,28 @@ class Ensemble:
 
 
 def as_teacher(teacher):
-    """A network becomes `Live(network)`; a teacher stays what it is."""
+    """A network becomes `Live(network)`; a teacher stays what it is.
+
+    Raises `TypeError` for what is neither, and for a teacher that lacks a call which `fit` makes.
+    """
     if isinstance(teacher, nn.Module):
         return Live(teacher)
-    if callable(teacher) and hasattr(teacher, "predict") and hasattr(teacher, "check"):
+    calls = {"predict": "predict(x)", "check": "check(data)", "to": "to(device)"}
+    missing = [call for name, call in calls.items() if not hasattr(teacher, name)]
+    if callable(teacher) and not missing:
         return teacher
+    if callable(teacher) and len(missing) < len(calls):  # meant as one
+        raise TypeError(f"Expected a network or a teacher such as Live(network), got "
+                        f"{type(teacher).__name__} without {' and '.join(missing)}. Add it; where "
+                        "there is nothing to move, to(device) returns self.")
     raise TypeError(f"Expected a network or a teacher such as Live(network), got "
                     f"{type(teacher).__name__}. Pass the model itself.")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of all that the model's `state_dict` holds: weights, buffers, extra states."""
+    return _files.digest(*(_bytes(value) if isinstance(value, torch.Tensor) else
+                           repr(value).encode() for value in model.state_dict().values()))
 
 
 def networks(teacher) -> list[nn.Module]:
@@ -335,7 +387,88 @@ def _channels(value) -> torch.Tensor | None:
 
 
 def _size(value) -> tuple[int, int] | None:
-    return value if value is None or isinstance(value, tuple) else (int(value), int(value))
+    if value is None:
+        return None
+    try:
+        pair = value if isinstance(value, (tuple, list)) else (value, value)
+        height, width = map(operator.index, pair)
+        if min(height, width) >= 1:
+            return height, width
+    except (TypeError, ValueError):
+        pass  # not whole numbers, or not two of them
+    raise ValueError(f"Expected a size of one or two whole numbers of at least 1, such as 224 or "
+                     f"(224, 192), got {value!r}.")
+
+
+def _first_layer(model: nn.Module) -> tuple[nn.Module | None, int]:
+    """The first module with a weight of four axes, and the input channels of that weight."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module, module.in_channels
+        for weight in module.parameters(recurse=False):
+            if not nn.parameter.is_lazy(weight) and weight.ndim == 4:
+                return module, weight.shape[1]
+    return None, 0
+
+
+class _Reached(Exception):
+    """Carries the shape of what goes into a layer out of a model."""
+
+
+def _fails_on_grey(model: nn.Module, first: nn.Module, x: torch.Tensor) -> bool:
+    """Whether a grey image comes to the layer `first`, which takes three channels, as it is.
+
+    A network that repeats the image itself must not be shown three channels. Runs no further than
+    to that layer.
+    """
+
+    def stop(module, args, kwargs):
+        raise _Reached((*args, *kwargs.values())[0].shape)
+
+    handle = first.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        with models.evaluating(model), torch.no_grad():
+            models.unwrapped(model)(x.to(models.device_of(model)))
+    except _Reached as reached:
+        return reached.args[0][1] == 1
+    except Exception:  # whatever it is that does not like one channel
+        return True
+    finally:
+        handle.remove()
+    return False
+
+
+class _Kept:
+    """Which tensor something was made for: it, as long as nobody writes to it, or an equal one."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor, self.version = tensor, models._version(tensor)
+        self.shape, self.digest = tensor.shape, _files.digest(_bytes(tensor))
+
+    def same(self, tensor: torch.Tensor) -> bool:
+        # The version says at no cost that nothing was written; a digest takes a while.
+        if (tensor is self.tensor and self.version is not None
+                and models._version(tensor) == self.version):
+            return True
+        return tensor.shape == self.shape and _files.digest(_bytes(tensor)) == self.digest
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().tobytes()  # NumPy does not have every type
+
+
+def _needs_labels(teacher) -> bool:
+    """Whether the teacher's answers to the training samples depend on their labels."""
+    if isinstance(teacher, Cached):
+        return _needs_labels(teacher.source)
+    return isinstance(teacher, Ensemble) and (
+        teacher.weights == "confidence" or any(map(_needs_labels, teacher.teachers)))
+
+
+def _predict(teacher, x: torch.Tensor, labels) -> torch.Tensor | None:
+    """`teacher.predict(x)`, with the labels where the teacher weighs others by them."""
+    return teacher.predict(x, labels) if _needs_labels(teacher) else teacher.predict(x)
 
 
 def _load(path: Path, settings: dict) -> torch.Tensor:

@@ -3,9 +3,13 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 import math
+import numbers
+import operator
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +20,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kdcourse import _checkpoint, _files, models
+from kdcourse._team import Team
 from kdcourse.data import Batch, Dataset, Split, generator
 from kdcourse.schemes import Scheme
 from kdcourse.streams import Stream
@@ -38,9 +43,10 @@ class Recipe:
         measures that too.
     validate_every: epochs between two looks at the validation split; the last is always looked at.
     optimizer: "adamw", "sgd" (Nesterov momentum 0.9), or a function `(groups, lr)` that makes one;
-        the groups bring their weight decay.
-    schedule: "one-cycle" (rises along a cosine to the peak and falls to almost 0) or "cosine"
-        (rises along a line and falls along a cosine to 0), by step.
+        the groups bring their weight decay. What it sets stays, a learning rate per group too.
+    schedule: "one-cycle" (rises along a cosine to the peak and falls to almost 0; with "adamw" and
+        "sgd" the momentum goes from 0.95 to 0.85 and back meanwhile) or "cosine" (rises along a
+        line and falls along a cosine to 0), by step.
     warmup: the share of the steps in which the learning rate rises, from 0 to below 1.
     label_smoothing: the share of the uniform distribution in the labels, for every term that looks
         at them, in [0, 1).
@@ -48,7 +54,8 @@ class Recipe:
         per-sample losses on networks without batch statistics the gradient is that of the batch;
         relations and batch normalisation see a part at a time.
     patience: stop after so many looks at the validation split without a better one, and return to
-        the student of the best; None trains to the end and keeps the last.
+        the weights of the best, the student's and all others of the scheme; None trains to the end
+        and keeps the last.
     compile: compile the scheme's step with `torch.compile`: a minute of waiting, then faster.
 
     Raises `ValueError` for a value that cannot be.
@@ -78,6 +85,10 @@ class Recipe:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"Expected {name} to be a whole number of at least 1, got "
                                  f"{value!r}.")
+        for name in ("lr", "weight_decay", "clip", "warmup", "label_smoothing"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) and not (name == "clip" and value is None):
+                raise ValueError(f"Expected {name} to be a number, got {value!r}.")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"Expected a learning rate above 0, got {self.lr}.")
         if not 0 <= self.weight_decay < math.inf:
@@ -104,13 +115,26 @@ class Recipe:
         for number, field in enumerate(dataclasses.fields(self)):
             value = getattr(self, field.name)
             if number < 8 or value != field.default:
-                text = getattr(value, "__qualname__", None) or repr(value)
-                shown.append(f"{field.name}={text}")
+                shown.append(f"{field.name}={_named(value) if callable(value) else repr(value)}")
         return f"Recipe({', '.join(shown)})"
 
 
 def _quoted(choice) -> str:
     return f'"{choice}"' if isinstance(choice, str) else repr(choice)
+
+
+def _named(function) -> str:
+    """The name of a function; where several may share it, with what tells them apart."""
+    if isinstance(function, functools.partial):
+        given = [*map(repr, function.args), *(f"{k}={v!r}" for k, v in function.keywords.items())]
+        return f"{_named(function.func)}({', '.join(given)})"
+    name = getattr(function, "__qualname__", None) or repr(function)
+    if "<" not in name or not hasattr(function, "__code__"):
+        return name
+    code, cells = function.__code__, function.__closure__ or ()
+    parts = (code.co_consts, code.co_names, [cell.cell_contents for cell in cells],
+             function.__defaults__, function.__kwdefaults__)
+    return f"{name}#{_files.digest(code.co_code, repr(parts))[:8]}"
 
 
 @dataclasses.dataclass
@@ -167,10 +191,11 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     device: by default the one of `default_device()`.
     label: stands in front of the progress bar.
     checkpoint: a file, such as "run.safetensors", in which the state is kept after each epoch; all
-        processes must see it. When it is there already, the training goes on from it: killed at any
-        moment and started again, it ends with the same student, to the last bit on a CPU. A
-        finished training returns at once. One of another scheme, data, recipe, seed, precision,
-        torch version or number of threads is refused.
+        processes must see it. When it is there already, the training goes on from it, whatever the
+        weights are now: killed at any moment and started again, it ends with the same student, to
+        the last bit on a CPU. A finished training returns at once. So every training needs a file
+        of its own. One of another scheme, data, recipe, seed, precision, torch version or number of
+        threads is refused.
 
     Under `torchrun` or `accelerate launch` each process computes its share of every batch. For
     per-sample losses on networks without batch statistics the gradient is that of one process;
@@ -182,16 +207,16 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     keeps what it has learned. The global random generator is left as it was.
 
     Raises `ValueError` when data, recipe and scheme do not fit together, `FloatingPointError` at
-    the end of the epoch in which the loss became NaN or inf, with the first bad step (the
-    checkpoint of the epoch before stays), and `MemoryError` that says what to lower.
+    the end of the epoch in which the loss or the weights became NaN or inf, with the first bad step
+    (the checkpoint of the epoch before stays), and `MemoryError` that says what to lower.
 
     >>> from kdcourse import data, models, schemes
     >>> scheme = schemes.Supervised(models.mlp(hidden=(32,)))
     >>> len(fit(scheme, data.glyphs(train=256, val=72, test=72), Recipe(epochs=2), seed=0))
     2
     """
-    recipe = recipe or Recipe()
-    team = _Team(sharded=isinstance(data.train, Stream))
+    recipe, seed = recipe or Recipe(), operator.index(seed)
+    team = Team(sharded=isinstance(data.train, Stream))
     device = torch.device(device) if device is not None else default_device()
     size, steps = team.plan(data.train, recipe.batch, device)
     epochs = recipe.epochs
@@ -226,9 +251,11 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
                     scheme.after_step()
                     log.step()  # stays on the device: nothing in this loop waits for it
                 row = {"epoch": epoch + 1} | log.close(epoch * steps)
+                run.check_weights(epoch + 1)
+                team.same(scheme)
                 last = epoch + 1 == epochs
                 due = last or (epoch + 1) % recipe.validate_every == 0
-                row["val_accuracy"] = _accuracy(scheme.student, val, team) if due else None
+                row["val_accuracy"] = _accuracy(scheme.student, val, team, recipe) if due else None
                 row["seconds"] = time.perf_counter() - start
                 history.rows.append(row)
                 run.finish_epoch()
@@ -246,7 +273,7 @@ class _Run:
     """What stands around the loop: optimiser, schedule, precision, processes, checkpoint.
 
     As a context it draws dropout and the like from the seed and, where a checkpoint was found, puts
-    everything back; at the end the student of the best epoch returns and nothing stays compiled.
+    everything back; at the end the weights of the best epoch return and nothing stays compiled.
     """
 
     def __init__(self, scheme, data, recipe, seed, device, team, checkpoint):
@@ -255,51 +282,73 @@ class _Run:
         self.checkpoint = Path(checkpoint) if checkpoint is not None else None
         self.best = self.header = None
         if self.checkpoint:
+            if not self.checkpoint.parent.is_dir():
+                raise FileNotFoundError(f"Expected a folder {self.checkpoint.parent} for the "
+                                        "checkpoint, got none. Make it first.")
+            # A teacher that moves has other weights after a while, and is the same teacher.
+            name = re.sub("#[0-9a-f]{8}", "", repr(scheme)) if scheme.moving() else repr(scheme)
             self.settings = {
-                "scheme": repr(scheme), "data": repr(data), "recipe": repr(recipe), "seed": seed,
+                "scheme": name, "data": repr(data), "recipe": repr(recipe), "seed": seed,
                 "torch": torch.__version__, "threads": torch.get_num_threads(),
                 "device": device.type, "processes": team.size, "smoke": _files.smoke(),
+                "trained parameters": _files.digest(
+                    [name for name, p in scheme.named_parameters() if p.requires_grad])[:8],
+                "training samples": _digest(data.train),
             }
 
     def start(self, first: Batch, steps: int, epochs: int) -> History:
         """Make optimiser and schedule; return the history so far: of a checkpoint, or empty."""
         recipe, history = self.recipe, History(device=str(self.device))
+        part = self.divided(first)[0]
         if self.checkpoint and self.checkpoint.exists():
             self.header, self.tensors = _checkpoint.load(self.checkpoint, self.settings)
             history = History(**self.header["progress"]["history"])
         else:
-            history.precision, history.channels_last = _fastest(
-                self.scheme, first, recipe, self.device, self.team)
+            with _in_memory(recipe, self.device):
+                history.precision, history.channels_last = _fastest(
+                    self.scheme, part, recipe, self.device, self.team)
         self.history = history
-        format = torch.channels_last if history.channels_last else torch.contiguous_format
-        self.scheme.to(memory_format=format)
+        _lay_out(self.scheme, history.channels_last)
         self.trained = [p for p in self.scheme.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.trained, recipe, self.device)
         self.schedule = _schedule(self.optimizer, recipe, max(2, epochs * steps))
         self.autocast = torch.autocast(self.device.type, torch.bfloat16,
                                        enabled=history.precision == "bf16")
-        self.model = self.team.wrap(self.scheme, self.device)
+        self.model = self.team.wrap(self.scheme, self.device, part)
         if recipe.compile:
             self.model.compile()
         self.optimizer.zero_grad()  # whatever an earlier training or the caller left there
         return history
 
-    def parts(self, batch: Batch):
-        """This process's share of a batch, cut as the recipe says; each part with its weight."""
-        mine, recipe = self.team.share(batch), self.recipe
+    def divided(self, batch: Batch) -> list[Batch]:
+        """This process's share of a batch, labels smoothed, cut as the recipe says."""
+        recipe = self.recipe
         if recipe.label_smoothing:
-            soft = mine.y if mine.y.ndim == 2 else F.one_hot(mine.y, self.classes).float()
+            soft = batch.y if batch.y.ndim == 2 else F.one_hot(batch.y, self.classes).float()
             smooth = soft.lerp(torch.full_like(soft, 1 / soft.shape[1]), recipe.label_smoothing)
-            mine = dataclasses.replace(mine, y=smooth)
-        pieces = [mine] if recipe.accumulate == 1 else mine.split(recipe.accumulate)
+            batch = dataclasses.replace(batch, y=smooth)
+        return [batch] if recipe.accumulate == 1 else batch.split(recipe.accumulate)
+
+    def parts(self, batch: Batch):
+        """This process's share of a batch in parts, each with its weight."""
+        pieces = self.divided(self.team.share(batch))
         for piece in pieces:
             whole = piece is pieces[-1] or self.team.size == 1
             with contextlib.nullcontext() if whole else self.model.no_sync():
                 # The mean over the processes of these weighted means is the mean over the batch.
-                yield piece, len(piece.x) * self.team.size / recipe.batch
+                yield piece, len(piece.x) * self.team.size / self.recipe.batch
+
+    def check_weights(self, epoch: int) -> None:
+        """Raise when a gradient broke the weights although every loss was finite."""
+        if not torch.stack([p.detach().isfinite().all() for p in self.trained]).all():
+            raise FloatingPointError(
+                f"The weights became NaN or inf in the last step of epoch {epoch}, in which the "
+                "loss was still finite: its gradient was not. Lower Recipe(lr=…), and look for a "
+                "square root, a logarithm or a division at 0 in the loss."
+            )
 
     def finish_epoch(self) -> None:
-        """Remember the best student, and write the checkpoint."""
+        """Remember the best weights, and write the checkpoint."""
         row, history = self.history.rows[-1], self.history
         if self.recipe.patience and row["val_accuracy"] is not None:
             best = max(r["val_accuracy"] for r in history.rows if r["val_accuracy"] is not None)
@@ -307,11 +356,13 @@ class _Run:
             if row["val_accuracy"] == best and best not in earlier:
                 history.best = row["epoch"]
                 self.best = {name: value.clone() if isinstance(value, torch.Tensor) else value
-                             for name, value in self.scheme.student.state_dict().items()}
+                             for name, value in _checkpoint.state(self.scheme).items()}
+        if self.checkpoint:
+            random = self.team.gather(_checkpoint.random_state(self.device))
         if self.checkpoint and self.team.rank == 0:
             progress = {"history": history.to_dict(), "schedule": self.schedule.state_dict()}
-            _checkpoint.save(self.checkpoint, self.scheme, self.optimizer, self.best, progress,
-                             self.settings)
+            _checkpoint.save(self.checkpoint, self.scheme, self.optimizer, self.best, random,
+                             progress, self.settings)
 
     @property
     def over(self) -> bool:
@@ -322,10 +373,13 @@ class _Run:
         return sum(epoch > self.history.best for epoch in looks) >= self.recipe.patience
 
     def __enter__(self):
-        self._seeded = _seeded(self.seed, self.device)
+        self._seeded, self._memory = _seeded(self.seed, self.device), _in_memory(
+            self.recipe, self.device)
         self._seeded.__enter__()
+        self._memory.__enter__()
         if self.header:
-            self.best = _checkpoint.restore(self.header, self.tensors, self.scheme, self.optimizer)
+            self.best = _checkpoint.restore(self.header, self.tensors, self.scheme, self.optimizer,
+                                            self.team.rank)
             self.schedule.load_state_dict(self.header["progress"]["schedule"])
             self.tensors = None
         return self
@@ -333,71 +387,11 @@ class _Run:
     def __exit__(self, kind, error, trace):
         self._seeded.__exit__(kind, error, trace)
         self.scheme._compiled_call_impl = None
-        if self.best and kind in (None, KeyboardInterrupt):
-            self.scheme.student.load_state_dict(self.best)
+        if self.best and kind in (None, KeyboardInterrupt, FloatingPointError):
+            _checkpoint.put_back(self.scheme, self.best)
         if isinstance(error, FloatingPointError) and self.checkpoint and self.checkpoint.exists():
             error.add_note(f"{self.checkpoint} holds the state after epoch {len(self.history)}.")
-        if isinstance(error, RuntimeError) and _out_of_memory(error):
-            raise MemoryError(
-                f"Expected a step of {self.recipe.batch} samples to fit into the memory of "
-                f"{self.device}, but it is full. Lower Recipe(batch=…), raise Recipe(accumulate=…) "
-                'to cut the batch into parts, or use precision="bf16".'
-            ) from error
-
-
-class _Team:
-    """The processes that train together; nearly always one.
-
-    sharded: whether each of them reads a part of the training data, not all of it.
-    """
-
-    def __init__(self, sharded: bool):
-        self.sharded = sharded
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
-            default_device()  # accelerate meets the others
-        self.size, self.rank = 1, 0
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            self.size, self.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-
-    def plan(self, train, batch: int, device) -> tuple[int, int]:
-        """How many samples a batch of `train` holds in this process, and the steps per epoch."""
-        if not self.sharded or self.size == 1:
-            return batch, len(train) // batch
-        train.check_parts()
-        if batch % self.size:
-            raise ValueError(f"Expected Recipe(batch=…) to be a multiple of the {self.size} "
-                             f"processes, each with a loader of its own, got {batch}.")
-        size = batch // self.size
-        steps = torch.tensor(len(train) // size, device=device)
-        return size, int(self.least(steps))  # who has more would wait for the others for ever
-
-    def wrap(self, scheme, device):
-        """The scheme, with gradients averaged over the processes."""
-        if self.size == 1:
-            return scheme
-        ids = [device.index] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(scheme, device_ids=ids)
-
-    def share(self, batch: Batch) -> Batch:
-        """The samples of a batch that this process computes."""
-        if self.size == 1 or self.sharded:
-            return batch
-        if len(batch.x) < self.size:
-            raise ValueError(f"Expected a batch of at least one sample for each of {self.size} "
-                             f"processes, got {len(batch.x)}. Raise Recipe(batch=…).")
-        return batch[self.rank::self.size]
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes."""
-        if self.size > 1:
-            torch.distributed.all_reduce(values)
-        return values
-
-    def least(self, value: torch.Tensor) -> torch.Tensor:
-        """The smallest over all processes."""
-        if self.size > 1:
-            torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MIN)
-        return value
+        return self._memory.__exit__(kind, error, trace)
 
 
 class _Log:
@@ -447,10 +441,11 @@ class _Log:
         return dict(zip(names, means.tolist(), strict=True))
 
 
-def _fastest(scheme, batch, recipe, device, team) -> tuple[str, bool]:
+def _fastest(scheme, part, recipe, device, team) -> tuple[str, bool]:
     """Precision and channels_last: as the recipe says, or the fastest step of those it leaves open.
 
-    Each candidate makes a few steps on a copy of the scheme; the fastest of them counts.
+    Each candidate makes a few steps on a copy of the scheme; the fastest of them counts. A network
+    that cannot be trained in bf16 is trained in fp32.
     """
     precisions = ("fp32", "bf16") if recipe.precision == "auto" else (recipe.precision,)
     layouts = (True, False) if recipe.channels_last == "auto" else (bool(recipe.channels_last),)
@@ -458,23 +453,35 @@ def _fastest(scheme, batch, recipe, device, team) -> tuple[str, bool]:
     if len(candidates) == 1 or _files.smoke():
         return candidates[0]
     seconds = torch.full((len(candidates),), math.inf, device=device)
-    trials = []
-    for precision, last in candidates:
-        trial = copy.deepcopy(scheme).train()
-        trial.to(memory_format=torch.channels_last if last else torch.contiguous_format)
-        trials.append((trial, precision))
+    trials = [copy.deepcopy(scheme).train() for _ in candidates]
+    failed = set()
     with _seeded(0, device):
         for turn in range(7):  # interleaved, so that a busy moment hits all of them
-            for number, (trial, precision) in enumerate(trials):
+            for number, (precision, last) in enumerate(candidates):
+                if number in failed:
+                    continue
+                _lay_out(trials[number], last)  # a live teacher is shared by all
                 start = time.perf_counter()
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    loss = trial(batch).loss
-                loss.backward()
-                float(loss.detach())  # wait for the device
+                try:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                        loss = trials[number](part).loss
+                    loss.backward()
+                    float(loss.detach())  # wait for the device
+                except RuntimeError as error:
+                    if precision == "fp32" or _out_of_memory(error):
+                        raise
+                    failed.add(number)
+                    continue
                 if turn > 1:
                     taken = time.perf_counter() - start
                     seconds[number] = min(taken, float(seconds[number]))
     return candidates[int(team.sum(seconds).argmin())]
+
+
+def _lay_out(scheme, channels_last: bool) -> None:
+    """Images, kernels and a live teacher with the channels innermost, or outermost."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    scheme._apply(lambda tensor: tensor.to(memory_format=layout) if tensor.ndim == 4 else tensor)
 
 
 def _optimizer(parameters, recipe, device):
@@ -487,7 +494,11 @@ def _optimizer(parameters, recipe, device):
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if callable(recipe.optimizer):
-        return recipe.optimizer(groups, recipe.lr)
+        made = recipe.optimizer(groups, recipe.lr)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise TypeError("Expected an optimiser from the function in Recipe(optimizer=…), got "
+                            f"{type(made).__name__}. Return it.")
+        return made
     fused = device.type in ("cpu", "cuda")
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True, fused=fused)
@@ -496,9 +507,12 @@ def _optimizer(parameters, recipe, device):
 
 def _schedule(optimizer, recipe, steps: int):
     if recipe.schedule == "one-cycle":
-        momentum = {"betas", "momentum"} & optimizer.defaults.keys()
+        rise = float(recipe.warmup)
+        if math.isclose(rise * steps, 1):
+            rise *= 1 + 1e-6  # PyTorch divides by rise * steps - 1
+        peaks = [group["lr"] for group in optimizer.param_groups]
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, recipe.lr, steps, pct_start=recipe.warmup, cycle_momentum=bool(momentum))
+            optimizer, peaks, steps, pct_start=rise, cycle_momentum=not callable(recipe.optimizer))
     rising = recipe.warmup * steps
 
     def share(step):
@@ -511,6 +525,27 @@ def _schedule(optimizer, recipe, steps: int):
 
 def _out_of_memory(error) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextlib.contextmanager
+def _in_memory(recipe, device):
+    """What does not fit into the memory says what to lower."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"Expected a step of {recipe.batch} samples to fit into the memory of {device}, but it "
+            "is full. Lower Recipe(batch=…), raise Recipe(accumulate=…) to cut the batch into "
+            'parts, or use precision="bf16".'
+        ) from error
+
+
+def _digest(split) -> str:
+    """What the training samples are; of a stream that is known only on the way."""
+    tensors = [] if isinstance(split, Stream) else [split.x, split.y]
+    return _files.digest(*(t.cpu().contiguous().numpy().tobytes() for t in tensors))[:8]
 
 
 def _seeded(seed: int, device):
@@ -529,8 +564,10 @@ def _seeded(seed: int, device):
     return Seeded()
 
 
-def _accuracy(model: nn.Module, split, team) -> float:
+def _accuracy(model: nn.Module, split, team, recipe) -> float:
     """The share of right answers; each process counts its share of the samples."""
+    # Without gradients at least four times as much fits as in a step of the training.
+    size = min(500, 4 * -(-recipe.batch // recipe.accumulate))
     if isinstance(split, Stream):
         parts = split.batches()
     else:
@@ -540,7 +577,7 @@ def _accuracy(model: nn.Module, split, team) -> float:
     for part in parts:
         if len(part.x):
             labels = part.y if part.y.ndim == 1 else part.y.argmax(1)
-            counts[0] += (models.predict(model, part.x).argmax(1) == labels).sum()
+            counts[0] += (models.predict(model, part.x, size).argmax(1) == labels).sum()
             counts[1] += len(labels)
     right, seen = team.sum(counts)
     return float(right.float() / seen)

@@ -9,7 +9,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 import kdcourse
-from kdcourse import _files, data, experiment, measure, models, schemes
+from kdcourse import _files, data, experiment, measure, models, schemes, teachers
 from kdcourse.training import Recipe, fit
 
 # What each teacher is: its network, its own images (not those of any student), and how it learns.
@@ -73,6 +73,7 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
                 _files.write_json(card, model.card)  # last: its presence says that all is there
         else:
             model.card = _load(model, weights, card, expected)
+    model.made = teachers.fingerprint(model)  # its name holds as long as these are its weights
     # On the CPU whether it was trained (perhaps on a GPU) or loaded: schemes move it.
     return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
 

@@ -1,11 +1,13 @@
 """Checkpoints: killed at any moment and started again, the same student to the last bit."""
 
+import dataclasses
 import json
 import os
 import random
 import signal
 import time
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 
 import kdcourse as kd
 from kdcourse import losses
+from kdcourse.data import Split
 from kdcourse.schemes import Supervised
 from kdcourse.teachers import networks
 
@@ -257,3 +260,65 @@ def test_a_frozen_teacher_is_not_kept(data, tmp_path):
     kd.fit(scheme(), data, kd.Recipe(epochs=1, batch=36), checkpoint=file)
     groups = {name.split(".")[0] for name in safetensors.torch.load_file(file)}
     assert groups == {"scheme", "optimizer", "random"}
+
+
+def test_a_mean_teacher_goes_on_where_it_was_stopped_by_hand(data, tmp_path):
+    """The same object: its teacher has other weights by now, and is the same teacher."""
+    file, recipe = tmp_path / "run.safetensors", kd.Recipe(epochs=3, batch=36)
+    whole, broken = Mean(), Mean()
+    kd.fit(whole, data, recipe)
+    move, stop = broken.after_step, stop_after(9)
+    broken.after_step = lambda: (move(), stop())
+    kd.fit(broken, data, recipe, checkpoint=file)
+    del broken.after_step
+    assert len(kd.fit(broken, data, recipe, checkpoint=file)) == 3
+    assert state(broken) == state(whole)
+    assert state(broken.mean) == state(whole.mean)
+
+
+class Hidden(nn.Module):
+    """A student with a buffer that its state_dict does not show."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+        self.register_buffer("mean", torch.zeros(1), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.mean.lerp_(x.mean().reshape(1), 0.1)
+        return self.net(x - self.mean)
+
+
+def test_buffers_out_of_sight_are_restored(data, tmp_path):
+    file, recipe = tmp_path / "run.safetensors", kd.Recipe(epochs=3, batch=36)
+    whole, broken, again = (Supervised(Hidden()) for _ in range(3))
+    kd.fit(whole, data, recipe)
+    broken.after_step = stop_after(9)
+    kd.fit(broken, data, recipe, checkpoint=file)
+    kd.fit(again, data, recipe, checkpoint=file)
+    assert state(again) == state(whole)
+    assert torch.equal(again.student.mean, whole.student.mean)
+
+
+@pytest.mark.parametrize(("seed", "settings"), [
+    (np.int64(3), {}), (3, {"lr": np.float32(0.01)}),
+    (3, {"optimizer": lambda groups, lr: torch.optim.Adam(groups, lr=torch.tensor(lr))})],
+    ids=["seed", "lr", "lr in a tensor"])
+def test_numbers_of_numpy_and_in_tensors_are_kept(data, tmp_path, seed, settings):
+    file, recipe = tmp_path / "run.safetensors", kd.Recipe(epochs=2, batch=36, **settings)
+    history = kd.fit(Supervised(network()), data, recipe, seed=seed, checkpoint=file)
+    again = kd.fit(Supervised(network()), data, recipe, seed=3, checkpoint=file)
+    assert again["loss"] == history["loss"]
+
+
+def test_other_labels_or_frozen_layers_are_another_training(data, tmp_path):
+    file, recipe = tmp_path / "run.safetensors", kd.Recipe(epochs=1, batch=36)
+    kd.fit(Supervised(network()), data, recipe, checkpoint=file)
+    noisy = dataclasses.replace(data, train=Split(data.train.x, data.train.y.flip(0)))
+    with pytest.raises(ValueError, match="to be of training samples"):
+        kd.fit(Supervised(network()), noisy, recipe, checkpoint=file)
+    frozen = Supervised(network())
+    frozen.student[1].requires_grad_(False)
+    with pytest.raises(ValueError, match="to be of trained parameters"):
+        kd.fit(frozen, data, recipe, checkpoint=file)

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import network
 
 import kdcourse as kd
@@ -575,3 +576,16 @@ print([row["accuracy"] for row in made.rows], flush=True)
     assert rows()[: len(before)] == before, f"computed anew:\n{errors}"
     assert len(rows()) == 6
     assert json.loads(done) == [row["accuracy"] for row in rows()]
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), torch.tensor(0.5), np.array([0.5, 1.0])])
+def test_more_that_is_measured_may_come_from_numpy_or_pytorch(data, number):
+    made, again = (kd.compare({"CE": lambda seed: kd.Supervised(network(seed))}, data, RECIPE, [0],
+                              also={"more": lambda *_: number}, results="t") for _ in range(2))
+    assert made.values("CE", "more") == again.values("CE", "more") == [number.tolist()]
+
+
+def test_a_quantity_that_was_not_measured(data):
+    made = kd.compare({"CE": lambda seed: kd.Supervised(network(seed))}, data, RECIPE, [0])
+    with pytest.raises(KeyError, match=r"Expected one of the quantities .*'accuracy'.*'acc'"):
+        made.mean("CE", "acc")

@@ -455,6 +455,9 @@ def test_a_teacher_without_a_network_costs_nothing_here(data, smoke):
         def check(self, data):
             pass
 
+        def to(self, device):
+            return self
+
     report = kd.report(kd.Distiller(network(), Elsewhere()), data)
     assert set(report.rows["teacher"]) == {"accuracy", "top5", "nll", "ece"}
     student = kd.models.predict(network(), data.test.x)
@@ -462,6 +465,11 @@ def test_a_teacher_without_a_network_costs_nothing_here(data, smoke):
         student, data.test.x.flatten(1)[:, :36])
     stored = kd.Cached.of(torch.zeros(len(data.train), 36), data, name="zeros")
     assert list(kd.report(kd.Distiller(network(), stored), data).rows) == ["student"]
+
+
+def test_a_teacher_for_colours_is_measured_on_grey_images(data, smoke):
+    report = kd.report(kd.Distiller(network(), network(1, channels=3)), data)
+    assert report.rows["teacher"]["latency_ms"] > 0
 
 
 def test_students_that_learn_from_each_other_stand_side_by_side(data, smoke):

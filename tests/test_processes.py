@@ -44,10 +44,56 @@ torch.save(scheme.state_dict(), f"{folder}/{rank}.pt")
 """
 
 
-def run(folder: Path, world: int, kind: str) -> list[tuple[dict, dict]]:
+RESUMED = """
+import sys, torch, torch.distributed as dist
+from torch import nn
+torch.set_num_threads(1)
+import kdcourse as kd
+folder = sys.argv[2]
+data = kd.data.glyphs(train=150, val=71, test=72, size=12)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.drop = kd.models.convnet(width=4, size=12), nn.Dropout(0.5)
+        self.pooler = nn.Linear(3, 3)  # that nobody calls
+
+    def forward(self, x):
+        return self.net(self.drop(x))
+
+
+def trained(stop=None, **settings):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        scheme = kd.Supervised(Net())
+    steps = []
+    def after():
+        steps.append(1)
+        if len(steps) == stop:
+            raise KeyboardInterrupt
+    scheme.after_step = after
+    recipe = kd.Recipe(epochs=3, batch=23, lr=0.03)  # 12 samples for one process, 11 for the other
+    return scheme, kd.fit(scheme, data, recipe, device="cpu", **settings)
+
+
+whole, _ = trained()
+file = f"{folder}/run.safetensors"
+assert len(trained(stop=10, checkpoint=file)[1]) == 1
+scheme, history = trained(checkpoint=file)
+torch.testing.assert_close(scheme.state_dict(), whole.state_dict(), rtol=0, atol=0)
+logits = kd.models.predict(scheme.student, data.val.x)
+rank = dist.get_rank()
+kd._files.write_json(f"{folder}/{rank}.json", {
+    "history": history["val_accuracy"][-1], "student": kd.measure.accuracy(logits, data.val.y)})
+torch.save(scheme.state_dict(), f"{folder}/{rank}.pt")
+"""
+
+
+def run(folder: Path, world: int, kind: str, program=PROGRAM) -> list[tuple[dict, dict]]:
     """What every process ends with: its history, and its weights."""
     folder.mkdir()
-    (folder / "program.py").write_text(PROGRAM, "utf-8")
+    (folder / "program.py").write_text(program, "utf-8")
     together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
     launch = [sys.executable, *(together if world > 1 else [])]
     environment = {name: value for name, value in os.environ.items()
@@ -85,3 +131,14 @@ def test_a_loss_that_breaks_in_one_process_stops_all(tmp_path):
     errors = [(tmp_path / "two" / f"error{rank}").read_text() for rank in (0, 1)]
     assert all("NaN or inf at step" in error for error in errors)
     assert errors[0].split("(")[0] == errors[1].split("(")[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
+def test_batch_statistics_chance_and_idle_parameters_in_two_processes(tmp_path):
+    """One student in both, accurate as the history says, and resumed to the last bit."""
+    pair = run(tmp_path / "two", 2, "resumed", RESUMED)
+    assert len(pair) == 2
+    for found, _ in pair:
+        assert found["history"] == pytest.approx(found["student"])
+    for name, tensor in pair[0][1].items():
+        assert torch.equal(tensor, pair[1][1][name]), name

@@ -20,7 +20,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 ORDER = ["data", "views", "streams", "models", "losses", "teachers", "schemes", "training",
          "measure", "experiment", "zoo", "plot", "explore", "checks", "diagnosis", "benchmark",
          "grading"]
-PRIVATE = ["_files", "_checkpoint"]  # of use to all of them
+PRIVATE = ["_files", "_checkpoint", "_team"]  # of use to all of them
 
 
 def read(name: str) -> str:

@@ -255,6 +255,54 @@ def test_exits_of_a_transformer(data):
     assert kd.models.predict(scheme.exit("1.blocks.0"), data.val.x).shape == (72, 36)
 
 
+class Pair(nn.Module):
+    """Returns a tuple, as the blocks of transformers do."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.layer = nn.Conv2d(inputs, outputs, 3, 2, 1)
+
+    def forward(self, x):
+        return torch.relu(self.layer(x)), None, -self.layer(x)
+
+
+class Pairs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.relu, self.fc = Pair(1, 8), Pair(8, 16), nn.ReLU(), nn.Linear(16, 36)
+
+    def forward(self, x):
+        x = self.relu(self.b(self.relu(self.a(x)[0]))[0])
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("path", "behind"), [
+    ("a", ["b", "relu", "fc"]), ("a[2]", ["b", "relu", "fc"]), ("relu#1", ["b", "fc"]),
+    ("relu#2", ["fc"]), ("b:input", ["fc"]), ("fc:input", [])])
+def test_an_exit_is_written_like_a_tap(data, path, behind, smoke):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        scheme = kd.MultiExit(Pairs(), [path])
+    kd.fit(scheme, data, kd.Recipe(epochs=1, batch=36))
+    tapped = kd.taps(scheme.student.eval(), [path])(data.val.x).taps[path]
+    expected = scheme.heads.eval()[0](tapped)
+    early = scheme.exit(path)
+    for exit in (early, copy.deepcopy(early), kd.models.alone(early)):
+        calls = []
+        for name, module in exit.model.named_children():
+            module.register_forward_hook(lambda *_, name=name, calls=calls: calls.append(name))
+        torch.testing.assert_close(exit(data.val.x), expected)
+        assert not set(calls) & set(behind)
+    assert list(kd.report(scheme, data).rows) == [f"exit {path}", "student"]
+    assert early.model(data.val.x).shape == (72, 36)  # the whole model still answers by itself
+
+
+def test_an_exit_that_the_model_never_comes_to(data):
+    early = kd.models.Early(Pairs(), "relu#3", nn.Identity())
+    with pytest.raises(RuntimeError, match="the model to call 'relu#3', but it did not"):
+        early(data.val.x)
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: exits(paths=()), "at least one exit"),
     (lambda: exits(paths=["layer9"]), "path of a module in ResNet, got 'layer9'"),

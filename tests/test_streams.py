@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 import kdcourse as kd
 from kdcourse import losses, models
+from kdcourse._team import Team
 from kdcourse.schemes import Supervised
 from kdcourse.streams import Stream, from_loaders
 
@@ -247,7 +248,7 @@ def test_validation_counts_every_sample_once(data):
              for x, y in zip(data.val.x, data.val.y, strict=True)]
     assert history["val_accuracy"][-1] == pytest.approx(sum(right) / 72)
     student.register_forward_hook(lambda module, args, output: seen.append(len(output)))
-    kd.training._accuracy(student, stream.val, kd.training._Team(sharded=True))
+    kd.training._accuracy(student, stream.val, Team(sharded=True), kd.Recipe())
     assert seen == [50, 22]  # never all of them at once
 
 
@@ -389,11 +390,12 @@ PROGRAM = """
 import sys, torch, torch.distributed as dist
 torch.set_num_threads(1)
 import kdcourse as kd
+from kdcourse._team import Team
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 world, folder = int(sys.argv[1]), sys.argv[2]
 data = kd.data.glyphs(train=144, val=70, test=72, size=12)
 pairs, held = (TensorDataset(split.x, split.y) for split in (data.train, data.val))
-kd.training._Team(sharded=True)  # meets the others
+Team(sharded=True)  # meets the others
 if world > 1:
     assert dist.get_world_size() == world
     part = lambda pairs: DistributedSampler(pairs, shuffle=False)

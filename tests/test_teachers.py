@@ -9,6 +9,7 @@ from conftest import network, restless, state
 from torch import nn
 
 import kdcourse as kd
+from kdcourse import zoo
 from kdcourse.data import Batch, Split
 from kdcourse.models import View
 from kdcourse.teachers import as_teacher
@@ -96,6 +97,46 @@ def test_a_teacher_reads_as_its_weights():
     assert repr(kd.Live(nn.Linear(2, 2).bfloat16()))  # a type that NumPy does not have
 
 
+class Keeps(nn.Linear):
+    """Keeps more than tensors in its state."""
+
+    def __init__(self, note):
+        super().__init__(2, 2)
+        self.note = note
+
+    def get_extra_state(self):
+        return {"note": self.note}
+
+    def set_extra_state(self, state):
+        self.note = state["note"]
+
+
+def test_a_teacher_reads_as_its_extra_state():
+    model, other = Keeps("a"), Keeps("b")
+    other.load_state_dict(dict(model.state_dict(), _extra_state={"note": "b"}))
+    assert repr(kd.Live(model)) == repr(kd.Live(copy.deepcopy(model)))
+    assert repr(kd.Live(model)).split("#")[0] == repr(kd.Live(other)).split("#")[0]
+    assert repr(kd.Live(model)) != repr(kd.Live(other))
+
+
+def test_a_teacher_of_the_zoo_has_its_name_as_long_as_its_weights(home, monkeypatch):
+    monkeypatch.setitem(zoo.TEACHERS, "tiny", {
+        "model": network, "recipe": kd.Recipe(epochs=1, batch=36),
+        "data": {"train": 72, "val": 36, "test": 36, "size": 12}})
+    for _ in range(2):  # trained, then loaded
+        teacher = kd.teacher("tiny")
+        for same in (teacher, copy.deepcopy(teacher), teacher.to(torch.device("cpu"))):
+            assert repr(kd.Live(same)) == "teacher('tiny')"
+        assert repr(kd.Live(teacher, mean=0.5)) == "Live(teacher('tiny'), mean=[0.5])"
+    teacher[-1].weight.mul_(2)
+    changed = repr(kd.Live(teacher))
+    assert changed.startswith("teacher('tiny')#")
+    teacher[-1].weight.mul_(0.5)
+    assert repr(kd.Live(teacher)) == "teacher('tiny')"
+    teacher[-1] = nn.Linear(16, 36)
+    assert repr(kd.Live(teacher)) not in (changed, "teacher('tiny')")
+
+
 @pytest.mark.parametrize("teacher", ["glyphs", None, lambda batch: batch])
 def test_what_is_no_teacher(teacher):
     with pytest.raises(TypeError, match=r"Expected a network.* got"):
@@ -130,6 +171,24 @@ def test_a_teacher_of_ones_own(data, monkeypatch):
     assert len(kd.fit(scheme, data, RECIPE)) == 2
     monkeypatch.setenv("KDCOURSE_SMOKE", "1")
     assert list(kd.report(scheme, data).rows) == ["student"]
+
+
+class Immovable:
+    def __call__(self, batch):
+        return View(batch.x.flatten(1)[:, :36])
+
+    def predict(self, x):
+        return None
+
+    def check(self, data):
+        pass
+
+
+def test_a_teacher_that_lacks_a_call_is_told_at_once():
+    for make in (lambda: kd.Distiller(network(), Immovable()), lambda: kd.Ensemble([Immovable()])):
+        with pytest.raises(TypeError, match=r"Expected a network or a teacher .* got Immovable "
+                                            r"without to\(device\)\. Add it"):
+            make()
 
 
 # --- cached -------------------------------------------------------------------------------------
@@ -168,6 +227,35 @@ def test_a_cache_refuses_other_data(data):
     ]:
         with pytest.raises(ValueError, match=message):
             kd.fit(kd.Distiller(network(), cached), other, RECIPE)
+
+
+def own(data):
+    """The same data, whose training samples may be written to."""
+    train = Split(data.train.x.clone(), data.train.y.clone())
+    return dataclasses.replace(data, train=train)
+
+
+@pytest.mark.parametrize("make", [
+    lambda data: kd.Cached(restless(), data),
+    lambda data: kd.Cached.of(torch.zeros(144, 36), data, "zeros"),
+    lambda data: kd.Cached(restless(), kd.augmented(data, views=2, shift=0.1)),
+])
+def test_a_cache_notices_that_its_data_were_changed_in_place(data, make):
+    data = own(data)
+    cached, before = make(data), data.train.x.clone()
+    seen = kd.augmented(data, views=2, shift=0.1) if "views" in cached.params else data
+    cached.check(seen)
+    data.train.x[:] = before.flip(0)
+    with pytest.raises(ValueError, match="samples that were cached, in the same order"):
+        kd.fit(kd.Distiller(network(), cached), seen, RECIPE)
+    data.train.x[:] = before  # as it was
+    cached.check(seen)
+
+
+def test_a_cache_reads_unchanged_data_once(data, monkeypatch):
+    cached = kd.Cached(restless(), data)
+    monkeypatch.setattr("kdcourse.teachers._bytes", None)
+    cached.check(data)
 
 
 def test_a_cache_refuses_augmented_samples(data):
@@ -236,6 +324,76 @@ def test_an_input_of_the_right_size_is_not_touched(data, size):
     teacher, batch = kd.Live(network(1), size=size), batch_of(data)
     assert teacher.adapted(batch.x) is batch.x
     torch.testing.assert_close(teacher.adapted(torch.ones(1, 3, 12, 12)), torch.ones(1, 3, 12, 12))
+
+
+class Repeats(nn.Module):
+    """Makes three channels of one by itself; some do it so that only one channel will do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x.repeat(1, 3, 1, 1))
+
+
+class ByHand(nn.Module):
+    """A convolution without a module of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(36, 3, 12, 12))
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight).flatten(1)
+
+
+def colour(seed=0):
+    return network(seed, channels=3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"mean": 0.4, "std": 0.2}, {"size": 16}, {"std": [2]},
+                                      {"mean": [0.1, 0.2, 0.3]}])
+@pytest.mark.parametrize("make", [colour, ByHand, lambda: nn.Sequential(nn.Identity(), colour())])
+def test_a_grey_image_is_repeated_for_three_channels(data, make, settings):
+    if make is ByHand and "size" in settings:
+        settings = {"size": 12}
+    model, batch = make(), batch_of(data)
+    teacher = kd.Live(model, **settings)
+    coloured = dataclasses.replace(batch, x=batch.x.repeat(1, 3, 1, 1))
+    expected = kd.Live(model, **settings)(coloured).logits
+    for answer in (teacher(batch).logits, teacher.predict(batch.x), teacher.predict(coloured.x),
+                   kd.Live(model, **settings).predict(batch.x), teacher(coloured).logits):
+        torch.testing.assert_close(answer, expected)
+    kd.Distiller(network(), kd.Live(model, **settings)).build(batch, 0)
+
+
+def test_only_a_network_that_needs_it_sees_the_grey_image_repeated(data):
+    x = data.val.x[:4]
+    for model in (Repeats(colour()), network(), restless()):
+        expected = kd.models.predict(model, x)
+        assert kd.Live(model).adapted(x) is x
+        torch.testing.assert_close(kd.Live(model).predict(x), expected)
+    calls, model = [], colour()
+    model[-1].register_forward_hook(lambda *_: calls.append(1))
+    before = state(model.train())
+    assert kd.Live(model).adapted(x).shape == (4, 3, 12, 12)
+    assert not calls  # found out without running the network
+    assert state(model) == before
+    assert sum(len(m._forward_pre_hooks) for m in model.modules()) == 0
+
+
+@pytest.mark.parametrize("size", [(16, 12), [16, 12], torch.Size([16, 12])])
+def test_a_size_is_a_pair_however_it_is_written(data, size):
+    teacher = kd.Live(network(), size=size)
+    assert teacher.adapted(data.val.x).shape[2:] == (16, 12)
+    assert repr(teacher).endswith("size=(16, 12))")
+
+
+@pytest.mark.parametrize("size", ["16", (16,), (16, 16, 16), [], 0, (16, -1), 16.5, {16: 16}])
+def test_a_size_that_cannot_be(size):
+    with pytest.raises(ValueError, match=r"Expected a size of one or two whole numbers .* got"):
+        kd.Live(network(), size=size)
 
 
 def test_a_spread_of_zero_is_refused():
@@ -349,6 +507,79 @@ def test_an_ensemble_that_trusts_who_knows_the_sample(data):
                                answers.mean(0))
 
 
+def soft(data):
+    y = 0.7 * nn.functional.one_hot(data.train.y, 36) + 0.3 / 36
+    return dataclasses.replace(data, train=dataclasses.replace(data.train, y=y))
+
+
+@pytest.mark.parametrize("change", [
+    lambda data: data, soft, lambda data: kd.augmented(data, views=3, shift=0.1),
+    lambda data: soft(kd.augmented(data, views=3, shift=0.1))])
+@pytest.mark.parametrize("nested", [False, True])
+def test_live_and_cached_train_the_same_student_from_who_knows_the_sample(data, change, nested):
+    _, teachers, _ = three(data)
+    for teacher in teachers:
+        teacher[-1].weight.data.mul_(5)  # so sure of themselves that weights matter
+    ensemble = kd.Ensemble(teachers, "confidence")
+    if nested:
+        ensemble = kd.Ensemble([ensemble, kd.Cached(ensemble, change(data)), restless(3)])
+    data, recipe = change(data), kd.Recipe(epochs=4, batch=36)
+    cached = kd.Cached(ensemble, data)
+    batch = next(data.train.batches(20, seed=3))
+    torch.testing.assert_close(cached(batch).logits, ensemble(batch).logits)
+    assert not torch.allclose(cached(batch).logits, ensemble.predict(batch.x), atol=0.1)
+    torch.testing.assert_close(cached.predict(data.val.x), ensemble.predict(data.val.x))
+    students = [network(), network()]
+    for student, source in zip(students, (ensemble, cached), strict=True):
+        kd.fit(kd.Distiller(student, source), data, recipe)
+    for live, stored in zip(*(student.parameters() for student in students), strict=True):
+        torch.testing.assert_close(live, stored, rtol=1e-3, atol=1e-4)
+
+
+def test_a_cache_of_who_knows_the_sample_is_for_these_labels(data, tmp_path):
+    path, teachers = tmp_path / "answers.safetensors", [restless(0), restless(1)]
+    relabeled = dataclasses.replace(data, train=Split(data.train.x, data.train.y.flip(0)))
+    cached = kd.Cached(kd.Ensemble(teachers, "confidence"), data, path)
+    cached.check(data)
+    with pytest.raises(ValueError, match="labels that were cached, got others"):
+        cached.check(relabeled)
+    with pytest.raises(ValueError, match=r"to be of labels .*not used"):
+        kd.Cached(kd.Ensemble(teachers, "confidence"), relabeled, path)
+    kd.Cached(kd.Ensemble(teachers), data).check(relabeled)  # which does not ask for them
+
+
+class Given(Immovable):
+    """Gives these logits [B, K] to any batch."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    def __call__(self, batch):
+        return View(self.logits)
+
+    def to(self, device):
+        return self
+
+
+def test_an_ensemble_with_masked_classes():
+    inf = torch.inf
+    batch = Batch(torch.zeros(3, 1, 2, 2), torch.tensor([0, 0, 2]), torch.arange(3))
+    first = torch.tensor([[-inf, 1.0, 2.0], [3.0, -inf, 1.0], [1.0, 2.0, -inf]])
+    second = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [3.0, 2.0, -inf]])
+    together = kd.Ensemble([Given(first), Given(second)], "confidence")(batch).logits
+    torch.testing.assert_close(together[0], second[0])  # the first has no mass on the label
+    assert together[1, 1] == -inf  # masked by one who is heard
+    share = torch.stack([first[1].softmax(0)[0], second[1].softmax(0)[0]])
+    share = share / share.sum()
+    torch.testing.assert_close(together[1, ::2], share @ torch.stack([first[1], second[1]])[:, ::2])
+    torch.testing.assert_close(together[2], (first[2] + second[2]) / 2)  # nobody knows the label
+    soft = dataclasses.replace(batch, y=nn.functional.one_hot(batch.y, 3).float())
+    torch.testing.assert_close(
+        kd.Ensemble([Given(first), Given(second)], "confidence")(soft).logits, together)
+    alone = kd.Ensemble([Given(first), Given(second)], [0, 2])(batch).logits
+    torch.testing.assert_close(alone, second)
+
+
 def test_an_ensemble_stands_wherever_a_teacher_does(data):
     _, teachers, _ = three(data)
     before = [state(teacher) for teacher in teachers]
@@ -366,6 +597,8 @@ def test_an_ensemble_stands_wherever_a_teacher_does(data):
     (lambda: kd.Ensemble([network()], [1, 2]), "1 weights of at least 0.* got .1, 2."),
     (lambda: kd.Ensemble([network(), network(1)], [-1, 2]), "2 weights of at least 0"),
     (lambda: kd.Ensemble([network(), network(1)], [0, 0]), "2 weights of at least 0"),
+    (lambda: kd.Ensemble([network(), network(1)], [float("inf"), 1]), "2 weights of at least 0"),
+    (lambda: kd.Ensemble([network(), network(1)], [float("nan"), 1]), "2 weights of at least 0"),
     (lambda: kd.Ensemble([network()], "best"), "weights \"mean\", \"confidence\" or one number"),
     (lambda: kd.Ensemble([network(), network(1, classes=10)]).predict(torch.rand(2, 1, 12, 12)),
      r"know the same classes, got logits of shapes \[\[2, 36\], \[2, 10\]\]"),

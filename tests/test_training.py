@@ -1,5 +1,7 @@
 """The one loop: reproducible, honest about what went wrong, and nothing lost on the way."""
 
+import copy
+import functools
 import json
 import math
 import os
@@ -245,7 +247,8 @@ def test_nothing_in_an_epoch_waits_for_the_device(data):
     assert len(counts) == 24
     for epoch in (counts[:12], counts[12:]):
         assert len(set(epoch)) == 1
-    assert 0 < counts[12] - counts[0] <= 3  # the first bad step and the accuracy, once an epoch
+    # The first bad step, whether the weights are finite, and the accuracy: once an epoch.
+    assert 0 < counts[12] - counts[0] <= 4
 
 
 def test_a_step_that_waits_would_be_noticed(data):
@@ -630,3 +633,181 @@ def test_out_of_memory_says_what_to_lower(data, fill):
 def test_more_recipes_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message):
         kd.Recipe(**settings)
+
+
+# --- what a reviewer broke ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_what_a_factory_sets_stays(data, schedule):
+    """No momentum stays none, betas stay, and a learning rate per group is a peak per group."""
+    seen = []
+
+    def plain(groups, lr):
+        return watched(torch.optim.SGD(groups, lr=lr))
+
+    def two(groups, lr):
+        groups[1]["lr"] = lr / 100
+        return watched(torch.optim.AdamW(groups, lr=lr, betas=(0.5, 0.999)))
+
+    def watched(made):
+        made.register_step_pre_hook(lambda *_: seen.append(
+            [(g.get("momentum"), g.get("betas"), g["lr"]) for g in made.param_groups]))
+        return made
+
+    for make in (plain, two):
+        kd.fit(Supervised(network()), data, kd.Recipe(epochs=2, batch=12, lr=0.1, optimizer=make,
+                                                      schedule=schedule))
+    assert {row[0][0] for row in seen[:24]} == {0}
+    assert {group[1] for row in seen[24:] for group in row} == {(0.5, 0.999)}
+    rates = np.array([[group[2] for group in row] for row in seen[24:]])
+    np.testing.assert_allclose(rates[:, 1], rates[:, 0] / 100, rtol=1e-6)
+    assert rates[:, 0].max() == pytest.approx(0.1, rel=0.05)
+
+
+def test_two_factories_of_one_name_are_told_apart():
+    def make(momentum):
+        return lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=momentum)
+
+    texts = [repr(kd.Recipe(optimizer=make(m))) for m in (0.0, 0.9, 0.9)]
+    assert texts[0] != texts[1] == texts[2]
+    assert "0x" not in texts[1]
+    part = functools.partial(torch.optim.SGD, momentum=0.9)
+    assert repr(kd.Recipe(optimizer=part)).endswith("optimizer=SGD(momentum=0.9))")
+    assert repr(kd.Recipe(optimizer=torch.optim.SGD)).endswith("optimizer=SGD)")
+
+
+class Rooted(Loss):
+    """Finite everywhere, but its gradient is not, at one step."""
+
+    needs_teacher = False
+
+    def __init__(self, step):
+        super().__init__()
+        self.step, self.count = step, 0
+
+    def values(self, student, teacher, labels):
+        self.count += torch.is_grad_enabled()
+        zero = (student * 0).sum(1)
+        return zero.sqrt() if self.count == self.step else zero
+
+
+def test_weights_that_break_in_the_last_step_are_noticed(data, tmp_path):
+    """The loss was finite in every step of the epoch, and no checkpoint is written of it."""
+    file = tmp_path / "run.safetensors"
+    scheme = Supervised(network(), CE() + Rooted(8))
+    with pytest.raises(FloatingPointError, match="last step of epoch 2") as caught:
+        kd.fit(scheme, data, kd.Recipe(epochs=4, batch=36), checkpoint=file)
+    assert f"{file} holds the state after epoch 1." in caught.value.__notes__
+    assert kd.fit(Supervised(network(), CE() + Rooted(0)), data, kd.Recipe(epochs=4, batch=36),
+                  checkpoint=file)["epoch"] == [1, 2, 3, 4]
+
+
+def test_a_break_leaves_the_best_weights(data):
+    scheme = Supervised(network(), CE() + Rooted(30))
+    with pytest.raises(FloatingPointError):
+        kd.fit(scheme, data, kd.Recipe(epochs=20, batch=36, patience=20))
+    assert all(p.isfinite().all() for p in scheme.parameters())
+
+
+@pytest.mark.parametrize("make", [
+    lambda: kd.Mutual([network(0), network(1)]), lambda: kd.MultiExit(network(), ["1", "3"])])
+def test_early_stopping_returns_all_of_the_scheme(data, make):
+    scheme, states = make(), []
+    scheme.after_step = lambda: states.append(copy.deepcopy(scheme.state_dict()))
+    history = kd.fit(scheme, data, kd.Recipe(epochs=40, batch=36, lr=0.05, patience=4))
+    assert history.best < len(history)
+    torch.testing.assert_close(scheme.state_dict(), states[4 * history.best - 1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("settings", [
+    {"epochs": 1, "batch": 14, "warmup": 0.1}, {"epochs": 5, "batch": 36, "warmup": 0.05},
+    {"epochs": 2, "batch": 24, "warmup": 0}, {"epochs": 1, "batch": 72, "warmup": 0.5}], ids=str)
+def test_any_warmup_that_a_recipe_takes_can_be_trained(data, settings):
+    assert len(kd.fit(Supervised(network()), data, kd.Recipe(**settings))) == settings["epochs"]
+
+
+class Limited(nn.Module):
+    """Takes so many images at once in training and in eval mode."""
+
+    def __init__(self, training=100, evaluation=1000):
+        super().__init__()
+        self.net, self.most = network(), {True: training, False: evaluation}
+
+    def forward(self, x):
+        if len(x) > self.most[self.training]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return self.net(x)
+
+
+def test_precision_auto_tries_a_part_of_a_batch(data):
+    recipe = kd.Recipe(epochs=1, batch=48, accumulate=4, precision="auto")
+    assert len(kd.fit(Supervised(Limited(12)), data, recipe)) == 1
+    with pytest.raises(MemoryError, match=r"Expected a step of 48 samples to fit"):
+        kd.fit(Supervised(Limited(8)), data, recipe)
+
+
+def test_validation_takes_no_more_than_training_has_room_for(data):
+    recipe = kd.Recipe(epochs=1, batch=12)
+    assert len(kd.fit(Supervised(Limited(12, 48)), data, recipe)) == 1
+
+
+class OnlyFloat32(nn.Module):
+    """Writes what it computes into a tensor of another precision, under autocast."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        logits = self.net(x)
+        out = torch.zeros(len(x), 36)
+        out[:, torch.arange(36)] = logits
+        return out
+
+
+def test_precision_auto_leaves_out_what_cannot_be(data):
+    recipe = kd.Recipe(epochs=1, batch=36, precision="auto")
+    assert kd.fit(Supervised(OnlyFloat32()), data, recipe).precision == "fp32"
+    with pytest.raises(RuntimeError, match="dtypes match"):
+        kd.fit(Supervised(OnlyFloat32()), data, kd.Recipe(epochs=1, batch=36, precision="bf16"))
+
+
+def test_both_layouts_are_tried_with_the_teacher_in_them(data):
+    seen = set()
+    # 16 channels, so that the two layouts of a kernel differ
+    scheme = kd.Distiller(network(width=16), network(1, width=16))
+    scheme.student[3][0].register_forward_hook(lambda module, *_: seen.add(tuple(
+        net.is_contiguous(memory_format=torch.channels_last)
+        for net in (module.weight, scheme.teacher.model[3][0].weight))))
+    kd.fit(scheme, data, kd.Recipe(epochs=1, batch=36, channels_last="auto"))
+    assert seen == {(True, True), (False, False)}
+
+
+def test_a_network_for_volumes_trains(data):
+    class Volumes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv3d(1, 4, 3), nn.Linear(4, 36)
+
+        def forward(self, x):
+            return self.head(self.conv(x[:, :, None].expand(-1, -1, 4, -1, -1)).mean((2, 3, 4)))
+
+    assert len(kd.fit(Supervised(Volumes()), data, kd.Recipe(epochs=1, batch=36))) == 1
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"lr": "1e-3"}, "Expected lr to be a number, got '1e-3'"),
+    ({"optimizer": lambda groups, lr: None}, "Expected an optimiser from the function .* NoneType"),
+])
+def test_recipes_that_cannot_be_read(data, settings, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        kd.fit(Supervised(network()), data, kd.Recipe(epochs=1, batch=36, **settings))
+
+
+def test_a_folder_that_is_not_there_is_said_before_the_training(data, tmp_path):
+    scheme = Supervised(network())
+    before = state(scheme)
+    with pytest.raises(FileNotFoundError, match=r"Expected a folder .* for the checkpoint"):
+        kd.fit(scheme, data, RECIPE, checkpoint=tmp_path / "none" / "run.safetensors")
+    assert state(scheme) == before

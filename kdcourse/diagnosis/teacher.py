@@ -14,6 +14,7 @@ from kdcourse.diagnosis import copies
 from kdcourse.diagnosis.visit import probabilities
 
 SAMPLES = 500  # on which the teacher's accuracy is measured
+VIEWS = 8  # for which stored answers are compared, spread over all
 FEWER = 200  # on which other normalisations are tried
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std that many models expect
 
@@ -42,14 +43,21 @@ def _overheard(visit, x: torch.Tensor) -> torch.Tensor:
     return models.logits_of(heard[0]).float()
 
 
-def _told(visit, batch: Batch) -> torch.Tensor | None:
+def _told(teacher, batch: Batch) -> torch.Tensor | None:
     """What the teacher says of a batch, the way the scheme asks it."""
-    if isinstance(visit.teacher, nn.Module):
+    if isinstance(teacher, nn.Module):
         return None
     try:
-        return models.logits_of(visit.teacher(batch)).float()
+        return models.logits_of(teacher(batch)).float()
     except Exception:
         return None
+
+
+def _members(teacher) -> list:
+    """The teachers of an ensemble, and of ensembles within it."""
+    if not isinstance(teacher, teachers.Ensemble):
+        return []
+    return [one for member in teacher.teachers for one in _members(member) or [member]]
 
 
 @torch.no_grad()
@@ -58,7 +66,7 @@ def manners(visit) -> None:
     visit.twin.eval()
     for network in visit.networks:
         network.eval()
-    x, told = visit.batch.x, _told(visit, visit.batch) if visit.fits else None
+    x, told = visit.batch.x, _told(visit.teacher, visit.batch) if visit.fits else None
     asked = _ask(visit, x)
     answers = told if told is not None else asked
     if answers is None:
@@ -80,6 +88,7 @@ def manners(visit) -> None:
             "The softmax of a softmax is almost uniform: it hardly teaches anything.",
             "Take the softmax off its end.")
     if asked is None:
+        _aligned(visit)
         return
     close = 1e-3 * (asked.masked_fill(~asked.isfinite(), 0).std(correction=0) + 1e-6)
     again = _ask(visit, x)
@@ -103,30 +112,71 @@ def manners(visit) -> None:
                 "Look for batch normalisation with track_running_stats=False: it has no "
                 "statistics of its own to use in eval mode.")
             return
-    if told is not None:
-        _aligned(visit, told, asked)
+    _aligned(visit)
 
 
-def _aligned(visit, told, asked) -> None:
+def _aligned(visit) -> None:
     """Does the scheme hear of each sample what the teacher says of that sample?"""
-    visit.look("the teacher's answers belong to their samples")
+    if not visit.fits:
+        return
+    looked, stale = False, None
+    for who, teacher in [*_named(visit.teacher), ("The teacher", visit.teacher)]:
+        for batch in _batches(visit):
+            told = _told(teacher, batch)
+            asked = _asked(teacher, batch.x) if told is not None else None
+            if asked is None:
+                break
+            looked = True
+            off, wrong = _astray(told, asked)
+            if 2 * wrong > len(off):
+                view = f" (view {batch.view})" if batch.view else ""
+                visit.report(
+                    f"{who}'s answers belong to other samples or views{view}: {wrong} of "
+                    f"{len(off)} are what it says of another image.",
+                    "The student is taught the wrong thing about each image; what is left is label "
+                    "smoothing.",
+                    "Look answers up by batch.index, or make kd.Cached(teacher, data) again.")
+                return
+            if stale is None and off.any() and isinstance(teacher, teachers.Cached):
+                stale = (f"{int(off.sum())} of {len(off)} stored answers are not what the teacher "
+                         "says of these samples now.")
+    if looked:
+        visit.look("the teacher's answers belong to their samples")
+    if stale is not None:
+        visit.report(stale, "Either the teacher or the stored answers were changed since.",
+                     "Make kd.Cached(teacher, data) again.")
+
+
+def _named(teacher) -> list:
+    """(what to call it, teacher) for each in an ensemble."""
+    return [(f"Teacher {number} of the ensemble", member)
+            for number, member in enumerate(_members(teacher), 1)]
+
+
+def _asked(teacher, x: torch.Tensor) -> torch.Tensor | None:
+    try:
+        return teacher.predict(x).float()
+    except Exception:  # nothing behind it, or it answers in its own way
+        return None
+
+
+def _batches(visit):
+    """The batch, and of augmented data one batch of each of a few views."""
+    yield visit.batch
+    views = getattr(visit.train, "views", None) or 1
+    later = range(2, views + 1)
+    count = min(VIEWS, views) - 1
+    for place in range(count):
+        view = later[round(place * (len(later) - 1) / max(count - 1, 1))]
+        yield next(visit.train.batches(min(32, len(visit.train)), seed=0, epoch=view - 1))
+
+
+def _astray(told, asked) -> tuple[torch.Tensor, int]:
+    """Which answers are not those to their samples, and how many are those to another one."""
     spread = asked.masked_fill(~asked.isfinite(), 0).std(correction=0) + 1e-6
     off = _apart(told, asked).flatten(1).amax(1) > 0.1 * spread
     nearest = torch.cdist(_finite(told).cpu(), _finite(asked).cpu()).argmin(1)
-    wrong = int((off.cpu() & (nearest != torch.arange(len(off)))).sum())
-    if 2 * wrong > len(off):
-        visit.report(
-            f"The teacher's answers belong to other samples or views: {wrong} of {len(off)} are "
-            "what it says of another image.",
-            "The student is taught the wrong thing about each image; what is left is label "
-            "smoothing.",
-            "Look answers up by batch.index, or make kd.Cached(teacher, data) again.")
-    elif off.any() and isinstance(visit.teacher, teachers.Cached):
-        visit.report(
-            f"{int(off.sum())} of {len(off)} stored answers are not what the teacher says of "
-            "these samples now.",
-            "Either the teacher or the stored answers were changed since.",
-            "Make kd.Cached(teacher, data) again.")
+    return off, int((off.cpu() & (nearest != torch.arange(len(off)))).sum())
 
 
 # --- what the teacher knows ---------------------------------------------------------------------
@@ -140,12 +190,12 @@ def knowledge(visit) -> None:
     x, y = split.x[order], _hard(split.y[order])
     logits = _ask(visit, x)
     if logits is None:  # it answers for training samples only
-        what, batches = "training", visit.train.batches(min(100, len(visit.train)), seed=0)
-        rows = [(batch, _told(visit, batch)) for batch, _ in zip(batches, range(5), strict=False)]
-        if any(answer is None for _, answer in rows):
+        if any(_unknowing(visit, *member) for member in _named(visit.teacher)):
             return
-        x, y = None, torch.cat([_hard(batch.y).cpu() for batch, _ in rows])
-        logits = torch.cat([answer for _, answer in rows])
+        what, x = "training", None
+        logits, y = _of_training(visit, visit.teacher)
+        if logits is None:
+            return
     logits = logits.cpu()
     if y.max() >= logits.shape[1] or torch.isnan(logits).any():
         return
@@ -153,8 +203,7 @@ def knowledge(visit) -> None:
     visit.look(f"what the teacher knows: {accuracy:.1%} of {len(y)} {what} samples")
     if accuracy < 0.95 and (_other_inputs(visit, x, y) or _other_order(visit, logits, y, what)):
         return  # that explains the rest
-    error = math.sqrt(guessing * (1 - guessing) / len(y))
-    if accuracy - guessing < max(0.1 * (1 - guessing), 2 * error):
+    if _guesses(accuracy, guessing, len(y)):
         visit.report(
             f"The teacher is hardly better than guessing: right on {accuracy:.1%} of {len(y)} "
             f"{what} samples, where guessing gives {guessing:.1%}.",
@@ -170,6 +219,42 @@ def knowledge(visit) -> None:
                 f"{accuracy:.1%} of {len(y)} validation samples.",
                 "It would be pulled down to it.",
                 "Are the two in each other's place?")
+
+
+def _of_training(visit, teacher):
+    """Its answers to training samples and their labels; None where it gives none."""
+    batches = visit.train.batches(min(100, len(visit.train)), seed=0)
+    rows = [(_told(teacher, batch), _hard(batch.y).cpu())
+            for batch, _ in zip(batches, range(SAMPLES // 100), strict=False)]
+    if any(answer is None for answer, _ in rows):
+        return None, None
+    return torch.cat([answer.cpu() for answer, _ in rows]), torch.cat([y for _, y in rows])
+
+
+def _unknowing(visit, who: str, teacher) -> bool:
+    """Is a part of an ensemble, with answers and no network behind them, at chance?"""
+    if _asked(teacher, visit.batch.x) is not None:
+        return False
+    logits, y = _of_training(visit, teacher)
+    if logits is None or y.max() >= logits.shape[1] or torch.isnan(logits).any():
+        return False
+    accuracy, guessing = measure.accuracy(logits, y), _guessing(logits, y)
+    visit.look(f"what {who[0].lower()}{who[1:]} knows: {accuracy:.1%} of {len(y)} training "
+               "samples")
+    if not _guesses(accuracy, guessing, len(y)):
+        return False
+    visit.report(
+        f"{who} is hardly better than guessing: right on {accuracy:.1%} of {len(y)} training "
+        f"samples, where guessing gives {guessing:.1%}.",
+        "Then it has nothing to teach, and the others teach less.",
+        "Are its answers in the order of the training samples, and its outputs in that of "
+        "data.classes?")
+    return True
+
+
+def _guesses(accuracy: float, guessing: float, count: int) -> bool:
+    error = math.sqrt(guessing * (1 - guessing) / count)
+    return accuracy - guessing < max(0.1 * (1 - guessing), 2 * error)
 
 
 def _other_inputs(visit, x, y) -> bool:

@@ -124,7 +124,7 @@ def _columns(scheme, shape: tuple[int, ...]) -> tuple[str, dict[str, _Column]]:
     names = [f"student {i}" for i in range(1, len(students) + 1)] if students[1:] else ["student"]
     named = list(zip(names, students, strict=True))
     if getattr(scheme, "teacher", None) is not None:
-        asked = _Column(_network(scheme.teacher), predict=scheme.teacher.predict)
+        asked = _Column(_network(scheme.teacher, shape), predict=scheme.teacher.predict)
         return "teacher", {"teacher": asked} | {name: _Column(student, ["teacher"])
                                                 for name, student in named}
     if isinstance(scheme, schemes.MultiExit) and scheme.heads is not None:
@@ -158,17 +158,19 @@ def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:
 # --- who else answers: teachers and exits as networks -------------------------------------------
 
 
-def _network(teacher) -> nn.Module | None:
+def _network(teacher, shape: tuple[int, ...]) -> nn.Module | None:
     """A teacher as one network for raw inputs; None where there is no network behind it."""
     if isinstance(teacher, teachers.Cached):
-        return _network(teacher.source)
+        return _network(teacher.source, shape)
     if isinstance(teacher, teachers.Ensemble):
-        members = [_network(member) for member in teacher.teachers]
+        members = [_network(member, shape) for member in teacher.teachers]
         return None if None in members else _Together(members, teacher)
     model = getattr(teacher, "model", None)
     if not isinstance(model, nn.Module):
         return None
-    adapts = any(getattr(teacher, what, None) is not None for what in ("mean", "std", "size"))
+    shown = getattr(teacher, "adapted", None)  # a teacher of one's own may show what it gets
+    raw = torch.zeros(1, *shape, device=models.device_of(model))
+    adapts = shown is not None and shown(raw) is not raw
     return _Adapted(model, teacher) if adapts else models.unwrapped(model)
 
 

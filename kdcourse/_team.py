@@ -1,0 +1,86 @@
+"""The processes that train together under `torchrun`; nearly always one."""
+
+import copy
+import os
+
+import torch
+from torch import nn
+
+
+class Team:
+    """The processes that train together; nearly always one.
+
+    sharded: whether each of them reads a part of the training data, not all of it.
+    """
+
+    def __init__(self, sharded: bool):
+        self.sharded = sharded
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
+            from accelerate import PartialState  # a second to import
+
+            PartialState()  # meets the others
+        self.size, self.rank = 1, 0
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.size, self.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+
+    def plan(self, train, batch: int, device) -> tuple[int, int]:
+        """How many samples a batch of `train` holds in this process, and the steps per epoch."""
+        if not self.sharded or self.size == 1:
+            return batch, len(train) // batch
+        train.check_parts()
+        if batch % self.size:
+            raise ValueError(f"Expected Recipe(batch=…) to be a multiple of the {self.size} "
+                             f"processes, each with a loader of its own, got {batch}.")
+        size = batch // self.size
+        steps = torch.tensor(len(train) // size, device=device)
+        return size, int(self.least(steps))  # who has more would wait for the others for ever
+
+    def wrap(self, scheme, device, part):
+        """The scheme, with gradients averaged over the processes."""
+        if self.size == 1:
+            return scheme
+        # A parameter that no gradient reaches would be waited for: a copy shows whether one is.
+        trial = copy.deepcopy(scheme).train()
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            trial(part).loss.backward()
+        unused = any(p.grad is None for p in trial.parameters() if p.requires_grad)
+        ids = [device.index] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(scheme, device_ids=ids,
+                                                   find_unused_parameters=unused)
+
+    def same(self, scheme) -> None:
+        """Batch statistics and the like as the first process has them: one student for all."""
+        if self.size > 1:
+            for buffer in (*scheme.buffers(), *scheme.moving().buffers()):
+                values = buffer.contiguous()
+                torch.distributed.broadcast(values, 0)
+                buffer.copy_(values)
+
+    def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """The values of each process."""
+        if self.size == 1:
+            return [values]
+        found = [torch.empty_like(values) for _ in range(self.size)]
+        torch.distributed.all_gather(found, values)
+        return found
+
+    def share(self, batch):
+        """The samples of a batch that this process computes."""
+        if self.size == 1 or self.sharded:
+            return batch
+        if len(batch.x) < self.size:
+            raise ValueError(f"Expected a batch of at least one sample for each of {self.size} "
+                             f"processes, got {len(batch.x)}. Raise Recipe(batch=…).")
+        return batch[self.rank::self.size]
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes."""
+        if self.size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def least(self, value: torch.Tensor) -> torch.Tensor:
+        """The smallest over all processes."""
+        if self.size > 1:
+            torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MIN)
+        return value
