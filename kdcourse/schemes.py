@@ -74,6 +74,12 @@ class Scheme(nn.Module):
 
     def _check_outputs(self, data: Dataset) -> None:
         for student in self.students:
+            for name, p in student.named_parameters():
+                if p.is_floating_point() and p.dtype != torch.float32:
+                    raise ValueError(
+                        f"Expected a student with weights in float32, got {name} in {p.dtype}. "
+                        'Call student.float(); half precision is Recipe(precision="bf16").'
+                    )
             outputs = models.predict(student, data.train.head(2)).shape[1]
             if outputs < len(data.classes):
                 raise ValueError(

@@ -278,7 +278,7 @@ class _Run:
 
     def __init__(self, scheme, data, recipe, seed, device, team, checkpoint):
         self.scheme, self.recipe, self.seed, self.device = scheme, recipe, seed, device
-        self.team, self.classes = team, len(data.classes)
+        self.team = team
         self.checkpoint = Path(checkpoint) if checkpoint is not None else None
         self.best = self.header = None
         if self.checkpoint:
@@ -299,6 +299,8 @@ class _Run:
     def start(self, first: Batch, steps: int, epochs: int) -> History:
         """Make optimiser and schedule; return the history so far: of a checkpoint, or empty."""
         recipe, history = self.recipe, History(device=str(self.device))
+        if recipe.label_smoothing:  # over all of the student's outputs
+            self.classes = models.predict(self.scheme.student, first.x[:2]).shape[1]
         part = self.divided(first)[0]
         if self.checkpoint and self.checkpoint.exists():
             self.header, self.tensors = _checkpoint.load(self.checkpoint, self.settings)

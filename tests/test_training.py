@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import kdcourse as kd
+from kdcourse import models
 from kdcourse.losses import CE, Loss
 from kdcourse.schemes import Supervised
 
@@ -811,3 +812,19 @@ def test_a_folder_that_is_not_there_is_said_before_the_training(data, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Expected a folder .* for the checkpoint"):
         kd.fit(scheme, data, RECIPE, checkpoint=tmp_path / "none" / "run.safetensors")
     assert state(scheme) == before
+
+
+def test_labels_are_smoothed_over_all_outputs_of_the_student(data):
+    """As PyTorch's cross-entropy does: also those for which this data has no class."""
+    student = models.convnet(width=4, size=12, classes=40)
+    twin = copy.deepcopy(student)
+    recipe = kd.Recipe(epochs=1, batch=144, label_smoothing=0.1)
+    found = kd.fit(Supervised(student), data, recipe)["loss"][0]
+    x, y = data.train.x, data.train.y
+    expected = nn.functional.cross_entropy(twin.train()(x), y, label_smoothing=0.1)
+    assert found == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_weights_in_double_precision_are_refused(data):
+    with pytest.raises(ValueError, match=r"weights in float32, got .* in torch.float64. Call"):
+        kd.fit(Supervised(network().double()), data, RECIPE)
