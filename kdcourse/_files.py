@@ -64,14 +64,14 @@ def write(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def warn_if_not_kept(sentence: str):
-    """What was computed is handed over even where the disk does not take it: a warning, no error.
+    """What was computed is handed over even where it cannot be kept: a warning, no error.
 
     sentence: what was not kept; the reason follows it.
     """
     try:
         yield
-    except OSError as error:
-        warnings.warn(f"{sentence} {error.strerror or error}", stacklevel=4)
+    except (OSError, ValueError) as error:  # the disk; a file that somebody broke meanwhile
+        warnings.warn(f"{sentence} {getattr(error, 'strerror', None) or error}", stacklevel=4)
 
 
 def write_json(path: Path, value) -> None:

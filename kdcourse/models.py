@@ -161,7 +161,11 @@ class _Leave:
 
 def alone(model: nn.Module) -> nn.Module:
     """A copy of the model in eval mode, as it was before anybody compiled, wrapped or tapped it."""
-    model = unwrapped(copy.deepcopy(model))
+    # A tensor that a module keeps of its last call has a history, and torch does not copy that.
+    memo = {id(value): value.detach().clone() for module in model.modules()
+            for value in vars(module).values()
+            if isinstance(value, torch.Tensor) and not value.is_leaf}
+    model = unwrapped(copy.deepcopy(model, memo))
     _unhook(model, lambda hook: isinstance(hook, _Tap))
     return model.eval()
 

@@ -589,3 +589,16 @@ def test_a_quantity_that_was_not_measured(data):
     made = kd.compare({"CE": lambda seed: kd.Supervised(network(seed))}, data, RECIPE, [0])
     with pytest.raises(KeyError, match=r"Expected one of the quantities .*'accuracy'.*'acc'"):
         made.mean("CE", "acc")
+
+
+def test_a_results_file_that_somebody_breaks_meanwhile_costs_no_row(data, home):
+    def breaks(scheme, split):
+        path = home / "results" / "t.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{")
+        return 1.0
+
+    arms = {"CE": lambda seed: kd.Supervised(network(seed))}
+    with pytest.warns(UserWarning, match="computed but not recorded. Expected recorded results in"):
+        made = kd.compare(arms, data, RECIPE, [0], also={"one": breaks}, results="t")
+    assert made.values("CE", "one") == [1.0]

@@ -351,6 +351,21 @@ def test_an_export_of_a_compiled_student_is_not_compiled():
     assert type(kd.export(scheme)) is type(student)
 
 
+def test_an_export_of_a_student_that_keeps_a_tensor_of_its_last_call(data):
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x):
+            self.feature = self.net[:3](x)
+            return self.net[3:](self.feature)
+
+    scheme = kd.Supervised(Keeps())
+    scheme.student(data.train.x[:4])
+    assert kd.export(scheme)(data.train.x[:4]).shape == (4, 36)
+
+
 def test_what_cannot_be_exported():
     with pytest.raises(TypeError, match=r"Expected a scheme .* got Sequential"):
         kd.export(network())

@@ -822,7 +822,7 @@ def test_labels_are_smoothed_over_all_outputs_of_the_student(data):
     found = kd.fit(Supervised(student), data, recipe)["loss"][0]
     x, y = data.train.x, data.train.y
     expected = nn.functional.cross_entropy(twin.train()(x), y, label_smoothing=0.1)
-    assert found == pytest.approx(float(expected), rel=1e-4)
+    assert found == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_weights_in_double_precision_are_refused(data):
