@@ -330,8 +330,8 @@ NEEDS = {"timm.task": "timm", "torchdistill": "torchdistill",
 def compare(contenders: dict[str, Callable], setting: Setting, rounds: int) -> list[dict]:
     """Images per second of each contender: the median over `rounds`, taken in turns.
 
-    Each is made anew in every round: where its tensors happen to lie in memory changes its speed by
-    up to a tenth, for as long as it lives.
+    Each is made anew in every round, so that its tensors do not lie in the same place in memory
+    throughout: a lucky or unlucky place is a part of the spread.
     """
     seen, idles, failed = {name: [] for name in contenders}, {}, {}
     for turn in range(rounds):

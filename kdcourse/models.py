@@ -455,8 +455,8 @@ def _mean_over_image(x_BCHW) -> torch.Tensor:
     """[B, C, 1, 1], the numbers of `nn.AdaptiveAvgPool2d(1)`.
 
     Here the gradient is divided before it is spread over the image, and so takes no memory of its
-    own. PyTorch's mean spreads it first, in channels-first order, and the next layer of a
-    channels-last network then reads it at a twentieth of the speed.
+    own. PyTorch's mean spreads it first, in channels-first order, which the layer before it in a
+    channels-last network reads slowly.
     """
     return x_BCHW.sum((2, 3), keepdim=True) / (x_BCHW.shape[2] * x_BCHW.shape[3])
 

@@ -568,7 +568,7 @@ def _seeded(seed: int, device):
 
 def _accuracy(model: nn.Module, split, team, recipe) -> float:
     """The share of right answers; each process counts its share of the samples."""
-    # Without gradients at least four times as much fits as in a step of the training.
+    # Without gradients no activations are kept, so that more fits than in a step of the training.
     size = min(500, 4 * -(-recipe.batch // recipe.accumulate))
     if isinstance(split, Stream):
         parts = split.batches()

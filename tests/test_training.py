@@ -636,7 +636,7 @@ def test_more_recipes_that_cannot_be(settings, message):
         kd.Recipe(**settings)
 
 
-# --- what a reviewer broke ------------------------------------------------------------------------
+# --- own optimisers, broken weights, little memory, odd networks ---------------------------------
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
