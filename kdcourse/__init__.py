@@ -12,20 +12,17 @@
 
 __version__ = "0.1.0"
 
-# The number of the numerics: raised by hand when the same arm would give other results. Recorded
-# rows and trained teachers of another number are not used.
-RESULTS = 1
-
-from kdcourse import checks, data, experiment, losses, measure, models, plot, streams  # noqa: E402
-from kdcourse.diagnosis import doctor  # noqa: E402
-from kdcourse.experiment import compare  # noqa: E402
-from kdcourse.measure import report  # noqa: E402
-from kdcourse.models import taps  # noqa: E402
-from kdcourse.schemes import Distiller, MultiExit, Mutual, Supervised, export  # noqa: E402
-from kdcourse.teachers import Cached, Ensemble, Live  # noqa: E402
-from kdcourse.training import History, Recipe, fit  # noqa: E402
-from kdcourse.views import augmented  # noqa: E402
-from kdcourse.zoo import teacher  # noqa: E402
+from kdcourse import checks, data, experiment, losses, measure, models, plot, streams
+from kdcourse._machine import RESULTS  # noqa: F401
+from kdcourse.diagnosis import doctor
+from kdcourse.experiment import compare
+from kdcourse.measure import report
+from kdcourse.models import taps
+from kdcourse.schemes import Distiller, MultiExit, Mutual, Supervised, export
+from kdcourse.teachers import Cached, Ensemble, Live
+from kdcourse.training import History, Recipe, fit
+from kdcourse.views import augmented
+from kdcourse.zoo import teacher
 
 __all__ = [
     "Cached",

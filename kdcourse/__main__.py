@@ -5,7 +5,7 @@ import platform
 
 import kdcourse as kd
 from kdcourse import _files
-from kdcourse.training import default_device
+from kdcourse._machine import default_device, where
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
                 for name in ("kdcourse", "torch", "torchvision", "timm", "accelerate")}
     print("versions:", ", ".join(f"{name} {version}" for name, version in versions.items()),
           f"on Python {platform.python_version()}")
-    print("device:  ", kd.experiment.where(str(default_device()))["hardware"])
+    print("device:  ", where(str(default_device()))["hardware"])
     print("kept in: ", _files.home(), "(set KDCOURSE_HOME to change it)")
 
     data = kd.data.glyphs(train=4000, seed=0)

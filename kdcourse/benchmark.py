@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 
 import kdcourse as kd
-from kdcourse import _files, experiment
-from kdcourse.training import default_device
+from kdcourse import _files
+from kdcourse._machine import default_device, where
 
 PATH = Path(__file__).parent / "results" / "benchmark.json"
 ALPHA, T = 0.9, 4.0
@@ -429,7 +429,7 @@ def run(rounds: int = 7, path: Path = PATH) -> list[dict]:
                   "rows": compare(changes, setting, rounds)})
     if device.type == "cpu":
         found.append({"what": "growth", "setting": setting.name, "rows": growth(min(rounds, 5))})
-    place = experiment.where(str(device))
+    place = where(str(device))
     found = [entry | place for entry in found]
     if device.type != "cuda":
         found.append({"what": "contenders", "hardware": "a CUDA GPU", "rows": [],

@@ -16,6 +16,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from kdcourse import _files
+from kdcourse._key import tensor_bytes
 
 GLYPHS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -74,6 +75,14 @@ class Split:
         """The inputs of the first samples, [count, C, H, W]."""
         return self.x[:count]
 
+    def digest(self) -> str:
+        """SHA-256 of inputs and labels."""
+        return _files.digest(tensor_bytes(self.x), tensor_bytes(self.y))
+
+    def identity(self):
+        """Inputs and labels: what recorded results are found by."""
+        return [self.x, self.y]
+
     def check(self, classes: int, shape: tuple[int, ...], name: str) -> None:
         """Raise `ValueError` unless it can be the split `name` of a data set with so many classes
         and inputs of this shape."""
@@ -119,6 +128,8 @@ class Dataset:
     Each is a `Split`, in memory, or does what one does: see `kdcourse.streams`.
 
     params: what reproduces the data (`{"name": "glyphs", "train": 4000, "seed": 0, …}`).
+    made: a digest of the samples that `params` gave, where this package drew them: other samples
+        under the same params are noticed by it.
     """
 
     train: Split
@@ -126,6 +137,7 @@ class Dataset:
     test: Split
     classes: tuple[str, ...]
     params: dict
+    made: str = dataclasses.field(default="", repr=False, compare=False)
 
     def __post_init__(self):
         for name in ("train", "val", "test"):
@@ -134,6 +146,16 @@ class Dataset:
     @property
     def name(self) -> str:
         return self.params["name"]
+
+    def digest(self) -> str:
+        """SHA-256 of all samples; of a stream, which nobody can read ahead, nothing."""
+        return _files.digest([split.digest() for split in (self.train, self.val, self.test)])
+
+    def identity(self):
+        """What recorded results are found by: the params; and the samples, where the params do not
+        say it all."""
+        splits = [] if self.made == self.digest() else [self.train, self.val, self.test]
+        return [self.params, self.classes, splits]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -265,7 +287,11 @@ def glyphs(train: int = 4000, val: int = 2000, test: int = 4000, seed: int = 0, 
         for name, count in counts.items()
     }
     params = {"name": "glyphs", **counts, "seed": seed, "size": size}
-    return Dataset(**splits, classes=tuple(GLYPHS), params=params)
+    return _made(Dataset(**splits, classes=tuple(GLYPHS), params=params))
+
+
+def _made(data: Dataset) -> Dataset:
+    return dataclasses.replace(data, made=data.digest())
 
 
 def glyphs_fingerprint() -> str:
@@ -349,13 +375,13 @@ def _torchvision(source, name, root, train, val, test, seed, download) -> Datase
     if test is not None:
         (tested,) = _stratified(labels[1], [test], seed, name)
     params = {"name": name, "train": len(kept), "val": val, "test": len(tested), "seed": seed}
-    return Dataset(
+    return _made(Dataset(
         train=Split(images[0][kept], labels[0][kept]),
         val=Split(images[0][held], labels[0][held]),
         test=Split(images[1][tested], labels[1][tested]),
         classes=tuple(names),
         params=params,
-    )
+    ))
 
 
 def _stack(raw, to_tensor) -> torch.Tensor:
@@ -413,7 +439,7 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
                for part in (split.x, split.y)]
     params = {"name": name, "train": len(whole), "val": len(given["val"]),
               "test": len(given["test"]), "seed": seed, "sha256": _files.digest(*content)[:12]}
-    return Dataset(whole, given["val"], given["test"], tuple(map(str, classes)), params)
+    return _made(Dataset(whole, given["val"], given["test"], tuple(map(str, classes)), params))
 
 
 def _pair(given, name: str) -> tuple:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdcourse import _files
+from kdcourse._key import stamp
 
 
 @dataclasses.dataclass
@@ -391,6 +392,7 @@ def _seeded(build):
             torch.manual_seed(bound.arguments["seed"])
             model = build(**bound.arguments)
         model.spec = f"{build.__name__}({', '.join(f'{k}={v}' for k, v in settings.items())})"
+        stamp(model, [build.__name__, settings, bound.arguments["seed"]])
         return model
 
     return wrapped

@@ -104,6 +104,13 @@ class Stream:
         """The inputs of the first samples, at most a batch of them."""
         return self.first.head(count)
 
+    def digest(self) -> str:
+        """Nothing: who wants other samples found gives another name or version."""
+        return ""
+
+    def identity(self):
+        """Nothing but what the data set's params say."""
+
     def check(self, classes: int, shape: tuple[int, ...], name: str) -> None:
         """`Split.check` of the first batch."""
         self.first.check(classes, shape, name)
@@ -238,6 +245,13 @@ class _Missing:
     def _tell(self, *_):
         raise ValueError('Expected a test split, got none. Give test=… to from_loaders, or use '
                          'split="val".')
+
+    def digest(self) -> str:
+        """Nothing."""
+        return ""
+
+    def identity(self):
+        """Nothing."""
 
     x = y = shape = property(_tell)
     __len__ = batches = head = to = _tell

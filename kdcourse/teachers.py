@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdcourse import _files, models
+from kdcourse._key import tensor_bytes, weights_digest
 from kdcourse.data import Batch, Dataset
 from kdcourse.models import View
 from kdcourse.views import Views
@@ -107,8 +108,8 @@ class Live:
         return self  # frozen, so copies of a scheme share it
 
     def __repr__(self):
-        digest = fingerprint(self.model)
-        if getattr(self.model, "made", None) == digest:  # as kd.teacher made it: its name says all
+        digest, made = weights_digest(self.model), getattr(self.model, "provenance", None)
+        if made and made["weights"] == digest and made["how"][0] == "teacher":
             name = self.model.spec
         else:
             name = f"{models.describe(self.model)}#{digest[:8]}"  # one structure, other weights
@@ -140,7 +141,7 @@ class Cached:
 
     def __init__(self, teacher, data: Dataset, path=None):
         self.source = as_teacher(teacher)
-        self.params, self._name = data.params, repr(self.source)
+        self.params, self._name, self._data = data.params, repr(self.source), data.identity()
         self._inputs, self._labels = _Kept(data.train.x), None
         if _needs_labels(self.source):
             self._labels = _Kept(data.train.y)
@@ -189,7 +190,12 @@ class Cached:
         self = cls.__new__(cls)
         self.source, self._stored, self.params, self._name = None, logits[None], data.params, name
         self._inputs, self._labels = _Kept(data.train.x), None
+        self._data = data.identity()
         return self
+
+    def identity(self):
+        """The teacher and the data; or the name and the answers, where they come from elsewhere."""
+        return [self._data, self.source or [self._name, self._stored]]
 
     @property
     def logits(self) -> torch.Tensor:
@@ -368,12 +374,6 @@ def as_teacher(teacher):
                     f"{type(teacher).__name__}. Pass the model itself.")
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A digest of all that the model's `state_dict` holds: weights, buffers, extra states."""
-    return _files.digest(*(_bytes(value) if isinstance(value, torch.Tensor) else
-                           repr(value).encode() for value in model.state_dict().values()))
-
-
 def networks(teacher) -> list[nn.Module]:
     """The networks that a teacher asks in every step: one, those of an ensemble, or none."""
     if isinstance(teacher, nn.Module):
@@ -443,19 +443,14 @@ class _Kept:
 
     def __init__(self, tensor: torch.Tensor):
         self.tensor, self.version = tensor, models._version(tensor)
-        self.shape, self.digest = tensor.shape, _files.digest(_bytes(tensor))
+        self.shape, self.digest = tensor.shape, _files.digest(tensor_bytes(tensor))
 
     def same(self, tensor: torch.Tensor) -> bool:
         # The version says at no cost that nothing was written; a digest takes a while.
         if (tensor is self.tensor and self.version is not None
                 and models._version(tensor) == self.version):
             return True
-        return tensor.shape == self.shape and _files.digest(_bytes(tensor)) == self.digest
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy().tobytes()  # NumPy does not have every type
+        return tensor.shape == self.shape and _files.digest(tensor_bytes(tensor)) == self.digest
 
 
 def _needs_labels(teacher) -> bool:

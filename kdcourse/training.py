@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import dataclasses
-import functools
 import itertools
 import math
 import numbers
@@ -20,6 +19,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kdcourse import _checkpoint, _files, models
+from kdcourse._key import key_of, stamp
+from kdcourse._machine import default_device
 from kdcourse._team import Team
 from kdcourse.data import Batch, Dataset, Split, generator
 from kdcourse.schemes import Scheme
@@ -115,7 +116,7 @@ class Recipe:
         for number, field in enumerate(dataclasses.fields(self)):
             value = getattr(self, field.name)
             if number < 8 or value != field.default:
-                shown.append(f"{field.name}={_named(value) if callable(value) else repr(value)}")
+                shown.append(f"{field.name}={getattr(value, '__qualname__', repr(value))}")
         return f"Recipe({', '.join(shown)})"
 
 
@@ -123,18 +124,11 @@ def _quoted(choice) -> str:
     return f'"{choice}"' if isinstance(choice, str) else repr(choice)
 
 
-def _named(function) -> str:
-    """The name of a function; where several may share it, with what tells them apart."""
-    if isinstance(function, functools.partial):
-        given = [*map(repr, function.args), *(f"{k}={v!r}" for k, v in function.keywords.items())]
-        return f"{_named(function.func)}({', '.join(given)})"
-    name = getattr(function, "__qualname__", None) or repr(function)
-    if "<" not in name or not hasattr(function, "__code__"):
-        return name
-    code, cells = function.__code__, function.__closure__ or ()
-    parts = (code.co_consts, code.co_names, [cell.cell_contents for cell in cells],
-             function.__defaults__, function.__kwdefaults__)
-    return f"{name}#{_files.digest(code.co_code, repr(parts))[:8]}"
+def _named(thing, without) -> str:
+    """A text for people, and the key that decides."""
+    key = key_of(thing, without, strict=False)
+    text = re.sub(r"( at 0x|#)[0-9a-f]+", "", repr(thing))
+    return f"{text} (content {_files.digest([key.exact, key.bits])[:10]})"
 
 
 @dataclasses.dataclass
@@ -174,13 +168,6 @@ class History:
         end = ", interrupted" if self.interrupted else ""
         return (f"History({len(self)} epochs in {self.seconds:.1f} s on {self.device}: "
                 f"{_summary(self)}{end})")
-
-
-def default_device() -> torch.device:
-    """The device that Hugging Face accelerate picks: a GPU where there is one, else the CPU."""
-    from accelerate import PartialState  # a second to import
-
-    return PartialState().device
 
 
 def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int = 0,
@@ -224,6 +211,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
         steps, epochs = min(steps, 2), 1
         print("KDCOURSE_SMOKE=1: fit makes two steps only; the numbers mean nothing.")
     scheme.check(data)
+    origin = _origin(scheme, data, recipe, seed)
     train, val = data.train.to(device), data.val.to(device)
     scheme.to(device)
     first = next(train.batches(size, seed))  # a sentence when the batch is too large
@@ -266,7 +254,19 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     except KeyboardInterrupt:
         history.interrupted = True
         print(f"Stopped by hand after {len(history)} of {epochs} epochs; here is the history.")
+    else:
+        for number, student in enumerate(scheme.students):
+            stamp(student, [*origin, number] if origin else None)
     return history
+
+
+def _origin(scheme, data, recipe, seed: int) -> list | None:
+    """How this training's students come about: their key from then on. None for what has none."""
+    try:
+        key = key_of([scheme, data, recipe, seed])
+    except ValueError:
+        return None
+    return ["trained", key.exact, key.bits]
 
 
 class _Run:
@@ -282,13 +282,15 @@ class _Run:
         self.checkpoint = Path(checkpoint) if checkpoint is not None else None
         self.best = self.header = None
         if self.checkpoint:
+            # What the checkpoint brings has other values after a while: it is no part of the key.
+            kept = [*scheme.state_dict(keep_vars=True).values(), *scheme.buffers(),
+                    *scheme.moving().state_dict(keep_vars=True).values()]
             if not self.checkpoint.parent.is_dir():
                 raise FileNotFoundError(f"Expected a folder {self.checkpoint.parent} for the "
                                         "checkpoint, got none. Make it first.")
-            # A teacher that moves has other weights after a while, and is the same teacher.
-            name = re.sub("#[0-9a-f]{8}", "", repr(scheme)) if scheme.moving() else repr(scheme)
             self.settings = {
-                "scheme": name, "data": repr(data), "recipe": repr(recipe), "seed": seed,
+                "scheme": _named(scheme, kept), "data": repr(data),
+                "recipe": _named(recipe, ()), "seed": seed,
                 "torch": torch.__version__, "threads": torch.get_num_threads(),
                 "device": device.type, "processes": team.size, "smoke": _files.smoke(),
                 "trained parameters": _files.digest(

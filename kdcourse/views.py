@@ -126,4 +126,6 @@ def augmented(data: Dataset, views: int | None = None, seed: int = 0, **limits) 
     train = Views(data.train.x, data.train.y, augment, views, seed)
     params = data.params | {"augment": dataclasses.asdict(augment), "views": views,
                             "view_seed": seed}
-    return dataclasses.replace(data, train=train, params=params)
+    made = dataclasses.replace(data, train=train, params=params)
+    # The samples are those of `data`: if its params told all of them, the new params do.
+    return dataclasses.replace(made, made=made.digest() if data.made == data.digest() else "")

@@ -8,8 +8,9 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
-import kdcourse
-from kdcourse import _files, data, experiment, measure, models, schemes, teachers
+from kdcourse import _files, data, measure, models, schemes
+from kdcourse._key import key_of, stamp
+from kdcourse._machine import RESULTS, where
 from kdcourse.training import Recipe, fit
 
 # What each teacher is: its network, its own images (not those of any student), and how it learns.
@@ -51,8 +52,8 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
     model.spec = f"teacher({name!r})"
     expected = {
         "name": name, "model": models.describe(entry["model"]()),
-        "recipe": repr(entry["recipe"]), "data": entry["data"],
-        "fingerprint": data.glyphs_fingerprint(), "results": kdcourse.RESULTS,
+        "recipe": key_of(entry["recipe"]).exact, "data": entry["data"],
+        "fingerprint": data.glyphs_fingerprint(), "results": RESULTS,
         "smoke": _files.smoke(),
     }
     # Another recipe, another font file or another kdcourse is another folder: it is trained anew,
@@ -73,7 +74,7 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
                 _files.write_json(card, model.card)  # last: its presence says that all is there
         else:
             model.card = _load(model, weights, card, expected)
-    model.made = teachers.fingerprint(model)  # its name holds as long as these are its weights
+    stamp(model, ["teacher", {key: value for key, value in expected.items() if key != "smoke"}])
     # On the CPU whether it was trained (perhaps on a GPU) or loaded: schemes move it.
     return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
@@ -88,7 +89,7 @@ def _train(model, entry, expected) -> dict:
     accuracy = measure.accuracy(models.predict(model, own.val.x), own.val.y.to(
         models.device_of(model)))
     return expected | {"accuracy": accuracy, "seconds": time.perf_counter() - start,
-                       **experiment.where(history.device)}
+                       **where(history.device)}
 
 
 def _load(model, weights, card, expected) -> dict:

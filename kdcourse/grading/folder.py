@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kdcourse import _files
-from kdcourse.experiment import where
+from kdcourse._machine import where
 from kdcourse.grading.assignment import Assignment
 from kdcourse.grading.submission import Grade, fingerprint, grade
 

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import nn
 
+from kdcourse._key import arguments
 from kdcourse.data import generator
 from kdcourse.models import View
 
@@ -99,6 +100,11 @@ class Loss(nn.Module):
         if len(unexpected) > known:
             errors.append(f"{self!r}: Expected what this term trains to be made before it is "
                           "loaded. Call scheme.build(batch, seed) first.")
+
+    def identity(self):
+        """The arguments and the paths: what recorded results are found by."""
+        return [arguments(self, without=("student", "teacher")), self.student_paths,
+                self.teacher_paths]
 
     def __repr__(self):
         paths = [f"{who}={_shown(path)}" for who, path in
@@ -198,6 +204,10 @@ class Objective(nn.Module):
 
     def forward(self, student, teacher=None, labels=None) -> torch.Tensor:
         return self.total(self.parts(student, teacher, labels))
+
+    def identity(self):
+        """The weights and the terms."""
+        return self._pairs()
 
     def _pairs(self):
         return [(self.weights[name], term) for name, term in self.terms.items()]

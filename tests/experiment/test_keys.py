@@ -1,0 +1,232 @@
+"""A key is made from content: what is stored is never taken for something else."""
+
+import copy
+import functools
+import importlib
+import json
+import textwrap
+
+import nbformat
+import pytest
+import torch
+from conftest import network
+from nbclient import NotebookClient
+from torch import nn
+
+import kdcourse as kd
+from kdcourse._key import arguments, key_of, sketch, stamp
+from kdcourse.losses import CE, KD
+
+records = importlib.import_module("kdcourse.experiment.records")
+RECIPE = kd.Recipe(epochs=1, batch=36)
+
+
+def made(source: str, **names):
+    """What a cell with this source defines last."""
+    exec(textwrap.dedent(source), names)
+    return list(names.values())[-1]
+
+
+SOFTER = """
+    from kdcourse.losses import KD
+    scale = {scale}
+    def helper(z):
+        return z * {inner}
+    class Softer(KD):
+        share = {share}
+        def values(self, student, teacher=None, labels=None):
+            return scale * super().values(helper(student), teacher, labels) + {outer}
+"""
+PLAIN = {"scale": 1, "inner": 2, "share": 3, "outer": 4}
+
+
+@pytest.mark.parametrize("change", [
+    {"outer": 5}, {"inner": 5}, {"scale": 5}, {"share": 5}], ids=lambda change: next(iter(change)))
+def test_the_source_of_a_class_and_all_that_it_reads_count(change):
+    """Its own lines, a function that it calls, a global number, an attribute of the class."""
+    one, same, other = (made(SOFTER.format(**settings)) for settings in (
+        PLAIN, PLAIN, PLAIN | change))
+    assert key_of(one(T=4)) == key_of(same(T=4)) != key_of(other(T=4))
+    assert key_of(one(T=4)) != key_of(one(T=2))
+    assert key_of(one) != key_of(other)
+
+
+def test_comments_and_blank_lines_do_not_count(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, comment in (("first", ""), ("second", "    # a comment\n\n")):
+        (tmp_path / f"cell_{name}.py").write_text(f"def f(x):\n{comment}    return x\n")
+    first, second = (importlib.import_module(f"cell_{name}").f for name in ("first", "second"))
+    assert key_of(first) == key_of(second)
+
+
+class Scaled(nn.Module):
+    """A network that normalises by a plain attribute."""
+
+    def __init__(self, mean=0.5):
+        super().__init__()
+        self.mean = mean
+        self._hidden = [1, 2]
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x - self.mean)
+
+
+def test_a_network_is_its_class_its_attributes_and_its_weights():
+    plain = key_of(Scaled())
+    assert key_of(Scaled()) == plain
+    assert key_of(Scaled(mean=0.4)).exact != plain.exact
+    other = Scaled()
+    other._hidden = [1, 3]
+    assert key_of(other).exact != plain.exact
+    other = Scaled()
+    other.layer.bias.data[0] += 1e-6
+    assert key_of(other).exact == plain.exact and key_of(other).bits != plain.bits
+    assert key_of(copy.deepcopy(Scaled())) == plain
+    tensors = Scaled().parameters()
+    assert key_of(model := Scaled(), without=model.parameters()).bits == "" != plain.bits
+    assert len(list(tensors)) == 2
+
+
+def test_our_networks_are_how_they_were_made_until_somebody_changes_them():
+    assert key_of(network(0)).bits == ""
+    assert key_of(network(0)) == key_of(network(0)) != key_of(network(1))
+    changed = network(0)
+    next(changed.parameters()).data[0] += 1
+    assert key_of(changed).bits
+    stamp(changed, "repaired")
+    assert key_of(changed).bits == "" and key_of(changed) != key_of(network(0))
+
+
+def test_a_trained_student_is_how_it_was_trained(data):
+    def trained(seed, recipe=RECIPE, objective=None, start=0):
+        scheme = kd.Supervised(network(start), objective)
+        kd.fit(scheme, data, recipe, seed)
+        return key_of(scheme.student)
+
+    first = trained(0)
+    assert first.bits == "" and first == trained(0)
+    others = [trained(1), trained(0, kd.Recipe(epochs=2, batch=36)), trained(0, start=1),
+              trained(0, objective=CE() + CE()), key_of(network(0))]
+    assert len({key.exact for key in [first, *others]}) == 6
+
+
+def test_a_stopped_training_says_nothing_of_its_student(data):
+    class Stops(kd.Supervised):
+        def after_step(self):
+            raise KeyboardInterrupt
+
+    scheme = Stops(network(0))
+    kd.fit(scheme, data, RECIPE)
+    assert key_of(scheme.student).bits
+
+
+def test_samples_count_also_under_the_same_params(data):
+    plain = key_of(data)
+    assert plain.bits == "", "what the package drew is told by its params"
+    train = kd.data.Split(data.train.x.flip(0), data.train.y)
+    other = kd.data.Dataset(train, data.val, data.test, data.classes, data.params)
+    assert key_of(other) != plain
+    labels = kd.data.Split(data.train.x, data.train.y.roll(1))
+    swapped = kd.data.Dataset(labels, data.val, data.test, data.classes, data.params)
+    assert key_of(swapped).exact != key_of(other).exact
+    again = kd.data.glyphs(**{k: v for k, v in data.params.items() if k != "name"})
+    assert key_of(again) == plain
+    again.val.x[0, 0, 0, 0] += 1
+    assert key_of(again) != plain
+
+
+def test_answers_given_by_hand_count(data):
+    logits = torch.randn(len(data.train), 36, generator=torch.Generator().manual_seed(0))
+    one, same, other = (key_of(kd.Cached.of(z, data, "mine"), sketched=True) for z in (
+        logits, logits.clone(), logits * 1.01))
+    assert one == same and one.exact == other.exact and one.bits != other.bits
+    assert one.close(other.sketch), "one percent is less than two machines differ"
+    assert not one.close(key_of(kd.Cached.of(logits.roll(1, 1), data, "mine"),
+                                sketched=True).sketch)
+
+
+def test_the_distance_of_sketches_is_that_of_the_tensors():
+    rng = torch.Generator().manual_seed(1)
+    x = torch.randn(500, 36, generator=rng)
+    for share in (0.05, 0.2, 0.5, 1.0):
+        y = x + share * torch.randn(x.shape, generator=rng)
+        found = [a - b for a, b in zip(sketch(x)[:-1], sketch(y)[:-1])]
+        assert len(found) == 32
+        near = key_of({"x": x}, sketched=True).close(key_of({"x": y}, sketched=True).sketch)
+        assert near == (share < 0.3)
+
+
+@pytest.mark.parametrize("thing", [
+    1, True, "a", 2.5, float("inf"), None, (1, 2), [1, [2]], {"a": {2: 3}}, {1, 2}, b"x",
+    torch.float32, torch.device("cpu"), slice(1, 2), len, functools.partial(max, 1), torch.arange(3),
+    torch.Generator().manual_seed(1), nn.ReLU(), CE() + 2 * KD(T=3), RECIPE, json, ...,
+], ids=repr)
+def test_a_thing_has_one_key(thing):
+    assert key_of(thing) == key_of(thing)
+    assert key_of(thing) != key_of([thing])
+
+
+def test_things_that_differ_have_different_keys():
+    things = [1, 2, True, "1", 1.0, [1], (1, 2), {"a": 1}, {"a": 2}, torch.arange(2),
+              torch.arange(2).int(), torch.arange(2)[None], functools.partial(max, 1),
+              functools.partial(min, 1), nn.ReLU(), nn.LeakyReLU(0.1), nn.LeakyReLU(0.2), CE(), KD(),
+              KD(T=2), KD() + CE(), CE() + KD(), 2 * CE() + KD(), kd.Recipe(), kd.Recipe(lr=1.0),
+              kd.Recipe(optimizer=torch.optim.SGD), kd.Recipe(optimizer=torch.optim.AdamW)]
+    keys = [key_of(thing).exact for thing in things]
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_cannot_be_read_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match=r"content can be read, .*range_iterator.* in a\.0\. Give"):
+        key_of({"a": [iter(range(3))]})
+    assert key_of({"a": [iter(range(3))]}, strict=False)
+
+
+def test_an_argument_that_is_not_kept_is_noticed():
+    class Forgets:
+        def __init__(self, one, two=2):
+            self.one = one
+
+    with pytest.raises(ValueError, match="keep its argument 'two'"):
+        arguments(Forgets(1))
+
+
+# --- in a notebook --------------------------------------------------------------------------------
+
+
+def run(cells, folder):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=300, kernel_name="python3",
+                   resources={"metadata": {"path": str(folder)}}).execute()
+    return ["".join(output.get("text", "") for output in cell.outputs)
+            for cell in notebook.cells]
+
+
+def test_an_edited_class_in_a_notebook_is_computed_not_loaded(home, tmp_path, monkeypatch):
+    """The lesson's broken loss is repaired in its cell, and the record must not answer for it."""
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    start = """
+import torch.nn.functional as F
+import kdcourse as kd
+data = kd.data.glyphs(train=144, val=72, test=72, size=12)
+net = lambda seed: kd.models.convnet(width=4, size=12, seed=seed)
+cached = kd.Cached(kd.models.convnet(width=8, size=12, seed=9), data)"""
+    broken = """
+class MeanKD(kd.losses.KD):
+    def values(self, student, teacher=None, labels=None):
+        log_q = F.log_softmax(student / self.T, 1)
+        return self.T**2 * F.kl_div(log_q, F.softmax(teacher / self.T, 1), reduction="mean")"""
+    repaired = broken.replace('reduction="mean"', 'reduction="batchmean"')
+    measure = """
+made = kd.compare({"KD": lambda seed: kd.Distiller(net(seed), cached, 4 * MeanKD(T=4))}, data,
+                  kd.Recipe(epochs=2, batch=36, lr=0.1), seeds=[0], results="t")
+print(made.mean("KD", "nll"))"""
+    said = run([start, broken, measure, measure, repaired, measure, broken, measure], tmp_path)
+    first, again, after, back = (said[i].split() for i in (2, 3, 5, 7))
+    assert " ".join(first[:-1]) == "1 runs: 0 loaded, 1 computed."
+    assert " ".join(again[:-1]) == "1 runs: 1 loaded, 0 computed." and again[-1] == first[-1]
+    assert " ".join(after[:-1]) == "1 runs: 0 loaded, 1 computed." and after[-1] != first[-1]
+    assert back == again
+    assert len(json.loads((home / "results" / "t.json").read_text())["rows"]) == 2
