@@ -37,18 +37,13 @@ class Edge:
     name: str = ""
     weight: float = 1.0
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise `TypeError` for an objective that is none, and `ValueError` where student and
+        teacher have logits for other classes."""
         if not isinstance(self.objective, losses.Objective):
             raise TypeError(f"Expected an objective on an edge, got "
                             f"{type(self.objective).__name__}. Keep one in the scheme's __init__: "
                             "self.objective = losses.as_objective(KD(T=4)).")
-
-    def named(self, term: str) -> str:
-        """The name of one of the objective's terms in the history."""
-        return f"{self.name}.{term}" if self.name else term
-
-    def check_classes(self) -> None:
-        """Raise `ValueError` where student and teacher have logits for other classes."""
         if self.teacher is None:
             return
         ours, theirs = self.student.logits.shape[1], self.teacher.logits.shape[1]
@@ -65,19 +60,12 @@ class Outcome:
     loss: the scalar that is minimised. parts: its unweighted terms by name, scalars.
     logits: those of the first edge's student, [B, K].
     notes: further scalars by name, on the device of the loss, that are logged and not minimised.
-
-    Raises `ValueError` for a note with the name of a part.
     """
 
     loss: torch.Tensor
     parts: dict[str, torch.Tensor]
     logits: torch.Tensor
     notes: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        if taken := {"loss", *self.parts} & self.notes.keys():
-            raise ValueError(f"Expected notes with names of their own, got {sorted(taken)}, which "
-                             "are parts of the loss. Give them other names.")
 
 
 class Scheme(nn.Module):
@@ -167,18 +155,14 @@ class Scheme(nn.Module):
         paths = [*paths, *(path for one in self.objectives() for path in one.student_paths)]
         self._taps = [models.taps(student, paths) for student in self.students]
 
-    def outputs(self, batch: Batch) -> list[View]:
-        """Run every student on `batch.x`: logits, tapped tensors and sample ids of each."""
+    def output(self, batch: Batch, number: int = 0) -> View:
+        """Run a student on `batch.x`: logits, tapped tensors and sample ids. number: which of
+        `students`."""
         if self._taps is None:
             self.tap()
-        outputs = [taps(batch.x) for taps in self._taps]
-        for output in outputs:
-            output.index = batch.index
-        return outputs
-
-    def output(self, batch: Batch) -> View:
-        """Run the student of a scheme with one: `outputs(batch)[0]`."""
-        return self.outputs(batch)[0]
+        output = self._taps[number](batch.x)
+        output.index = batch.index
+        return output
 
     def with_inputs(self, batch: Batch) -> Batch:
         """The batch with the scheme's own `inputs`."""
@@ -187,7 +171,7 @@ class Scheme(nn.Module):
 
     def forward(self, batch: Batch) -> Outcome:
         batch = self.with_inputs(batch)
-        return _outcome(self.edges(batch), batch)
+        return outcome(self.edges(batch), batch)
 
     @torch.no_grad()
     def build(self, batch: Batch, seed: int) -> None:
@@ -200,13 +184,13 @@ class Scheme(nn.Module):
             batch = self.with_inputs(batch)
             edges, numbers = list(self.edges(batch)), itertools.count()
             for edge in edges:
-                edge.check_classes()
+                edge.check()
             for edge in edges:
                 own = seed
                 if edge.teacher is not None and len(edges) > 1:  # projections that differ
                     own = generator(seed, self.seed_name, next(numbers)).initial_seed()
                 edge.objective.build(edge.student, edge.teacher, own)
-            _outcome(edges, batch)  # raises for shapes that do not fit
+            outcome(edges, batch)  # raises for shapes that do not fit
 
     def check(self, data: Dataset) -> None:
         """Raise `ValueError` when students, objectives or teachers do not fit the data."""
@@ -248,21 +232,19 @@ class Scheme(nn.Module):
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def _outcome(edges, batch: Batch) -> Outcome:
+def outcome(edges, batch: Batch) -> Outcome:
     """Evaluate the objective of each edge, and add them up."""
-
-    def added(value, edge, total=None):
-        value = value if edge.weight == 1 else edge.weight * value
-        return value if total is None else total + value
-
-    loss = logits = None
-    parts = {}
+    loss, logits, parts = None, None, {}
     for edge in edges:
         terms = edge.objective.parts(edge.student, edge.teacher, batch.y)
-        loss = added(edge.objective.total(terms), edge, loss)
+        total = edge.objective.total(terms)
+        if edge.weight != 1:
+            total = edge.weight * total
+            terms = {term: edge.weight * value for term, value in terms.items()}
         for term, value in terms.items():
-            name = edge.named(term)
-            parts[name] = added(value, edge, parts.get(name))
+            name = f"{edge.name}.{term}" if edge.name else term
+            parts[name] = parts[name] + value if name in parts else value
+        loss = total if loss is None else loss + total
         logits = edge.student.logits if logits is None else logits
     if loss is None:
         raise ValueError("Expected at least one Edge from edges(batch), got none.")
@@ -393,7 +375,7 @@ class Mutual(Scheme):
         return [self.student, *self.peers]
 
     def edges(self, batch: Batch) -> list[Edge]:
-        outputs = self.outputs(batch)
+        outputs = [self.output(batch, number) for number in range(len(self.students))]
         fixed = [output.detached() for output in outputs]
         edges = [Edge(output, None, objective, f"{i}") for i, (output, objective)
                  in enumerate(zip(outputs, self.of_labels), start=1)]

@@ -413,7 +413,11 @@ class _Log:
 
     def add(self, outcome, share: float) -> None:
         """Note a part of a step, which counts for `share` of it."""
-        values = {"loss": outcome.loss, **outcome.parts, **outcome.notes}
+        values = {"loss": outcome.loss, **outcome.parts}
+        if taken := values.keys() & outcome.notes:
+            raise ValueError(f"Expected notes with names of their own, got {sorted(taken)}, which "
+                             "are parts of the loss. Give them other names.")
+        values |= outcome.notes
         self.names, self.terms = list(values), 1 + len(outcome.parts)
         self.values.append(torch.stack([value.detach() for value in values.values()]))
         self.shares.append(share)

@@ -39,7 +39,7 @@ class Together(Scheme):
         return [self.student, *self.peers]
 
     def edges(self, batch):
-        outputs = self.outputs(batch)
+        outputs = [self.output(batch, i) for i in range(len(self.students))]
         for i, output in enumerate(outputs):
             yield Edge(output, None, self.objective, f"{i}")
         for (i, output), (_, peer) in itertools.permutations(enumerate(outputs), 2):
@@ -121,7 +121,7 @@ class Tame(Together):
 
     def edges(self, batch):
         self.calls += 1
-        outputs = self.outputs(batch)
+        outputs = [self.output(batch, i) for i in range(len(self.students))]
         for output in outputs:
             yield Edge(output, None, self.objective)
         told = getattr(self, self.how)([output.logits for output in outputs], batch)
@@ -184,7 +184,7 @@ class Stem(nn.Module):
 def test_students_that_share_layers_or_feed_each_other_are_no_peers(data):
     class Labelled(Together):
         def edges(self, batch):
-            return [Edge(output, None, self.objective) for output in self.outputs(batch)]
+            return [Edge(self.output(batch, i), None, self.objective) for i in range(2)]
 
     stem = nn.Conv2d(1, 1, 3, padding=1)
     assert kd.doctor(Labelled([Stem(stem, 0), Stem(stem, 1)], None, losses.CE()), data).ok

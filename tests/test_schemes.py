@@ -366,9 +366,16 @@ def test_a_note_that_is_not_finite_does_not_end_the_training(data):
                            {"note": outcome.loss.detach() * torch.nan})
 
     assert str(kd.fit(Broken(network()), data, RECIPE)["note"]) == "[nan]"
+
+
+def test_a_note_needs_a_name_of_its_own(data):
+    class Twice(kd.Supervised):
+        def forward(self, batch):
+            outcome = super().forward(batch)
+            return Outcome(outcome.loss, outcome.parts, outcome.logits, outcome.parts)
+
     with pytest.raises(ValueError, match=r"notes with names of their own, got \['CE'\]"):
-        Outcome(torch.tensor(0.0), {"CE": torch.tensor(0.0)}, torch.zeros(1, 2),
-                {"CE": torch.tensor(0.0)})
+        kd.fit(Twice(network()), data, RECIPE)
 
 
 # --- taps and projections -----------------------------------------------------------------------

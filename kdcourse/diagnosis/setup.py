@@ -15,7 +15,8 @@ class Setup:
     original, scheme: the user's scheme, and the copy of it that is run.
     train: a split of the doctor's own; batch: its first samples, as a training step sees them.
     teachers: a `Source` for each; networks: those that the teachers run, students left out.
-    fits, steps: whether the scheme could be built, and make a step. edges: those after `build`.
+    fits, steps: whether the scheme could be built, and make a step.
+    edges: those after `build`; terms: their names in the history.
     """
 
     def __init__(self, scheme, data, device):
@@ -23,7 +24,7 @@ class Setup:
         self.scheme = copies.copy_of(scheme, data).to(device)
         self.train = data.train.to(device)
         self.batch = next(self.train.batches(min(32, len(self.train)), seed=0))
-        self.fits, self.steps, self.edges = False, False, []
+        self.fits, self.steps, self.edges, self.terms = False, False, [], set()
         self.diagnosis = Diagnosis()
         found, plain = self.scheme.teachers, getattr(self.scheme, "teacher", None)
         if not found and isinstance(plain, nn.Module):  # kept as it is, as in a first attempt

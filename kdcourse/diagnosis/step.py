@@ -3,9 +3,8 @@
 import copy
 
 import torch
-from torch import nn
 
-from kdcourse import checks, models, teachers
+from kdcourse import checks, models, schemes
 from kdcourse.diagnosis import copies
 from kdcourse.diagnosis.setup import are_probabilities, first_three
 
@@ -18,7 +17,9 @@ def fits(setup) -> bool:
         scheme.check(setup.data)
         scheme.build(few, 0)
         with torch.no_grad(), models.evaluating(scheme):
-            setup.edges = list(scheme.edges(scheme.with_inputs(few)))
+            few = scheme.with_inputs(few)
+            setup.edges = list(scheme.edges(few))
+            setup.terms = set(schemes.outcome(setup.edges, few).parts)
     except Exception as error:  # whatever stops it here would stop fit
         setup.report(_message(error), "fit() stops there, too.", "")
         return False
@@ -129,9 +130,8 @@ def _gradients(setup, outcome) -> None:
 
 def _terms(setup, outcome, trained) -> None:
     """Every term of the objective by itself: does it depend on the student?"""
-    known = {edge.named(name) for edge in setup.edges for name in edge.objective.terms}
     for name, part in outcome.parts.items():
-        if name not in known or not torch.isfinite(part).all():
+        if name not in setup.terms or not torch.isfinite(part).all():
             continue
         setup.look(f"{name} depends on the student")
         found = (torch.autograd.grad(part.sum(), trained, retain_graph=True, allow_unused=True)
@@ -225,7 +225,10 @@ def optimiser(setup, optimizer) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     ours = dict(setup.original.named_parameters())
     students = {id(p) for p in copies.parameters(*setup.original.students)}
-    theirs = {id(p) for p in copies.parameters(*_original_networks(setup))} - students
+    theirs = {id(p) for p in copies.parameters(*setup.networks)}  # shared with the copy, or not:
+    theirs |= {id(ours[name]) for name, p in setup.scheme.named_parameters()
+               if id(p) in theirs and name in ours}
+    theirs -= students
     if held & theirs:
         setup.report(
             f"The optimiser holds {len(held & theirs)} parameters of the teacher.",
@@ -251,14 +254,6 @@ def optimiser(setup, optimizer) -> None:
             "They stay as they were drawn.",
             "They are made in scheme.build(batch, seed): call it before you make the optimiser."
             if unbuilt else "Make the optimiser of scheme.parameters().")
-
-
-def _original_networks(setup) -> list:
-    """The teachers' networks in the user's scheme, of which the optimiser must hold nothing."""
-    found = [network for teacher in setup.original.teachers.values()
-             for network in teachers.networks(teacher)]
-    plain = getattr(setup.original, "teacher", None)
-    return [*found, *setup.networks, *([plain] if isinstance(plain, nn.Module) else [])]
 
 
 def _message(error: Exception) -> str:
