@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 RESULTS = 1
 
 from kdcourse import checks, data, experiment, losses, measure, models, plot, streams  # noqa: E402
-from kdcourse.diagnosis import doctor  # noqa: E402
+from kdcourse.doctor import doctor  # noqa: E402
 from kdcourse.experiment import compare  # noqa: E402
 from kdcourse.measure import report  # noqa: E402
 from kdcourse.models import taps  # noqa: E402

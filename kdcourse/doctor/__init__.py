@@ -6,9 +6,9 @@ import torch
 
 from kdcourse import models
 from kdcourse.data import Dataset
-from kdcourse.diagnosis import copies, plan, step, teacher
-from kdcourse.diagnosis.report import Diagnosis, Finding
-from kdcourse.diagnosis.setup import Setup
+from kdcourse.doctor import copies, plan, step, teacher
+from kdcourse.doctor.findings import Diagnosis, Finding
+from kdcourse.doctor.setup import Setup
 from kdcourse.schemes import Scheme
 
 __all__ = ["Diagnosis", "Finding", "doctor"]

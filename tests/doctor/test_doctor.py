@@ -17,7 +17,7 @@ from torch import nn
 import kdcourse as kd
 from kdcourse import losses
 from kdcourse.data import Split
-from kdcourse.diagnosis import Diagnosis, Finding, doctor
+from kdcourse.doctor import Diagnosis, Finding, doctor
 from kdcourse.losses import CE, KD
 from kdcourse.models import View
 from kdcourse.schemes import Edge, Outcome, Scheme

@@ -9,7 +9,7 @@ import torch
 
 from kdcourse import measure, models, teachers
 from kdcourse.data import generator
-from kdcourse.diagnosis.setup import are_probabilities, on_batch, on_inputs
+from kdcourse.doctor.setup import are_probabilities, on_batch, on_inputs
 
 SAMPLES = 500  # on which the teacher's accuracy is measured
 VIEWS = 8  # for which stored answers are compared, spread over all

@@ -5,8 +5,8 @@ from torch import nn
 
 from kdcourse import models
 from kdcourse.data import Batch
-from kdcourse.diagnosis import copies
-from kdcourse.diagnosis.report import Diagnosis, Finding
+from kdcourse.doctor import copies
+from kdcourse.doctor.findings import Diagnosis, Finding
 
 
 class Setup:

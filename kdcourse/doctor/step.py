@@ -5,8 +5,8 @@ import copy
 import torch
 
 from kdcourse import checks, models, schemes
-from kdcourse.diagnosis import copies
-from kdcourse.diagnosis.setup import are_probabilities, first_three
+from kdcourse.doctor import copies
+from kdcourse.doctor.setup import are_probabilities, first_three
 
 
 def fits(setup) -> bool:

@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from kdcourse.diagnosis.setup import first_three
+from kdcourse.doctor.setup import first_three
 
 
 def peers(setup) -> None:
