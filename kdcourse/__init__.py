@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 from kdcourse import checks, data, experiment, losses, measure, models, plot, streams
 from kdcourse._machine import RESULTS  # noqa: F401
-from kdcourse.diagnosis import doctor
+from kdcourse.doctor import doctor
 from kdcourse.experiment import compare
 from kdcourse.measure import report
 from kdcourse.models import taps

@@ -1,4 +1,4 @@
-"""What the doctor says."""
+"""What the doctor reports: findings, and the list of them."""
 
 import dataclasses
 import html
