@@ -22,12 +22,13 @@ from kdcourse.experiment import compare  # noqa: E402
 from kdcourse.measure import report  # noqa: E402
 from kdcourse.models import taps  # noqa: E402
 from kdcourse.schemes import Distiller, MultiExit, Mutual, Supervised, export  # noqa: E402
-from kdcourse.teachers import Cached, Ensemble, Live  # noqa: E402
+from kdcourse.teachers import EMA, Cached, Ensemble, Live  # noqa: E402
 from kdcourse.training import History, Recipe, fit  # noqa: E402
 from kdcourse.views import augmented  # noqa: E402
 from kdcourse.zoo import teacher  # noqa: E402
 
 __all__ = [
+    "EMA",
     "Cached",
     "Distiller",
     "Ensemble",

@@ -18,9 +18,10 @@ import torch
 from filelock import FileLock
 
 import kdcourse
-from kdcourse import _files, measure, models, teachers
+from kdcourse import _files, measure, models
 from kdcourse.data import Dataset, Split
 from kdcourse.schemes import Scheme
+from kdcourse.teachers import Teacher, as_teacher
 from kdcourse.training import Recipe, default_device, fit
 
 SHIPPED = Path(__file__).parent / "results"  # the rows that come with the package
@@ -317,14 +318,14 @@ class _Answers:
     """A teacher's logits on a split, computed at the first use."""
 
     def __init__(self, teacher, split):
-        self.teacher = teachers.as_teacher(teacher) if teacher is not None else None
+        self.teacher = as_teacher(teacher) if teacher is not None else None
         self.split, self.name = split, repr(self.teacher)
         self._logits = None
 
     def for_scheme(self, scheme):
         if self.teacher is None:
             own = getattr(scheme, "teacher", None)
-            return own.predict(self.split.x) if own is not None else None
+            return own.predict(self.split.x) if isinstance(own, Teacher) else None
         if self._logits is None:
             self._logits = self.teacher.predict(self.split.x)
         return self._logits

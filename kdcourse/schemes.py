@@ -10,9 +10,10 @@ import dataclasses
 import torch
 from torch import nn
 
-from kdcourse import losses, models, teachers
+from kdcourse import losses, models
 from kdcourse.data import Batch, Dataset, generator
 from kdcourse.models import View
+from kdcourse.teachers import Teacher, as_teacher
 
 
 @dataclasses.dataclass
@@ -89,17 +90,22 @@ class Scheme(nn.Module):
                 )
 
     def after_step(self) -> None:
-        """Called after each optimiser step: moving averages, curricula. Does nothing here.
+        """Called after each optimiser step: here `after_step` of the teachers, which moves an `EMA`.
 
-        A checkpoint keeps the scheme's modules and buffers, and what is `moving()`.
+        Override it for curricula and the like, and call `super().after_step()`. Do not change a
+        `Live` teacher in it: a checkpoint would not keep that. A teacher that changes is an `EMA`,
+        or a subclass of `Teacher` with `saved = True`.
         """
+        for part in self.children():
+            if isinstance(part, Teacher):
+                part.after_step()
 
-    def moving(self) -> nn.ModuleList:
-        """The teacher's networks, in a class with an `after_step` of its own, for it may change
-        them: a mean teacher is an average of the student. A checkpoint keeps them; frozen ones it
-        does not."""
-        empty = type(self).after_step is Scheme.after_step
-        return nn.ModuleList([] if empty else teachers.networks(getattr(self, "teacher", None)))
+    def frozen_tensors(self) -> set[str]:
+        """The names of parameters and buffers of teachers that are not saved. They never change, so
+        checkpoints and processes leave them alone."""
+        return {f"{path}.{name}" for path, part in self.named_modules()
+                if isinstance(part, Teacher) and not part.saved
+                for name, _ in [*part.named_parameters(), *part.named_buffers()]}
 
     def __repr__(self):
         return f"{type(self).__name__}({models.describe(self.student)}, {self.objective!r})"
@@ -123,8 +129,8 @@ class Distiller(Scheme):
     """Offline distillation: a frozen teacher, a student that learns.
 
     student: any `nn.Module` that returns logits [B, K].
-    teacher: a network (it is frozen: eval mode, no gradients), or a teacher: `Live`,
-        `Cached`, `Ensemble`.
+    teacher: a network (it is frozen: eval mode, no gradients), or a teacher: `Live`, `Cached`,
+        `Ensemble`, `EMA`, or a `Teacher` of your own.
     objective: such as `0.1 * CE() + 0.9 * KD(T=4)`, the default.
 
     Raises `ValueError` when student and teacher are the same object or share weights; in `build`,
@@ -137,23 +143,21 @@ class Distiller(Scheme):
     def __init__(self, student: nn.Module, teacher, objective=None):
         super().__init__(student, losses.hinton() if objective is None else objective)
         self._check_apart(teacher)
-        self.teacher = teachers.as_teacher(teacher)
-        if self.objective.teacher_paths:
-            self.teacher.tap(self.objective.teacher_paths)
+        self.teacher = as_teacher(teacher)
+        self.teacher.tap(self.objective.teacher_paths)
 
     def _check_apart(self, teacher) -> None:
         ours = {id(p) for p in self.student.parameters()}
-        for network in teachers.networks(teacher):
-            if any(id(p) in ours for p in network.parameters()):
-                raise ValueError(
-                    "Expected a teacher with weights of its own, got one that shares them with the "
-                    "student. Use copy.deepcopy(model) for the teacher."
-                )
+        theirs = teacher.parameters() if isinstance(teacher, nn.Module) else []
+        if any(id(p) in ours for p in theirs):
+            raise ValueError(
+                "Expected a teacher with weights of its own, got one that shares them with the "
+                "student. Use copy.deepcopy(model) for the teacher."
+            )
 
     def views(self, batch: Batch) -> tuple[View, View]:
         student, _ = super().views(batch)
-        paths = self.objective.teacher_paths
-        return student, self.teacher(batch, paths) if paths else self.teacher(batch)
+        return student, self.teacher(batch, self.objective.teacher_paths)
 
     @torch.no_grad()
     def build(self, batch: Batch, seed: int) -> None:
@@ -170,15 +174,6 @@ class Distiller(Scheme):
     def check(self, data: Dataset) -> None:
         super().check(data)
         self.teacher.check(data)
-
-    def _apply(self, move, *args, **kwargs):
-        # .to(…) must take the teacher along although it is not a registered module: its device,
-        # its precision and the layout of its images.
-        super()._apply(move, *args, **kwargs)
-        for network in teachers.networks(self.teacher):
-            network._apply(move, *args, **kwargs)
-        self.teacher.to(models.device_of(self.student))
-        return self
 
     def __repr__(self):
         return f"{super().__repr__()[:-1]}, teacher={self.teacher!r})"

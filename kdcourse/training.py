@@ -9,7 +9,6 @@ import math
 import numbers
 import operator
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from kdcourse._team import Team
 from kdcourse.data import Batch, Dataset, Split, generator
 from kdcourse.schemes import Scheme
 from kdcourse.streams import Stream
+from kdcourse.teachers import Teacher
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -281,14 +281,15 @@ class _Run:
         self.team = team
         self.checkpoint = Path(checkpoint) if checkpoint is not None else None
         self.best = self.header = None
+        self.frozen = {}
         if self.checkpoint:
+            self.frozen = {part: repr(part) for part in scheme.modules()
+                           if isinstance(part, Teacher) and not part.saved}
             if not self.checkpoint.parent.is_dir():
                 raise FileNotFoundError(f"Expected a folder {self.checkpoint.parent} for the "
                                         "checkpoint, got none. Make it first.")
-            # A teacher that moves has other weights after a while, and is the same teacher.
-            name = re.sub("#[0-9a-f]{8}", "", repr(scheme)) if scheme.moving() else repr(scheme)
             self.settings = {
-                "scheme": name, "data": repr(data), "recipe": repr(recipe), "seed": seed,
+                "scheme": repr(scheme), "data": repr(data), "recipe": repr(recipe), "seed": seed,
                 "torch": torch.__version__, "threads": torch.get_num_threads(),
                 "device": device.type, "processes": team.size, "smoke": _files.smoke(),
                 "trained parameters": _files.digest(
@@ -359,6 +360,10 @@ class _Run:
                 history.best = row["epoch"]
                 self.best = {name: value.clone() if isinstance(value, torch.Tensor) else value
                              for name, value in _checkpoint.state(self.scheme).items()}
+        if any(repr(teacher) != name for teacher, name in self.frozen.items()):
+            raise ValueError("Expected a teacher that stays as it is, got one whose weights changed "
+                             "in the training: no checkpoint would keep it. Use kd.EMA, or a "
+                             "subclass of kd.teachers.Teacher with saved = True.")
         if self.checkpoint:
             random = self.team.gather(_checkpoint.random_state(self.device))
         if self.checkpoint and self.team.rank == 0:
@@ -483,7 +488,9 @@ def _fastest(scheme, part, recipe, device, team) -> tuple[str, bool]:
 def _lay_out(scheme, channels_last: bool) -> None:
     """Images, kernels and a live teacher with the channels innermost, or outermost."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    scheme._apply(lambda tensor: tensor.to(memory_format=layout) if tensor.ndim == 4 else tensor)
+    for tensor in (*scheme.parameters(), *scheme.buffers()):
+        if tensor.ndim == 4:  # scheme.to(memory_format=…) fails where there is one with five
+            tensor.data = tensor.data.to(memory_format=layout)
 
 
 def _optimizer(parameters, recipe, device):

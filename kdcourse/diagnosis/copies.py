@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from kdcourse.teachers import Teacher
+
 
 def twin_of(scheme, data):
     """A copy that shares no weight with the scheme, not even the teacher's; data is not copied."""
@@ -22,29 +24,23 @@ def twin_of(scheme, data):
         if isinstance(thing, torch.Tensor) and not thing.is_leaf:  # torch copies leaves only
             memo[id(thing)] = thing.detach().clone()
     try:
-        for thing in things:
-            _copy_teacher(thing, memo)
+        for module in reversed([*scheme.modules()]):  # a teacher before the one that it is in
+            if isinstance(module, Teacher) and id(module) not in memo:
+                module.copied(memo)
         return copy.deepcopy(scheme, memo)
     except Exception as error:
         raise TypeError(f"Expected a scheme that copy.deepcopy can copy, to look at the copy; got "
                         f"{type(error).__name__}: {error}") from error
 
 
-def _copy_teacher(thing, memo) -> None:
-    """A teacher that shares itself with its copies is copied all the same."""
-    shares = callable(thing) and hasattr(type(thing), "__deepcopy__") and hasattr(thing, "__dict__")
-    if shares and not isinstance(thing, (nn.Module, torch.Tensor)) and id(thing) not in memo:
-        memo[id(thing)] = twin = copy.copy(thing)
-        for part in inside(list(vars(thing).values())):
-            _copy_teacher(part, memo)
-        vars(twin).update({name: copy.deepcopy(value, memo)
-                           for name, value in vars(thing).items()})
-
-
 def networks(thing) -> list[nn.Module]:
     """The networks in a teacher, each once."""
-    found = [part for part in inside(thing) if isinstance(part, nn.Module)]
-    return list({id(network): network for network in found}.values())
+    holders = (Teacher, nn.ModuleList)
+    found = []
+    for part in inside(list(vars(thing).values()) if isinstance(thing, holders) else thing):
+        if isinstance(part, nn.Module):
+            found += networks(part) if isinstance(part, holders) else [part]
+    return list(dict.fromkeys(found))
 
 
 def inside(thing, depth: int = 4):

@@ -226,7 +226,7 @@ def optimiser(visit, optimizer) -> None:
     ours = dict(visit.scheme.named_parameters())
     students = {id(p) for student in visit.scheme.students for p in student.parameters()}
     theirs = {id(p) for network in copies.networks(getattr(visit.scheme, "teacher", None))
-              for p in network.parameters()} - students
+              for p in network.parameters() if p.requires_grad} - students
     if held & theirs:
         visit.report(
             f"The optimiser holds {len(held & theirs)} parameters of the teacher.",

@@ -3,15 +3,15 @@
 Shapes: N samples, K classes.
 """
 
+import contextlib
 import math
 
 import torch
-from torch import nn
 
-from kdcourse import measure, models, teachers
+from kdcourse import measure, models
 from kdcourse.data import Batch, generator
-from kdcourse.diagnosis import copies
 from kdcourse.diagnosis.visit import probabilities
+from kdcourse.teachers import Cached, Ensemble, Live, Teacher
 
 SAMPLES = 500  # on which the teacher's accuracy is measured
 VIEWS = 8  # for which stored answers are compared, spread over all
@@ -23,7 +23,7 @@ def _ask(visit, x: torch.Tensor) -> torch.Tensor | None:
     """The teacher's logits for these inputs; None where it cannot be asked."""
     x = x.to(visit.device)
     try:
-        if isinstance(visit.teacher, nn.Module):
+        if not isinstance(visit.teacher, Teacher):
             return torch.cat([_overheard(visit, part) for part in x.split(100)])
         return visit.teacher.predict(x).float()
     except Exception:  # a teacher may answer in its own way, or not for all inputs
@@ -45,17 +45,17 @@ def _overheard(visit, x: torch.Tensor) -> torch.Tensor:
 
 def _told(teacher, batch: Batch) -> torch.Tensor | None:
     """What the teacher says of a batch, the way the scheme asks it."""
-    if isinstance(teacher, nn.Module):
+    if not isinstance(teacher, Teacher):
         return None
     try:
-        return models.logits_of(teacher(batch)).float()
+        return teacher(batch).logits.float()
     except Exception:
         return None
 
 
 def _members(teacher) -> list:
     """The teachers of an ensemble, and of ensembles within it."""
-    if not isinstance(teacher, teachers.Ensemble):
+    if not isinstance(teacher, Ensemble):
         return []
     return [one for member in teacher.teachers for one in _members(member) or [member]]
 
@@ -71,12 +71,6 @@ def manners(visit) -> None:
     answers = told if told is not None else asked
     if answers is None:
         return
-    if any(isinstance(thing, torch.Tensor) and thing.grad_fn is not None
-           for thing in copies.inside(visit.scheme.teacher)):
-        visit.report(
-            "Answers that the teacher has stored carry a gradient.",
-            "The first step goes back into the network that gave them, the second one fails.",
-            "Compute them under torch.no_grad(), or store logits.detach().")
     visit.look("the teacher answers with logits")
     if not torch.isfinite(answers).all() and not (answers == -torch.inf).any():
         visit.report("The teacher answers with NaN or inf.", "So does the loss.",
@@ -123,7 +117,7 @@ def _aligned(visit) -> None:
     for who, teacher in [*_named(visit.teacher), ("The teacher", visit.teacher)]:
         for batch in _batches(visit):
             told = _told(teacher, batch)
-            asked = _asked(teacher, batch.x) if told is not None else None
+            asked = _asked(teacher, batch) if told is not None else None
             if asked is None:
                 break
             looked = True
@@ -137,7 +131,7 @@ def _aligned(visit) -> None:
                     "smoothing.",
                     "Look answers up by batch.index, or make kd.Cached(teacher, data) again.")
                 return
-            if stale is None and off.any() and isinstance(teacher, teachers.Cached):
+            if stale is None and off.any() and isinstance(teacher, Cached):
                 stale = (f"{int(off.sum())} of {len(off)} stored answers are not what the teacher "
                          "says of these samples now.")
     if looked:
@@ -153,9 +147,9 @@ def _named(teacher) -> list:
             for number, member in enumerate(_members(teacher), 1)]
 
 
-def _asked(teacher, x: torch.Tensor) -> torch.Tensor | None:
+def _asked(teacher, batch: Batch) -> torch.Tensor | None:
     try:
-        return teacher.predict(x).float()
+        return teacher.predict(batch.x, batch.y).float()
     except Exception:  # nothing behind it, or it answers in its own way
         return None
 
@@ -233,7 +227,7 @@ def _of_training(visit, teacher):
 
 def _unknowing(visit, who: str, teacher) -> bool:
     """Is a part of an ensemble, with answers and no network behind them, at chance?"""
-    if _asked(teacher, visit.batch.x) is not None:
+    if _asked(teacher, visit.batch) is not None:
         return False
     logits, y = _of_training(visit, teacher)
     if logits is None or y.max() >= logits.shape[1] or torch.isnan(logits).any():
@@ -264,11 +258,17 @@ def _other_inputs(visit, x, y) -> bool:
     visit.look("the teacher's inputs are normalised as it expects")
     x, y = x[:FEWER], y[:FEWER]
     right = {}
-    for words, seen, remedy in [("", x, ""), *_otherwise(x, visit.teacher)]:
+    for words, seen, remedy in [("", x, ""), *_otherwise(x)]:
         logits = _ask(visit, seen)
         if logits is None:
             continue
         right[words] = (measure.accuracy(logits.cpu(), y), remedy)
+    teacher = visit.teacher.source if isinstance(visit.teacher, Cached) else visit.teacher
+    if isinstance(teacher, Live) and teacher.transform is not None:
+        with contextlib.suppress(Exception):  # without it the network may not take the inputs
+            right["the transform of kd.Live left out"] = (
+                measure.accuracy(models.predict(teacher.model, x).cpu(), y),
+                "Leave it out: the model normalises for itself.")
     asis, _ = right.pop("", (1.0, ""))
     words = max(right, key=lambda words: right[words][0], default=None)
     if words is None or not _better(right[words][0], asis, len(y), 0.1, len(visit.data.classes)):
@@ -313,7 +313,7 @@ def _other_order(visit, logits, y, what) -> bool:
     return True
 
 
-def _otherwise(x, teacher):
+def _otherwise(x):
     """Other ways to show the same inputs: what was done, the inputs, what to do about it."""
     low, high = float(x.min()), float(x.max())
     channels = x.shape[1] if x.ndim == 4 else 1
@@ -321,12 +321,13 @@ def _otherwise(x, teacher):
     per_channel = (-1, 1, 1) if x.ndim == 4 else (-1,)
 
     def live(mean, std):
-        return f"Say so: kd.Live(model, mean={mean}, std={std}), or put it in front of the model."
+        return (f"Say so: kd.Live(model, transform=v2.Normalize({mean}, {std})), with v2 of "
+                "torchvision.transforms, or put it in front of the model.")
 
     ways = []
     if low >= 0 and high <= 1:
-        ways += [("inputs from 0 to 255", x * 255, live(0, "1 / 255")),
-                 ("inputs from -1 to 1", 2 * x - 1, live(0.5, 0.5))]
+        ways += [("inputs from 0 to 255", x * 255, live([0], "[1 / 255]")),
+                 ("inputs from -1 to 1", 2 * x - 1, live([0.5], [0.5]))]
     elif low >= 0:
         ways += [("inputs divided by 255", x / 255,
                   "Divide by 255: data in this package lies in [0, 1].")]
@@ -348,11 +349,6 @@ def _otherwise(x, teacher):
     ways += [("the data's own mean and standard deviation", (x - mean) / std,
               live(*([round(v, 3) for v in row.flatten().tolist()] for row in (mean, std)))),
              ("light and dark reversed", low + high - x, "Reverse them: 1 - x.")]
-    mine, spread = getattr(teacher, "mean", None), getattr(teacher, "std", None)
-    if isinstance(mine, torch.Tensor) and isinstance(spread, torch.Tensor) and x.ndim == 4:
-        undone = x * spread.to(x).view(per_channel) + mine.to(x).view(per_channel)
-        ways += [("the mean and std of kd.Live left out", undone,
-                  "Leave them out: the model normalises for itself.")]
     return ways
 
 

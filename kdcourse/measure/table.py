@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kdcourse import models, schemes, teachers
+from kdcourse import models, schemes
 from kdcourse.data import Dataset
 from kdcourse.measure import cost, quality
+from kdcourse.teachers import Teacher
 
 
 @dataclasses.dataclass
@@ -123,8 +124,10 @@ def _columns(scheme, shape: tuple[int, ...]) -> tuple[str, dict[str, _Column]]:
     students = [models.alone(student) for student in scheme.students]
     names = [f"student {i}" for i in range(1, len(students) + 1)] if students[1:] else ["student"]
     named = list(zip(names, students, strict=True))
-    if getattr(scheme, "teacher", None) is not None:
-        asked = _Column(_network(scheme.teacher, shape), predict=scheme.teacher.predict)
+    teacher = getattr(scheme, "teacher", None)
+    if isinstance(teacher, Teacher):
+        network = _AsNetwork(teacher) if teacher.networks() else None
+        asked = _Column(network, predict=teacher.predict)
         return "teacher", {"teacher": asked} | {name: _Column(student, ["teacher"])
                                                 for name, student in named}
     if isinstance(scheme, schemes.MultiExit) and scheme.heads is not None:
@@ -155,45 +158,19 @@ def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:
             "peak_mb": cost.peak_memory(model, shape)}
 
 
-# --- who else answers: teachers and exits as networks -------------------------------------------
+# --- teachers and exits as networks -------------------------------------------------------------
 
 
-def _network(teacher, shape: tuple[int, ...]) -> nn.Module | None:
-    """A teacher as one network for raw inputs; None where there is no network behind it."""
-    if isinstance(teacher, teachers.Cached):
-        return _network(teacher.source, shape)
-    if isinstance(teacher, teachers.Ensemble):
-        members = [_network(member, shape) for member in teacher.teachers]
-        return None if None in members else _Together(members, teacher)
-    model = getattr(teacher, "model", None)
-    if not isinstance(model, nn.Module):
-        return None
-    shown = getattr(teacher, "adapted", None)  # a teacher of one's own may show what it gets
-    raw = torch.zeros(1, *shape, device=models.device_of(model))
-    adapts = shown is not None and shown(raw) is not raw
-    return _Adapted(model, teacher) if adapts else models.unwrapped(model)
+class _AsNetwork(nn.Module):
+    """A teacher as a network on raw inputs, with its weights in the `state_dict`."""
 
-
-class _Adapted(nn.Module):
-    """A network behind the normalisation and size of its own."""
-
-    def __init__(self, model: nn.Module, teacher):
+    def __init__(self, teacher: Teacher):
         super().__init__()
-        self.model, self.adapted = models.unwrapped(model), teacher.adapted
+        self.networks, self._teacher = nn.ModuleList(teacher.networks()), (teacher,)
 
     def forward(self, x):
-        return self.model(self.adapted(x))
-
-
-class _Together(nn.Module):
-    """The networks of an ensemble, one after the other."""
-
-    def __init__(self, members: list[nn.Module], ensemble):
-        super().__init__()
-        self.members, self.ensemble = nn.ModuleList(members), ensemble
-
-    def forward(self, x):
-        return self.ensemble._together([models.logits_of(member(x)) for member in self.members])
+        with torch.compiler.set_stance("force_eager"):  # as students are measured
+            return self._teacher[0].predict(x)
 
 
 def _trimmed(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
