@@ -90,7 +90,7 @@ class Scheme(nn.Module):
                 )
 
     def after_step(self) -> None:
-        """Called after each optimiser step: here `after_step` of the teachers, which moves an `EMA`.
+        """Called after each optimiser step: here that of the teachers, which moves an `EMA`.
 
         Override it for curricula and the like, and call `super().after_step()`. Do not change a
         `Live` teacher in it: a checkpoint would not keep that. A teacher that changes is an `EMA`,

@@ -361,9 +361,9 @@ class _Run:
                 self.best = {name: value.clone() if isinstance(value, torch.Tensor) else value
                              for name, value in _checkpoint.state(self.scheme).items()}
         if any(repr(teacher) != name for teacher, name in self.frozen.items()):
-            raise ValueError("Expected a teacher that stays as it is, got one whose weights changed "
-                             "in the training: no checkpoint would keep it. Use kd.EMA, or a "
-                             "subclass of kd.teachers.Teacher with saved = True.")
+            raise ValueError("Expected a teacher that stays as it is, got one whose weights were "
+                             "changed in the training: no checkpoint would keep them. Use kd.EMA, "
+                             "or a subclass of kd.teachers.Teacher with saved = True.")
         if self.checkpoint:
             random = self.team.gather(_checkpoint.random_state(self.device))
         if self.checkpoint and self.team.rank == 0:

@@ -100,7 +100,7 @@ class Cached(Teacher):
 
     def _try(self, path: Path, data: Dataset) -> None:
         """Raise `ValueError` unless the teacher gives the stored answers to a few samples."""
-        V, N, K = self._logits_VNK.shape
+        V, N = self._logits_VNK.shape[:2]
         places = torch.linspace(0, N - 1, min(TRIED, N)).long()
         for view in {0, V - 1}:
             stored_BK = self._logits_VNK[view, places]

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdcourse import models
 from kdcourse.data import Batch, Dataset
 from kdcourse.models import View
 from kdcourse.teachers.base import Teacher
@@ -31,6 +30,7 @@ class Ensemble(Teacher):
 
     Raises `ValueError` for no teachers, and weights that do not fit.
 
+    >>> from kdcourse import models
     >>> Ensemble([models.convnet(width=8, seed=s) for s in range(3)]).predict(
     ...     torch.rand(2, 1, 28, 28)).shape
     torch.Size([2, 36])
