@@ -1,93 +1,229 @@
-"""HOW it is transferred: what a training step minimises, and with whom.
+"""HOW it is transferred: who learns from whom in a training step, and by which objective.
 
-A scheme's `forward(batch)` computes everything that one step minimises. The loop does not know
-which scheme it runs. Shapes: B batch, K classes.
+A scheme lists its edges; `forward`, `build` and `check` are written once, in `Scheme`. The loop
+does not know which scheme it runs. Shapes: B batch, K classes.
 """
 
 import copy
 import dataclasses
+import itertools
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from kdcourse import losses, models
 from kdcourse.data import Batch, Dataset, generator
 from kdcourse.models import View
-from kdcourse.teachers import Teacher, as_teacher
+from kdcourse.teachers import Live, Teacher, as_teacher
+
+
+@dataclasses.dataclass(eq=False)
+class Edge:
+    """One student that learns from one teacher, or from the labels alone, in one forward pass.
+
+    student, teacher: outputs of this forward pass; teacher is None where only labels are compared.
+        A peer comes in as `output.detached()`, so that no gradient reaches it.
+    objective: compares the two, such as `1.0 * KD(T=4)`; kept by the scheme as an attribute, so
+        that its projections are trained and saved.
+    name: stands in front of the terms in the history: "1" makes "1.CE", "" leaves "CE".
+    weight: of the whole edge, in the loss and in the history. Terms of the same name are added up
+        there, so three peers with a weight of 1/3 each give their mean.
+    """
+
+    student: View
+    teacher: View | None
+    objective: losses.Objective
+    name: str = ""
+    weight: float = 1.0
+
+    def __post_init__(self):
+        if not isinstance(self.objective, losses.Objective):
+            raise TypeError(f"Expected an objective on an edge, got "
+                            f"{type(self.objective).__name__}. Keep one in the scheme's __init__: "
+                            "self.objective = losses.as_objective(KD(T=4)).")
+
+    def named(self, term: str) -> str:
+        """The name of one of the objective's terms in the history."""
+        return f"{self.name}.{term}" if self.name else term
+
+    def check_classes(self) -> None:
+        """Raise `ValueError` where student and teacher have logits for other classes."""
+        if self.teacher is None:
+            return
+        ours, theirs = self.student.logits.shape[1], self.teacher.logits.shape[1]
+        if ours != theirs:
+            raise ValueError(
+                f"Expected student and teacher to know the same classes, got {ours} and {theirs}. "
+                f"Give the student {theirs} outputs, or take a teacher for {ours} classes.")
 
 
 @dataclasses.dataclass
 class Outcome:
-    """One step: the scalar `loss`, its unweighted `parts` by name, and `logits` [B, K]."""
+    """One step: what is minimised, and what is logged.
+
+    loss: the scalar that is minimised. parts: its unweighted terms by name, scalars.
+    logits: those of the first edge's student, [B, K].
+    notes: further scalars by name, on the device of the loss, that are logged and not minimised.
+
+    Raises `ValueError` for a note with the name of a part.
+    """
 
     loss: torch.Tensor
     parts: dict[str, torch.Tensor]
     logits: torch.Tensor
+    notes: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if taken := {"loss", *self.parts} & self.notes.keys():
+            raise ValueError(f"Expected notes with names of their own, got {sorted(taken)}, which "
+                             "are parts of the loss. Give them other names.")
 
 
 class Scheme(nn.Module):
-    """The common ground of all schemes: a student, and an objective of its own.
+    """The base of all schemes. A new scheme is one method, `edges`; by default the student learns
+    from the labels, by `objective`.
 
-    A new scheme overrides `forward`, and `views` where it has more to show to `build`.
+    What a subclass keeps as attributes is found: objectives are built and trained, teachers
+    (`kd.Live`, `kd.Cached`, `kd.Ensemble`, `kd.EMA`) checked against the data and reported.
+
+    student: any `nn.Module` that returns logits [B, K].
+    objective: such as `CE()`; None where all edges have objectives of their own.
+
+    Raises `TypeError` for a student that is no network.
+
+    >>> class TwoTeachers(Scheme):
+    ...     def __init__(self, student, first, second):
+    ...         super().__init__(student, 0.2 * losses.CE() + 0.8 * losses.KD(T=4))
+    ...         self.first, self.second = Live(first), Live(second)
+    ...         self.from_second = 0.5 * losses.DKD()
+    ...
+    ...     def edges(self, batch):
+    ...         student = self.output(batch)
+    ...         yield Edge(student, self.first(batch), self.objective)
+    ...         yield Edge(student, self.second(batch), self.from_second, "second")
+    >>> scheme = TwoTeachers(*(models.mlp(hidden=(8,), seed=seed) for seed in range(3)))
+    >>> list(scheme(Batch(torch.rand(4, 1, 28, 28), torch.arange(4), torch.arange(4))).parts)
+    ['CE', 'KD', 'second.DKD']
     """
 
-    def __init__(self, student: nn.Module, objective):
+    partner = "its peers"  # what `report` calls those that a student without a teacher agrees with
+    seed_name = "edges"  # part of the seeds of projections, so the recorded rows depend on it
+
+    def __init__(self, student: nn.Module, objective=None):
         super().__init__()
         if not isinstance(student, nn.Module):
             raise TypeError(f"Expected a network (nn.Module) as student, got "
                             f"{type(student).__name__}. Pass the model itself.")
         self.student = student
-        self.objective = losses.as_objective(objective)
-        self._taps = models.taps(student, self.objective.student_paths)
+        self.objective = None if objective is None else losses.as_objective(objective)
+        self._taps = None
+
+    def edges(self, batch: Batch):
+        """Run students and teachers; return or yield the `Edge`s, who learns from whom. The logits
+        of the first edge's student are those of the `Outcome`."""
+        return [Edge(self.output(batch), None, self.objective)]
+
+    def inputs(self, batch: Batch) -> torch.Tensor:
+        """The inputs of a step, for students and teachers alike: by default `batch.x`.
+
+        Override it for generated samples or another modality. Called once per step, and in
+        `build`. `kd.Cached` answers for the original samples only.
+        """
+        return batch.x
 
     @property
     def students(self) -> list[nn.Module]:
-        """All networks that are trained; most schemes have one."""
+        """The networks that are trained to classify; most schemes have one."""
         return [self.student]
 
-    def views(self, batch: Batch) -> tuple[View, View | None]:
-        """What student and teacher say about a batch."""
-        view = self._taps(batch.x)
-        view.index = batch.index
-        return view, None
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """The teachers by the name of their attribute; a plain network is none."""
+        return {name: part for name, part in self._modules.items() if isinstance(part, Teacher)}
+
+    def objectives(self) -> list[losses.Objective]:
+        """Every objective that the scheme keeps."""
+        return [module for module in self.modules() if isinstance(module, losses.Objective)]
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Copies of what can be used after training, by name, each as `export` makes it."""
+        copies = [models.alone(student) for student in self.students]
+        names = [f"student {i}" for i in range(1, len(copies) + 1)] if copies[1:] else ["student"]
+        return dict(zip(names, copies, strict=True))
+
+    def partners(self, name: str, names: list[str]) -> list[str]:
+        """Whom `report` compares a network with: the teachers, or the others among the `names`."""
+        return list(self.teachers) or [other for other in names if other != name]
+
+    def tap(self, *paths: str) -> None:
+        """Attach hooks to the students for all that the objectives read there, and for `paths`.
+
+        Happens by itself in the first step. Call it at the end of `__init__` to have the paths
+        checked there, or with the teacher's paths where one student teaches another. Raises
+        `ValueError` for the path of no module.
+        """
+        paths = [*paths, *(path for one in self.objectives() for path in one.student_paths)]
+        self._taps = [models.taps(student, paths) for student in self.students]
+
+    def outputs(self, batch: Batch) -> list[View]:
+        """Run every student on `batch.x`: logits, tapped tensors and sample ids of each."""
+        if self._taps is None:
+            self.tap()
+        outputs = [taps(batch.x) for taps in self._taps]
+        for output in outputs:
+            output.index = batch.index
+        return outputs
+
+    def output(self, batch: Batch) -> View:
+        """Run the student of a scheme with one: `outputs(batch)[0]`."""
+        return self.outputs(batch)[0]
+
+    def with_inputs(self, batch: Batch) -> Batch:
+        """The batch with the scheme's own `inputs`."""
+        x = self.inputs(batch)
+        return batch if x is batch.x else dataclasses.replace(batch, x=x)
+
+    def forward(self, batch: Batch) -> Outcome:
+        batch = self.with_inputs(batch)
+        return _outcome(self.edges(batch), batch)
 
     @torch.no_grad()
     def build(self, batch: Batch, seed: int) -> None:
         """Check that everything fits, and make what must be trained, before the optimiser exists.
 
         Runs in eval mode and writes nothing: batch statistics stay as they are. Calling it twice
-        changes nothing.
+        changes nothing. Raises `ValueError` where classes or shapes do not fit.
         """
         with models.evaluating(self), torch.compiler.set_stance("force_eager"):
-            student, teacher = self.views(batch)
-            self.objective.build(student, teacher, seed)
-            self.objective(student, teacher, batch.y)  # a mistake in shapes shows here, not later
-
-    def forward(self, batch: Batch) -> Outcome:
-        student, teacher = self.views(batch)
-        parts = self.objective.parts(student, teacher, batch.y)
-        return Outcome(self.objective.total(parts), parts, student.logits)
+            batch = self.with_inputs(batch)
+            edges, numbers = list(self.edges(batch)), itertools.count()
+            for edge in edges:
+                edge.check_classes()
+            for edge in edges:
+                own = seed
+                if edge.teacher is not None and len(edges) > 1:  # projections that differ
+                    own = generator(seed, self.seed_name, next(numbers)).initial_seed()
+                edge.objective.build(edge.student, edge.teacher, own)
+            _outcome(edges, batch)  # raises for shapes that do not fit
 
     def check(self, data: Dataset) -> None:
-        """Raise `ValueError` when the scheme does not fit the data."""
-        self._check_outputs(data)
-        self.objective.check(data)
-
-    def _check_outputs(self, data: Dataset) -> None:
+        """Raise `ValueError` when students, objectives or teachers do not fit the data."""
         for student in self.students:
             for name, p in student.named_parameters():
                 if p.is_floating_point() and p.dtype != torch.float32:
                     raise ValueError(
                         f"Expected a student with weights in float32, got {name} in {p.dtype}. "
-                        'Call student.float(); half precision is Recipe(precision="bf16").'
-                    )
+                        'Call student.float(); half precision is Recipe(precision="bf16").')
             outputs = models.predict(student, data.train.head(2)).shape[1]
             if outputs < len(data.classes):
                 raise ValueError(
                     f"Expected a student with an output for each of the {len(data.classes)} "
                     f"classes of {data.name}, got {outputs}. Make it with "
-                    f"classes={len(data.classes)}."
-                )
+                    f"classes={len(data.classes)}.")
+        for part in (*self.objectives(), *self.teachers.values()):
+            part.check(data)
 
     def after_step(self) -> None:
         """Called after each optimiser step: here that of the teachers, which moves an `EMA`.
@@ -96,9 +232,8 @@ class Scheme(nn.Module):
         `Live` teacher in it: a checkpoint would not keep that. A teacher that changes is an `EMA`,
         or a subclass of `Teacher` with `saved = True`.
         """
-        for part in self.children():
-            if isinstance(part, Teacher):
-                part.after_step()
+        for teacher in self.teachers.values():
+            teacher.after_step()
 
     def frozen_tensors(self) -> set[str]:
         """The names of parameters and buffers of teachers that are not saved. They never change, so
@@ -108,7 +243,34 @@ class Scheme(nn.Module):
                 for name, _ in [*part.named_parameters(), *part.named_buffers()]}
 
     def __repr__(self):
-        return f"{type(self).__name__}({models.describe(self.student)}, {self.objective!r})"
+        parts = [models.describe(self.student)]
+        for name, part in self._modules.items():
+            if name == "objective" and part is not None:
+                parts.append(repr(part))
+            elif isinstance(part, losses.Objective) or name in self.teachers:
+                parts.append(f"{name}={part!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def _outcome(edges, batch: Batch) -> Outcome:
+    """Evaluate the objective of each edge, and add them up."""
+
+    def added(value, edge, total=None):
+        value = value if edge.weight == 1 else edge.weight * value
+        return value if total is None else total + value
+
+    loss = logits = None
+    parts = {}
+    for edge in edges:
+        terms = edge.objective.parts(edge.student, edge.teacher, batch.y)
+        loss = added(edge.objective.total(terms), edge, loss)
+        for term, value in terms.items():
+            name = edge.named(term)
+            parts[name] = added(value, edge, parts.get(name))
+        logits = edge.student.logits if logits is None else logits
+    if loss is None:
+        raise ValueError("Expected at least one Edge from edges(batch), got none.")
+    return Outcome(loss, parts, logits)
 
 
 class Supervised(Scheme):
@@ -123,6 +285,7 @@ class Supervised(Scheme):
         if self.objective.needs_teacher:
             raise ValueError(f"Expected an objective without a teacher, got {self.objective!r}. "
                              "Use Distiller(student, teacher, objective).")
+        self.tap()
 
 
 class Distiller(Scheme):
@@ -144,7 +307,9 @@ class Distiller(Scheme):
         super().__init__(student, losses.hinton() if objective is None else objective)
         self._check_apart(teacher)
         self.teacher = as_teacher(teacher)
-        self.teacher.tap(self.objective.teacher_paths)
+        self._teacher_paths = self.objective.teacher_paths
+        self.teacher.tap(self._teacher_paths)
+        self.tap()
 
     def _check_apart(self, teacher) -> None:
         ours = {id(p) for p in self.student.parameters()}
@@ -155,28 +320,8 @@ class Distiller(Scheme):
                 "student. Use copy.deepcopy(model) for the teacher."
             )
 
-    def views(self, batch: Batch) -> tuple[View, View]:
-        student, _ = super().views(batch)
-        return student, self.teacher(batch, self.objective.teacher_paths)
-
-    @torch.no_grad()
-    def build(self, batch: Batch, seed: int) -> None:
-        with models.evaluating(self):
-            student, teacher = self.views(batch)
-        ours, theirs = student.logits.shape[1], teacher.logits.shape[1]
-        if ours != theirs:
-            raise ValueError(
-                f"Expected student and teacher to know the same classes, got {ours} and {theirs}. "
-                f"Give the student {theirs} outputs, or take a teacher for {ours} classes."
-            )
-        super().build(batch, seed)
-
-    def check(self, data: Dataset) -> None:
-        super().check(data)
-        self.teacher.check(data)
-
-    def __repr__(self):
-        return f"{super().__repr__()[:-1]}, teacher={self.teacher!r})"
+    def edges(self, batch: Batch) -> list[Edge]:
+        return [Edge(self.output(batch), self.teacher(batch, self._teacher_paths), self.objective)]
 
 
 class Mutual(Scheme):
@@ -204,13 +349,14 @@ class Mutual(Scheme):
     2
     """
 
+    seed_name = "mutual"
+
     def __init__(self, students, objective=None):
         students = list(students)
         if len(students) < 2:
             raise ValueError(f"Expected at least two students that learn from each other, got "
                              f"{len(students)}. For one student use Supervised or Distiller.")
-        objective = losses.CE() + losses.KD(T=1) if objective is None else objective
-        super().__init__(students[0], objective)
+        super().__init__(students[0])
         owners: dict[int, int] = {}
         for number, student in enumerate(students):
             if not isinstance(student, nn.Module):
@@ -221,70 +367,31 @@ class Mutual(Scheme):
                     raise ValueError("Expected students with weights of their own, got two that "
                                      "share some. Make each with a seed of its own.")
         self.peers = nn.ModuleList(students[1:])
-        of_labels, of_peers = self.objective.apart()
+        objective = losses.as_objective(
+            losses.CE() + losses.KD(T=1) if objective is None else objective)
+        of_labels, of_peers = objective.apart()
         if of_peers is None:
             raise ValueError("Expected an objective with a term on a teacher, which a peer can be, "
-                             f"got {self.objective!r}. Add, for example, KD(T=1).")
+                             f"got {objective!r}. Add, for example, KD(T=1).")
         count = range(len(students))
         self.of_labels = nn.ModuleList(copy.deepcopy(of_labels) for _ in count if of_labels)
         self.of_peers = nn.ModuleDict({f"{i}_from_{j}": copy.deepcopy(of_peers)
                                        for i in count for j in count if i != j})
-        self._all_taps = [models.taps(student, _paths(self.objective)) for student in students]
-        self._sentence = repr(self.objective)
-        self.objective = None  # its copies are what is trained
+        self._sentence = repr(objective)
+        self.tap(*objective.teacher_paths)
 
     @property
     def students(self) -> list[nn.Module]:
         return [self.student, *self.peers]
 
-    def _seen(self, batch: Batch) -> list[View]:
-        views = [taps(batch.x) for taps in self._all_taps]
-        for view in views:
-            view.index = batch.index
-        return views
-
-    def _directions(self, views):
-        """Student i, peer j as a fixed teacher, and the objective between them."""
-        fixed = [view.detached() for view in views]
-        for i, view in enumerate(views):
-            for j, peer in enumerate(fixed):
-                if i != j:
-                    yield i, view, peer, self.of_peers[f"{i}_from_{j}"]
-
-    def forward(self, batch: Batch) -> Outcome:
-        views = self._seen(batch)
-        parts, loss = {}, 0.0
-        for i, (view, objective) in enumerate(zip(views, self.of_labels), start=1):
-            terms = objective.parts(view, None, batch.y)
-            loss = loss + objective.total(terms)
-            parts |= {f"{i}.{name}": value for name, value in terms.items()}
-        share = 1 / (len(views) - 1)
-        for i, view, peer, objective in self._directions(views):
-            terms = objective.parts(view, peer, batch.y)
-            loss = loss + share * objective.total(terms)
-            for name, value in terms.items():
-                name = f"{i + 1}.{name}"
-                parts[name] = parts.get(name, 0) + share * value
-        return Outcome(loss, parts, views[0].logits)
-
-    @torch.no_grad()
-    def build(self, batch: Batch, seed: int) -> None:
-        with models.evaluating(self), torch.compiler.set_stance("force_eager"):
-            views = self._seen(batch)
-            known = {view.logits.shape[1] for view in views}
-            if len(known) > 1:
-                raise ValueError(f"Expected students that know the same classes, got outputs for "
-                                 f"{sorted(known)}.")
-            for number, (_, view, peer, objective) in enumerate(self._directions(views)):
-                objective.build(view, peer, generator(seed, "mutual", number).initial_seed())
-            for view, objective in zip(views, self.of_labels):
-                objective.build(view, None, seed)
-            self(batch)  # a mistake in shapes shows here, not later
-
-    def check(self, data: Dataset) -> None:
-        self._check_outputs(data)
-        for objective in [*self.of_labels, *self.of_peers.values()]:
-            objective.check(data)
+    def edges(self, batch: Batch) -> list[Edge]:
+        outputs = self.outputs(batch)
+        fixed = [output.detached() for output in outputs]
+        edges = [Edge(output, None, objective, f"{i}") for i, (output, objective)
+                 in enumerate(zip(outputs, self.of_labels), start=1)]
+        return edges + [
+            Edge(output, peer, self.of_peers[f"{i}_from_{j}"], f"{i + 1}", 1 / len(self.peers))
+            for i, output in enumerate(outputs) for j, peer in enumerate(fixed) if i != j]
 
     def __repr__(self):
         students = ", ".join(models.describe(student) for student in self.students)
@@ -320,71 +427,72 @@ class MultiExit(Scheme):
     ('layer1', 'layer2')
     """
 
+    seed_name, partner = "exits", "the end"
+
     def __init__(self, model: nn.Module, exits, objective=None):
-        default = 0.7 * losses.CE() + 0.3 * losses.KD(T=3)
-        super().__init__(model, default if objective is None else objective)
+        super().__init__(model)
         self.exits = (exits,) if isinstance(exits, str) else tuple(exits)
         if not self.exits:
             raise ValueError("Expected at least one exit, such as \"layer1\", got none.")
-        of_labels, of_end = self.objective.apart()
+        objective = losses.as_objective(
+            0.7 * losses.CE() + 0.3 * losses.KD(T=3) if objective is None else objective)
+        of_labels, of_end = objective.apart()
         if of_labels is None or of_end is None:
             raise ValueError(f"Expected an objective with a term on the labels and one on a "
-                             f"teacher, got {self.objective!r}. For example 0.7 * CE() + 0.3 * "
-                             "KD(T=3).")
-        self._sentence = repr(self.objective)
+                             f"teacher, got {objective!r}. For example 0.7 * CE() + 0.3 * KD(T=3).")
         self.of_end = of_labels.unweighted()
-        self.of_exits = nn.ModuleList(copy.deepcopy(self.objective) for _ in self.exits)
-        self.objective = None
+        self.of_exits = nn.ModuleList(copy.deepcopy(objective) for _ in self.exits)
         self.heads = None
-        paths = [*self.exits, *_paths(self.of_exits[0])]
-        self._taps = models.taps(model, paths)
+        self._sentence = repr(objective)
+        self.tap(*self.exits, *objective.teacher_paths)
 
-    def _seen(self, batch: Batch) -> tuple[View, list[View]]:
-        """What the end says, and each exit."""
-        end = self._taps(batch.x)
-        end.index = batch.index
-        exits = [View(head(end.taps[path]), end.taps, batch.index)
-                 for path, head in zip(self.exits, self.heads or [])]
-        return end, exits
-
-    def forward(self, batch: Batch) -> Outcome:
-        end, exits = self._seen(batch)
-        parts = self.of_end.parts(end, None, batch.y)
-        loss = self.of_end.total(parts)
-        for path, view, objective in zip(self.exits, exits, self.of_exits):
-            terms = objective.parts(view, end.detached(), batch.y)
-            loss = loss + objective.total(terms)
-            parts |= {f"{path}.{name}": value for name, value in terms.items()}
-        return Outcome(loss, parts, end.logits)
+    def edges(self, batch: Batch) -> list[Edge]:
+        end = self.output(batch)
+        edges = [Edge(end, None, self.of_end)]
+        for path, head, objective in zip(self.exits, self.heads or [], self.of_exits):
+            exit = View(head(end.taps[path]), end.taps, batch.index)
+            edges.append(Edge(exit, end.detached(), objective, path))
+        return edges
 
     @torch.no_grad()
     def build(self, batch: Batch, seed: int) -> None:
-        with models.evaluating(self), torch.compiler.set_stance("force_eager"):
-            if self.heads is None:
-                end, _ = self._seen(batch)
+        if self.heads is None:
+            with models.evaluating(self), torch.compiler.set_stance("force_eager"):
+                end = self.output(self.with_inputs(batch))
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(generator(seed, "exits").initial_seed())
                     heads = [_Head(end.taps[path], end.logits.shape[1]) for path in self.exits]
-                self.heads = nn.ModuleList(heads).eval().to(end.logits.device)
-            end, exits = self._seen(batch)
-            for number, (view, objective) in enumerate(zip(exits, self.of_exits)):
-                objective.build(view, end, generator(seed, "exits", number).initial_seed())
-            self.of_end.build(end, None, seed)
-            self(batch)
-
-    def check(self, data: Dataset) -> None:
-        self._check_outputs(data)
-        for objective in [self.of_end, *self.of_exits]:
-            objective.check(data)
+                self.heads = nn.ModuleList(heads).to(end.logits.device)
+            self._shape = batch.x.shape[1:]
+        super().build(batch, seed)
 
     def exit(self, path: str) -> nn.Module:
-        """A network that answers from this exit and computes nothing behind it: a copy, in eval
-        mode. Raises `ValueError` for a path that is no exit or was not trained yet."""
+        """A network that answers from this exit and computes nothing behind it: a copy in eval
+        mode, without the weights behind the exit (None, as for a layer without a bias).
+
+        Raises `ValueError` for a path that is no exit or was not trained yet.
+        """
         if path not in self.exits or self.heads is None:
             raise ValueError(f"Expected one of the exits {list(self.exits)} after training, got "
                              f"{path!r}{'' if self.heads else ' before it'}.")
-        model = models.alone(self.student)
-        return models.Early(model, path, copy.deepcopy(self.heads[self.exits.index(path)])).eval()
+        head = copy.deepcopy(self.heads[self.exits.index(path)])
+        exit = models.Early(models.alone(self.student), path, head).eval()
+        with torch.no_grad(), _Reads() as reads:
+            exit(torch.zeros(1, *self._shape, device=models.device_of(exit)))
+        for module in exit.modules():
+            own = dict([*module.named_parameters(recurse=False),
+                        *module.named_buffers(recurse=False)])
+            if not any(id(tensor) in reads.tensors for tensor in own.values()):
+                for name in own:
+                    setattr(module, name, None)
+        return exit
+
+    def networks(self) -> dict[str, nn.Module]:
+        exits = {f"exit {path}": self.exit(path) for path in self.exits if self.heads is not None}
+        return exits | super().networks()
+
+    def partners(self, name: str, names: list[str]) -> list[str]:
+        return [] if name == "student" else ["student"]
 
     def __repr__(self):
         return f"MultiExit({models.describe(self.student)}, {list(self.exits)}, {self._sentence})"
@@ -405,9 +513,17 @@ class _Head(nn.Module):
         return self.fc(torch.relu(normed_BND).mean(1))
 
 
-def _paths(objective) -> list[str]:
-    """The paths of both sides, for schemes whose teacher is a network of their own."""
-    return [*objective.student_paths, *objective.teacher_paths]
+class _Reads(TorchFunctionMode):
+    """Notes the tensors that go into functions of torch: a module's weights may be read without a
+    call of the module, as those of `out_proj` in `nn.MultiheadAttention`."""
+
+    def __init__(self):
+        super().__init__()
+        self.tensors = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.tensors |= set(map(id, tree_leaves((args, kwargs))))
+        return function(*args, **(kwargs or {}))
 
 
 def export(scheme: Scheme) -> nn.Module:

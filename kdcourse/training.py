@@ -139,7 +139,8 @@ def _named(function) -> str:
 
 @dataclasses.dataclass
 class History:
-    """What happened in each epoch: `rows` of epoch, loss, every part, val_accuracy, seconds.
+    """What happened in each epoch: `rows` of epoch, loss, every part and note of the scheme's
+    `Outcome` (means over the epoch), val_accuracy, seconds.
 
     `history["loss"]` is one column; `val_accuracy` is None in epochs that were not validated.
     precision, channels_last: what was used, also where the recipe said "auto".
@@ -402,8 +403,8 @@ class _Run:
 
 
 class _Log:
-    """The loss and its parts in every step of an epoch, kept on the device until `close`, which is
-    the one place that waits for it."""
+    """The loss, its parts and the notes of every step of an epoch, kept on the device until
+    `close`, which is the one place that waits for it."""
 
     never = 2**40
 
@@ -413,12 +414,13 @@ class _Log:
 
     def _reset(self):
         self.names, self.values, self.shares, self.steps, self.count = [], [], [], [], 0
+        self.terms = 1  # the loss and its parts come first, then notes
 
     def add(self, outcome, share: float) -> None:
         """Note a part of a step, which counts for `share` of it."""
-        self.names = ["loss", *outcome.parts]
-        self.values.append(torch.stack(
-            [outcome.loss.detach(), *(part.detach() for part in outcome.parts.values())]))
+        values = {"loss": outcome.loss, **outcome.parts, **outcome.notes}
+        self.names, self.terms = list(values), 1 + len(outcome.parts)
+        self.values.append(torch.stack([value.detach() for value in values.values()]))
         self.shares.append(share)
         self.steps.append(self.count)
 
@@ -435,11 +437,11 @@ class _Log:
         anywhere = int(self.team.least(torch.tensor(mine, device=values.device)))
         shares = torch.tensor(self.shares, device=values.device)[:, None]
         means = self.team.sum((values * shares).sum(0)) / (self.count * self.team.size)
-        names = self.names
+        names, terms = self.names, self.terms
         self._reset()
         if anywhere < self.never:
-            parts = [name for name, value in zip(names, values[first or 0].tolist(), strict=True)
-                     if name != "loss" and not math.isfinite(value)] if mine == anywhere else []
+            found = values[first or 0, 1:terms].tolist() if mine == anywhere else []
+            parts = [name for name, value in zip(names[1:], found) if not math.isfinite(value)]
             raise FloatingPointError(
                 f"The loss became NaN or inf at step {steps_before + anywhere + 1} "
                 f"(part: {', '.join(parts) or 'the weighted sum'}). Lower Recipe(lr=…), set "

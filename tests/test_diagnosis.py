@@ -20,7 +20,7 @@ from kdcourse.data import Split
 from kdcourse.diagnosis import Diagnosis, Finding, doctor
 from kdcourse.losses import CE, KD
 from kdcourse.models import View
-from kdcourse.schemes import Outcome, Scheme
+from kdcourse.schemes import Edge, Outcome, Scheme
 
 
 class Oracle(nn.Module):
@@ -221,10 +221,10 @@ class Own(Scheme):
         self.teacher.train(mode and self.wakes)
         return self
 
-    def views(self, batch):
+    def edges(self, batch):
         with torch.set_grad_enabled(self.attached):
             logits = kd.models.logits_of(self.teacher(self.change(batch.x)))
-        return super().views(batch)[0], View(logits)
+        return [Edge(self.output(batch), View(logits), self.objective)]
 
 
 class Leaky(losses.Loss):
@@ -548,9 +548,9 @@ def test_a_term_that_is_exactly_zero(data, oracle):
     assert "the teacher compared with itself" in one.remedy
 
     class SameObject(Scheme):
-        def views(self, batch):
-            student, _ = super().views(batch)
-            return student, student.detached()
+        def edges(self, batch):
+            student = self.output(batch)
+            return [Edge(student, student.detached(), self.objective)]
 
     one = found(doctor(SameObject(network(), CE() + KD()), data), "The term KD is exactly 0")
     assert "teacher = model is a second name" in one.remedy

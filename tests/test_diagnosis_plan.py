@@ -12,7 +12,7 @@ from torch import nn
 import kdcourse as kd
 from kdcourse import losses, models
 from kdcourse.data import Split, generator
-from kdcourse.schemes import Outcome, Scheme
+from kdcourse.schemes import Edge, Scheme
 from kdcourse.teachers import as_teacher
 
 
@@ -25,37 +25,55 @@ def found(scheme, data, pattern, *more, **settings):
 
 
 class Together(Scheme):
-    """Somebody's own mutual learning; `fix` is what they do with a peer's answer."""
+    """Somebody's own mutual learning; `fix` is what they do with a peer's output, `paths` what
+    they tap of every student."""
 
-    def __init__(self, students, fix):
+    def __init__(self, students, fix, objective, *paths):
         super().__init__(students[0], losses.CE())
         self.peers, self.fix = nn.ModuleList(students[1:]), fix
+        self.between = losses.as_objective(objective)
+        self.tap(*paths)
 
     @property
     def students(self):
         return [self.student, *self.peers]
 
-    def forward(self, batch):
-        z = [student(batch.x) for student in self.students]
-        total = sum(losses.cross_entropy(answer, batch.y) for answer in z)
-        for i, j in itertools.permutations(range(len(z)), 2):
-            p = (self.fix(z[j]) / 2).softmax(1)
-            total = total - (p * (z[i] / 2).log_softmax(1)).sum(1).mean()
-        return Outcome(total, {"all": total}, z[0])
+    def edges(self, batch):
+        outputs = self.outputs(batch)
+        for i, output in enumerate(outputs):
+            yield Edge(output, None, self.objective, f"{i}")
+        for (i, output), (_, peer) in itertools.permutations(enumerate(outputs), 2):
+            yield Edge(output, self.fix(peer), self.between, f"{i}")
 
-    def build(self, batch, seed):
-        pass
 
-    def check(self, data):
-        pass
+class Towards(losses.Loss):
+    """A term in which somebody forgot to detach the teacher's side."""
+
+    def __init__(self, pull, path=None):
+        super().__init__(path, path)
+        self.pull = pull
+
+    def values(self, student, teacher=None, labels=None):
+        return self.pull(student, teacher)
+
+
+def attached(output):
+    return output
+
+
+def divergence(student, teacher):
+    return F.kl_div(student.log_softmax(1), teacher.softmax(1), reduction="none").sum(1)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_peers_that_are_not_detached(data, count):
     students = [network(seed) for seed in range(count)]
-    (one,) = found(Together(students, lambda z: z), data, "peers are not detached")
+    (one,) = found(Together(students, attached, Towards(divergence)), data,
+                   "peers are not detached")
     assert "peer.detach()" in one.remedy
-    assert not found(Together(students, torch.Tensor.detach), data, "detached")
+    assert ("2 and 3" in one.problem) is (count == 3)
+    assert not found(Together(students, models.View.detached, Towards(divergence)), data,
+                     "detached")
 
 
 class Wrapped(nn.Module):
@@ -71,37 +89,21 @@ class Wrapped(nn.Module):
 
 ANSWERS = {"a tensor": lambda z: z, "a tuple": lambda z: (z, None), "an object": models.View}
 PULLS = {
-    "answers": lambda a, b: losses.kd(a.logits, b.logits, 1.0, "mean"),
-    "divergence": lambda a, b: F.kl_div(a.logits.log_softmax(1), b.logits.softmax(1),
-                                        reduction="batchmean"),
-    "distance": lambda a, b: F.l1_loss(a.logits.softmax(1), b.logits.softmax(1)),
-    "features": lambda a, b: F.mse_loss(a.taps["net.3"], b.taps["net.3"]),
-    "distance of features": lambda a, b: 0.1 * F.l1_loss(a.taps["net.3"], b.taps["net.3"]),
+    "answers": losses.KD(T=1),
+    "divergence": Towards(divergence),
+    "distance": Towards(lambda a, b: (a.softmax(1) - b.softmax(1)).abs().mean(1)),
+    "features": Towards(lambda a, b: (a - b).square().mean((1, 2, 3)), "net.3"),
+    "distance of features": 0.1 * Towards(lambda a, b: (a - b).abs().mean((1, 2, 3)), "net.3"),
 }
-
-
-class Pulling(Together):
-    """Somebody's own mutual learning by `pull`; `fix` is what they do with a peer's view."""
-
-    def __init__(self, students, fix, pull):
-        super().__init__(students, fix)
-        self.pull, self.seen = pull, [models.taps(one, ["net.3"]) for one in students]
-
-    def forward(self, batch):
-        views = [seen(batch.x) for seen in self.seen]
-        total = sum(losses.cross_entropy(view.logits, batch.y) for view in views)
-        for a, b in itertools.permutations(views, 2):
-            total = total + self.pull(a, self.fix(b))
-        return Outcome(total, {"all": total}, views[0].logits)
 
 
 @pytest.mark.parametrize(("answer", "pull"), [
     *(("a tensor", pull) for pull in PULLS),
     *itertools.product(["a tuple", "an object"], ["divergence", "features"])])
 def test_peers_are_found_whatever_they_pull_by(data, answer, pull):
-    for fix, sick in ((lambda view: view, pull != "answers"), (models.View.detached, False)):
+    for fix, sick in ((attached, pull != "answers"), (models.View.detached, False)):
         students = [Wrapped(seed, ANSWERS[answer]) for seed in (0, 1)]
-        diagnosis = kd.doctor(Pulling(students, fix, PULLS[pull]), data)
+        diagnosis = kd.doctor(Together(students, fix, PULLS[pull]), data)
         assert len(diagnosis) == sick, diagnosis
         assert not sick or "peers are not detached (students 1 and 2" in diagnosis[0].problem
         assert any(what.startswith("peers are fixed") for what in diagnosis.looked)
@@ -112,59 +114,53 @@ class Tame(Together):
 
     def __init__(self, how, students=None):
         students = [restless(0), restless(1), network(2)] if students is None else students
-        super().__init__(students, None)
+        super().__init__(students, models.View.detached, losses.KD(T=1))
         self.how = how
         self.register_buffer("centre", torch.zeros(36))
         self.queue, self.calls = [], 0
 
-    def forward(self, batch):
+    def edges(self, batch):
         self.calls += 1
-        z = [student(batch.x) for student in self.students]
-        total = sum(losses.cross_entropy(answer, batch.y) for answer in z)
-        return Outcome(total + getattr(self, self.how)(z, batch), {"all": total}, z[0])
-
-    def pseudo_labels(self, z, batch):
-        sure, labels = z[1].softmax(1).max(1)
-        keep = (sure > sure.median()).float()
-        return (F.cross_entropy(z[0], labels, reduction="none") * keep).mean()
+        outputs = self.outputs(batch)
+        for output in outputs:
+            yield Edge(output, None, self.objective)
+        told = getattr(self, self.how)([output.logits for output in outputs], batch)
+        yield Edge(outputs[0], models.View(told), self.between)
 
     def without_gradient(self, z, batch):
         with torch.no_grad():
-            peer = self.students[1](batch.x)
-        return F.l1_loss(z[0], peer) + F.l1_loss(z[2], z[1].data)
+            return self.students[1](batch.x)
+
+    def data_of(self, z, batch):
+        return z[1].data
 
     def written_in_place(self, z, batch):
         target = torch.zeros_like(z[0])
         target += z[1].detach()
         target[:, 0] = z[2].detach()[:, 0]
-        return F.mse_loss(z[0], target)
+        return target
 
     def centred(self, z, batch):
         with torch.no_grad():
             self.centre.mul_(0.9).add_(0.1 * z[1].mean(0))
             self.centre.lerp_(z[2].mean(0), 0.1)
-        return F.mse_loss(z[0], (z[1].detach() - self.centre).softmax(1))
+        return z[1].detach() - self.centre
 
     def queued(self, z, batch):
+        if not self.queue or len(self.queue[-1]) != len(z[1]):
+            self.queue = []
         self.queue = [*self.queue, z[1].detach()][-3:]
-        return sum(F.mse_loss(z[0], old) for old in self.queue)
+        return sum(self.queue)
 
     def weighted(self, z, batch):
-        share = float(F.cross_entropy(z[1], batch.y).detach())
-        return share * z[0].square().mean() + z[2].square().mean() * z[1].std().item()
+        return z[1].detach() * float(F.cross_entropy(z[1], batch.y).detach())
 
     def drawn(self, z, batch):
-        noise = torch.randn_like(z[0])
-        return (noise * z[0]).mean() + F.l1_loss(z[0] * torch.rand(1), (z[1] + noise).detach())
-
-    def in_one_call(self, z, batch):
-        both = torch.cat([z[0], z[1]])
-        return F.cross_entropy(both, torch.cat([batch.y, batch.y])) + torch.stack(z).abs().mean()
+        return z[1].detach() + torch.randn_like(z[0])
 
 
 @pytest.mark.parametrize("how", [
-    "pseudo_labels", "without_gradient", "written_in_place", "centred", "queued", "weighted",
-    "drawn", "in_one_call"])
+    "without_gradient", "data_of", "written_in_place", "centred", "queued", "weighted", "drawn"])
 def test_peers_without_a_gradient_between_them_are_healthy(data, how):
     scheme = Tame(how)
     before = state(scheme)
@@ -186,18 +182,24 @@ class Stem(nn.Module):
 
 
 def test_students_that_share_layers_or_feed_each_other_are_no_peers(data):
+    class Labelled(Together):
+        def edges(self, batch):
+            return [Edge(output, None, self.objective) for output in self.outputs(batch)]
+
     stem = nn.Conv2d(1, 1, 3, padding=1)
-    Tame.nothing = lambda self, z, batch: 0.0
-    assert kd.doctor(Tame("nothing", [Stem(stem, 0), Stem(stem, 1)]), data).ok
+    assert kd.doctor(Labelled([Stem(stem, 0), Stem(stem, 1)], None, losses.CE()), data).ok
 
-    class Cascade(Tame):
-        def forward(self, batch):
+    class Cascade(Together):
+        def check(self, data):
+            pass
+
+        def edges(self, batch):
             first = self.student(batch.x)
-            second = self.peers[0](first)
-            total = sum(losses.cross_entropy(z, batch.y) for z in (first, second))
-            return Outcome(total, {"all": total}, first)
+            return [Edge(models.View(z), None, self.objective)
+                    for z in (first, self.peers[0](first))]
 
-    assert kd.doctor(Cascade("nothing", [network(0), nn.Linear(36, 36)]), data).ok
+    cascade = Cascade([network(0), nn.Linear(36, 36)], None, losses.CE())
+    assert kd.doctor(cascade, data).ok
 
 
 def test_soft_labels_and_three_students_are_healthy(data):

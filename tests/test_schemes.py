@@ -11,7 +11,7 @@ from torch import nn
 import kdcourse as kd
 from kdcourse import losses
 from kdcourse.losses import CE, KD
-from kdcourse.schemes import Outcome, Scheme
+from kdcourse.schemes import Edge, Outcome, Scheme
 
 RECIPE = kd.Recipe(epochs=1, batch=36)
 
@@ -207,6 +207,170 @@ def test_a_scheme_of_ones_own_in_the_same_loop(data):
     assert not any(p.requires_grad for p in scheme.average.parameters())
 
 
+class TwoTeachers(Scheme):
+    """A student of two teachers, with an objective for each: the one method that a scheme needs."""
+
+    def __init__(self, student, first, second):
+        super().__init__(student, CE() + 0.5 * KD(T=2) + 0.1 * losses.Hint("2", "2"))
+        self.first, self.second = kd.Live(first), second
+        self.from_second = 0.3 * KD(T=4)
+
+    def edges(self, batch):
+        student = self.output(batch)
+        yield Edge(student, self.first(batch, ("2",)), self.objective)
+        yield Edge(student, self.second(batch), self.from_second, "second")
+
+
+def two_teachers(data, seed=0):
+    return TwoTeachers(restless_with_taps(seed), network(1, width=8), kd.Cached(network(2), data))
+
+
+def restless_with_taps(seed):
+    return nn.Sequential(*network(seed)[:4], nn.Dropout(0.2), *network(seed)[4:])
+
+
+def test_two_teachers_with_an_objective_each(data):
+    scheme, batch = two_teachers(data), batch_of(data)
+    scheme.build(batch, 0)
+    outcome = scheme.eval()(batch)
+    z = scheme.student(batch.x)
+    expected = {"CE": losses.cross_entropy(z, batch.y),
+                "KD": losses.kd(z, scheme.first.model(batch.x), 2),
+                "second.KD": losses.kd(z, network(2).eval()(batch.x), 4)}
+    hint = outcome.parts.pop("Hint")
+    for name, value in expected.items():
+        torch.testing.assert_close(outcome.parts.pop(name), value)
+    assert not outcome.parts
+    torch.testing.assert_close(
+        outcome.loss, expected["CE"] + 0.5 * expected["KD"] + 0.1 * hint
+        + 0.3 * expected["second.KD"])
+
+
+def test_two_teachers_are_trained_reported_exported_and_examined(data, smoke):
+    scheme = two_teachers(data)
+    history = kd.fit(scheme, data, RECIPE)
+    assert {"CE", "KD", "Hint", "second.KD"} <= history.rows[0].keys()
+    report = kd.report(scheme, data)
+    assert list(report.rows) == ["first", "second", "student"]
+    logits = [kd.models.predict(net, data.test.x)
+              for net in (kd.export(scheme), network(1, width=8), network(2))]
+    for key in ("agreement", "teacher_kl"):
+        measured = [getattr(kd.measure, key)(logits[0], teacher) for teacher in logits[1:]]
+        assert report.rows["student"][key] == pytest.approx(sum(measured) / 2)
+    assert report.rows["first"]["parameters"] == kd.measure.parameters(network(1, width=8))
+    assert "agrees with its teachers" in repr(report)
+    assert repr(scheme).startswith("TwoTeachers(Sequential(")
+    assert "from_second=0.3 * KD(T=4), first=convnet(" in repr(scheme)
+    assert "second=Cached(convnet(" in repr(scheme)
+    problems = [one.problem for one in kd.doctor(two_teachers(data), data)]
+    assert len(problems) == 2
+    for name, problem in zip(("first", "second"), problems, strict=True):
+        assert problem.startswith(f"{name}: The teacher is hardly better than guessing")
+
+
+def test_two_teachers_go_on_from_a_checkpoint(data, tmp_path):
+    file, recipe = tmp_path / "run.safetensors", kd.Recipe(epochs=3, batch=36)
+    whole, broken, again = (two_teachers(data) for _ in range(3))
+    kd.fit(whole, data, recipe)
+    steps = iter(range(1, 99))
+
+    def stop():
+        if next(steps) == 6:
+            raise KeyboardInterrupt
+
+    broken.after_step = stop
+    kd.fit(broken, data, recipe, checkpoint=file)
+    kd.fit(again, data, recipe, checkpoint=file)
+    assert state(again) == state(whole)
+
+
+def test_each_of_two_teachers_must_fit_the_data(data):
+    other = kd.data.glyphs(train=144, val=72, test=72, size=12, seed=5)
+    with pytest.raises(ValueError, match="Expected the data that was cached"):
+        kd.fit(two_teachers(other), data, RECIPE)
+    scheme = TwoTeachers(network(), network(1, width=8), kd.Live(network(2, classes=10)))
+    with pytest.raises(ValueError, match="the same classes, got 36 and 10"):
+        kd.fit(scheme, data, RECIPE)
+
+
+def test_an_edge_has_an_objective_of_the_scheme(data):
+    class Bare(Scheme):
+        def edges(self, batch):
+            return [Edge(self.output(batch), None, CE())]
+
+    with pytest.raises(TypeError, match=r"objective on an edge, got CE. Keep one .*as_objective"):
+        kd.fit(Bare(network()), data, RECIPE)
+
+    class Empty(Scheme):
+        def edges(self, batch):
+            return []
+
+    with pytest.raises(ValueError, match="at least one Edge"):
+        kd.fit(Empty(network()), data, RECIPE)
+
+
+def test_the_weight_of_an_edge_counts_in_loss_and_terms(data):
+    class Twice(Scheme):
+        def edges(self, batch):
+            student = self.output(batch)
+            return [Edge(student, None, self.objective, weight=weight) for weight in (0.25, 0.5)]
+
+    batch = batch_of(data)
+    outcome = Twice(network(), 2 * CE()).eval()(batch)
+    ce = losses.cross_entropy(network().eval()(batch.x), batch.y)
+    torch.testing.assert_close(outcome.parts["CE"], 0.75 * ce)
+    torch.testing.assert_close(outcome.loss, 1.5 * ce)
+
+
+def test_a_scheme_may_make_its_own_inputs(data, smoke):
+    """They are made once per step, and reach students and teachers alike."""
+    class Inverted(kd.Distiller):
+        calls = 0
+
+        def inputs(self, batch):
+            self.calls += 1
+            return 1 - batch.x
+
+    scheme, batch = Inverted(network(0), network(1)), batch_of(data)
+    plain = kd.Distiller(network(0), network(1)).eval()
+    inverted = kd.data.Batch(1 - batch.x, batch.y, batch.index)
+    torch.testing.assert_close(scheme.eval()(batch).loss, plain(inverted).loss)
+    assert scheme.calls == 1
+    kd.fit(scheme, data, RECIPE)
+    assert scheme.calls == 1 + 1 + 2  # in the call above, in build, and in two steps
+
+
+class Noted(kd.Supervised):
+    """Logs the entropy of the student's answers, which is not minimised."""
+
+    def forward(self, batch):
+        outcome = super().forward(batch)
+        outcome.notes["entropy"] = kd.measure.entropy(outcome.logits).mean()
+        return outcome
+
+
+def test_notes_are_logged_and_not_minimised(data):
+    students = network(0), network(0)
+    plain, noted = (kd.fit(kind(student), data, kd.Recipe(epochs=2, batch=36, accumulate=2))
+                    for kind, student in zip((kd.Supervised, Noted), students, strict=True))
+    assert state(students[0]) == state(students[1])
+    assert noted["loss"] == plain["loss"] == plain["CE"]
+    assert 0 < noted["entropy"][1] < 3.6  # ln 36
+
+
+def test_a_note_that_is_not_finite_does_not_end_the_training(data):
+    class Broken(kd.Supervised):
+        def forward(self, batch):
+            outcome = super().forward(batch)
+            return Outcome(outcome.loss, outcome.parts, outcome.logits,
+                           {"note": outcome.loss.detach() * torch.nan})
+
+    assert str(kd.fit(Broken(network()), data, RECIPE)["note"]) == "[nan]"
+    with pytest.raises(ValueError, match=r"notes with names of their own, got \['CE'\]"):
+        Outcome(torch.tensor(0.0), {"CE": torch.tensor(0.0)}, torch.zeros(1, 2),
+                {"CE": torch.tensor(0.0)})
+
+
 # --- taps and projections -----------------------------------------------------------------------
 
 
@@ -282,9 +446,8 @@ def test_schemes_that_share_a_live_teacher_do_not_disturb_each_other(data):
     one = kd.Distiller(network(0), teacher, losses.RKDDistance("2", "2"))
     other = kd.Distiller(network(2), teacher, losses.RKDDistance("4", "4"))
     plain = kd.Distiller(network(3), teacher)
-    assert list(one.views(batch)[1].taps) == ["2"]
-    assert list(other.views(batch)[1].taps) == ["4"]
-    assert plain.views(batch)[1].taps == {}
+    taps = [list(next(iter(scheme.edges(batch))).teacher.taps) for scheme in (one, other, plain)]
+    assert taps == [["2"], ["4"], []]
 
 
 @pytest.mark.parametrize(("make", "message"), [

@@ -1,12 +1,14 @@
 """What is wrong with a set-up, before an hour is spent on it."""
 
+import contextlib
+
 import torch
 
 from kdcourse import models
 from kdcourse.data import Dataset
 from kdcourse.diagnosis import copies, plan, step, teacher
 from kdcourse.diagnosis.report import Diagnosis, Finding
-from kdcourse.diagnosis.visit import Visit
+from kdcourse.diagnosis.setup import Setup
 from kdcourse.schemes import Scheme
 
 __all__ = ["Diagnosis", "Finding", "doctor"]
@@ -14,7 +16,7 @@ __all__ = ["Diagnosis", "Finding", "doctor"]
 
 def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
            steps: int | None = None) -> Diagnosis:
-    """Look at a set-up on one batch, and say what is wrong with it before it is trained.
+    """Look at a set-up on one batch, and list what is wrong with it before it is trained.
 
     optimizer: yours, if you train in a loop of your own; `fit` makes its own.
     schedule, steps: likewise a scheduler of torch that is stepped once in each of so many steps.
@@ -31,13 +33,13 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
       order;
     * terms of your own with a temperature `T`: the mistakes of a distillation loss that are
       recognised by their value (`kdcourse.checks.broken_laws`);
-    * students that learn from each other: are the peers detached;
+    * students that learn from each other: are the peers on their edges detached;
     * mixed precision: is the loss still finite;
     * the optimiser: does it hold all that is to be trained, and nothing of the teacher;
     * the schedule: does the learning rate leave its warm-up before the training ends.
 
-    All of it happens on a copy: nothing of yours is changed, no mode, gradient, buffer or random
-    state. A scheme without a teacher is not asked about one.
+    The scheme is examined as its edges say who learns from whom, on a copy: nothing of yours is
+    changed, no mode, gradient, buffer or random state. Of several teachers each is examined.
 
     Returns a `Diagnosis`: a list of `Finding(problem, why, remedy)`, which prints as numbered
     sentences; empty when nothing was found. Raises `TypeError` for what is no scheme, and for a
@@ -59,21 +61,24 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
                         f"{type(scheme).__name__}.")
     device = models.device_of(scheme.student)
     _ = data.train.x, data.val.x  # a stream says in a sentence what to do instead
-    with copies.left_as_it_was(scheme), copies.chance_untouched(device), \
+    with copies.left_as_it_was(scheme), copies.seeded(device), \
             torch.inference_mode(False), torch.enable_grad(), \
             torch.compiler.set_stance("force_eager"):
-        visit = Visit(scheme, data, device)
-        if step.fits(visit):
-            step.one_step(visit)
-            step.own_terms(visit)
-        if visit.teacher is not None:
-            teacher.manners(visit)
-            teacher.knowledge(visit)
+        setup = Setup(scheme, data, device)
+        if step.fits(setup):
+            step.one_step(setup)
+            step.own_terms(setup)
+        with contextlib.ExitStack() as eval_mode:
+            for network in (setup.scheme, *setup.networks):
+                eval_mode.enter_context(models.evaluating(network))
+            for source in setup.teachers:
+                teacher.answers(source)
+                teacher.accuracy(source)
         if optimizer is not None:
-            step.optimiser(visit, optimizer)
-        if visit.steps:
-            plan.peers(visit)
-            plan.mixed_precision(visit)
+            step.optimiser(setup, optimizer)
+        if setup.steps:
+            plan.peers(setup)
+            plan.mixed_precision(setup)
         if schedule is not None:
-            plan.schedule(visit, schedule, steps)
-        return visit.diagnosis
+            plan.schedule(setup, schedule, steps)
+        return setup.diagnosis

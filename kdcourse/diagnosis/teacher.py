@@ -9,48 +9,14 @@ import math
 import torch
 
 from kdcourse import measure, models
-from kdcourse.data import Batch, generator
-from kdcourse.diagnosis.visit import probabilities
-from kdcourse.teachers import Cached, Ensemble, Live, Teacher
+from kdcourse.data import generator
+from kdcourse.diagnosis.setup import are_probabilities, on_batch, on_inputs
+from kdcourse.teachers import Cached, Ensemble, Live
 
 SAMPLES = 500  # on which the teacher's accuracy is measured
 VIEWS = 8  # for which stored answers are compared, spread over all
 FEWER = 200  # on which other normalisations are tried
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std that many models expect
-
-
-def _ask(visit, x: torch.Tensor) -> torch.Tensor | None:
-    """The teacher's logits for these inputs; None where it cannot be asked."""
-    x = x.to(visit.device)
-    try:
-        if not isinstance(visit.teacher, Teacher):
-            return torch.cat([_overheard(visit, part) for part in x.split(100)])
-        return visit.teacher.predict(x).float()
-    except Exception:  # a teacher may answer in its own way, or not for all inputs
-        return None
-
-
-def _overheard(visit, x: torch.Tensor) -> torch.Tensor:
-    """What a network in the scheme says while the scheme runs, which may change its inputs."""
-    heard = []
-    hook = visit.teacher.register_forward_hook(lambda *call: heard.append(call[2]))
-    rows = torch.arange(len(x), device=x.device)
-    labels = visit.batch.y[rows % len(visit.batch.y)]  # any labels will do
-    try:
-        visit.twin(Batch(x, labels, rows % len(visit.train)))
-    finally:
-        hook.remove()
-    return models.logits_of(heard[0]).float()
-
-
-def _told(teacher, batch: Batch) -> torch.Tensor | None:
-    """What the teacher says of a batch, the way the scheme asks it."""
-    if not isinstance(teacher, Teacher):
-        return None
-    try:
-        return teacher(batch).logits.float()
-    except Exception:
-        return None
 
 
 def _members(teacher) -> list:
@@ -61,70 +27,68 @@ def _members(teacher) -> list:
 
 
 @torch.no_grad()
-def manners(visit) -> None:
+def answers(source) -> None:
     """How the teacher answers, right or wrong."""
-    visit.twin.eval()
-    for network in visit.networks:
-        network.eval()
-    x, told = visit.batch.x, _told(visit.teacher, visit.batch) if visit.fits else None
-    asked = _ask(visit, x)
-    answers = told if told is not None else asked
-    if answers is None:
+    setup = source.setup
+    x, told = setup.batch.x, source.on_batch(setup.batch) if setup.fits else None
+    asked = source.on_inputs(x)
+    logits = told if told is not None else asked
+    if logits is None:
         return
-    visit.look("the teacher answers with logits")
-    if not torch.isfinite(answers).all() and not (answers == -torch.inf).any():
-        visit.report("The teacher answers with NaN or inf.", "So does the loss.",
+    source.look("the teacher answers with logits")
+    if not torch.isfinite(logits).all() and not (logits == -torch.inf).any():
+        source.report("The teacher answers with NaN or inf.", "So does the loss.",
                      "Look at its weights and at its inputs.")
         return
-    if probabilities(answers):
-        visit.report(
+    if are_probabilities(logits):
+        source.report(
             "The teacher answers with probabilities, where logits belong.",
             "The softmax of a softmax is almost uniform: it hardly teaches anything.",
             "Take the softmax off its end.")
     if asked is None:
-        _aligned(visit)
+        _aligned(source)
         return
     close = 1e-3 * (asked.masked_fill(~asked.isfinite(), 0).std(correction=0) + 1e-6)
-    again = _ask(visit, x)
-    visit.look("the teacher gives the same answer to the same image")
+    again = source.on_inputs(x)
+    source.look("the teacher gives the same answer to the same image")
     if _apart(asked, again).max() > close:
-        visit.report(
+        source.report(
             "The teacher changes its mind: the same batch twice, two answers, in eval mode.",
             "The student learns noise.",
             "Look for F.dropout(x) without training=self.training, and other chance in its "
             "forward.")
         return
-    visit.look("the teacher's answer does not depend on the rest of the batch")
+    source.look("the teacher's answer does not depend on the rest of the batch")
     if len(x) > 2:
-        one, other = (_ask(visit, torch.cat([x[:1], x[1:].flip(0)[i::2][: (len(x) - 1) // 2]]))
+        one, other = (source.on_inputs(torch.cat([x[:1], x[1:].flip(0)[i::2][: (len(x) - 1) // 2]]))
                       for i in (0, 1))
         if one is None or other is None or _apart(one[:1], other[:1]).max() > 10 * close:
-            visit.report(
+            source.report(
                 "The teacher's answer to an image depends on the other images of the batch.",
                 "The same image teaches something else in every epoch, and single images "
                 "something else again.",
                 "Look for batch normalisation with track_running_stats=False: it has no "
                 "statistics of its own to use in eval mode.")
             return
-    _aligned(visit)
+    _aligned(source)
 
 
-def _aligned(visit) -> None:
-    """Does the scheme hear of each sample what the teacher says of that sample?"""
-    if not visit.fits:
+def _aligned(source) -> None:
+    """Does the scheme get for each sample what the teacher answers to that sample?"""
+    if not source.setup.fits or source.plain:
         return
     looked, stale = False, None
-    for who, teacher in [*_named(visit.teacher), ("The teacher", visit.teacher)]:
-        for batch in _batches(visit):
-            told = _told(teacher, batch)
-            asked = _asked(teacher, batch) if told is not None else None
+    for who, teacher in [*_named(source.teacher), ("The teacher", source.teacher)]:
+        for batch in _batches(source.setup):
+            told = on_batch(teacher, batch)
+            asked = on_inputs(teacher, batch.x, batch.y) if told is not None else None
             if asked is None:
                 break
             looked = True
             off, wrong = _astray(told, asked)
             if 2 * wrong > len(off):
                 view = f" (view {batch.view})" if batch.view else ""
-                visit.report(
+                source.report(
                     f"{who}'s answers belong to other samples or views{view}: {wrong} of "
                     f"{len(off)} are what it says of another image.",
                     "The student is taught the wrong thing about each image; what is left is label "
@@ -135,9 +99,9 @@ def _aligned(visit) -> None:
                 stale = (f"{int(off.sum())} of {len(off)} stored answers are not what the teacher "
                          "says of these samples now.")
     if looked:
-        visit.look("the teacher's answers belong to their samples")
+        source.look("the teacher's answers belong to their samples")
     if stale is not None:
-        visit.report(stale, "Either the teacher or the stored answers were changed since.",
+        source.report(stale, "Either the teacher or the stored answers were changed since.",
                      "Make kd.Cached(teacher, data) again.")
 
 
@@ -147,22 +111,15 @@ def _named(teacher) -> list:
             for number, member in enumerate(_members(teacher), 1)]
 
 
-def _asked(teacher, batch: Batch) -> torch.Tensor | None:
-    try:
-        return teacher.predict(batch.x, batch.y).float()
-    except Exception:  # nothing behind it, or it answers in its own way
-        return None
-
-
-def _batches(visit):
+def _batches(setup):
     """The batch, and of augmented data one batch of each of a few views."""
-    yield visit.batch
-    views = getattr(visit.train, "views", None) or 1
+    yield setup.batch
+    views = getattr(setup.train, "views", None) or 1
     later = range(2, views + 1)
     count = min(VIEWS, views) - 1
     for place in range(count):
         view = later[round(place * (len(later) - 1) / max(count - 1, 1))]
-        yield next(visit.train.batches(min(32, len(visit.train)), seed=0, epoch=view - 1))
+        yield next(setup.train.batches(min(32, len(setup.train)), seed=0, epoch=view - 1))
 
 
 def _astray(told, asked) -> tuple[torch.Tensor, int]:
@@ -177,68 +134,69 @@ def _astray(told, asked) -> tuple[torch.Tensor, int]:
 
 
 @torch.no_grad()
-def knowledge(visit) -> None:
-    """What the teacher knows, and what it would know if it were asked otherwise."""
-    split, what = visit.data.val, "validation"
+def accuracy(source) -> None:
+    """How often the teacher is right, and would be with other inputs or another class order."""
+    setup = source.setup
+    split, what = setup.data.val, "validation"
     order = torch.randperm(len(split), generator=generator(0, "doctor"))[:SAMPLES]
     x, y = split.x[order], _hard(split.y[order])
-    logits = _ask(visit, x)
+    logits = source.on_inputs(x)
     if logits is None:  # it answers for training samples only
-        if any(_unknowing(visit, *member) for member in _named(visit.teacher)):
+        if any(_at_chance(source, *member) for member in _named(source.teacher)):
             return
         what, x = "training", None
-        logits, y = _of_training(visit, visit.teacher)
+        logits, y = _of_training(setup, source.teacher)
         if logits is None:
             return
     logits = logits.cpu()
     if y.max() >= logits.shape[1] or torch.isnan(logits).any():
         return
-    accuracy, guessing = measure.accuracy(logits, y), _guessing(logits, y)
-    visit.look(f"what the teacher knows: {accuracy:.1%} of {len(y)} {what} samples")
-    if accuracy < 0.95 and (_other_inputs(visit, x, y) or _other_order(visit, logits, y, what)):
+    right, guessing = measure.accuracy(logits, y), _guessing(logits, y)
+    source.look(f"what the teacher knows: {right:.1%} of {len(y)} {what} samples")
+    if right < 0.95 and (_other_inputs(source, x, y) or _other_order(source, logits, y, what)):
         return  # that explains the rest
-    if _guesses(accuracy, guessing, len(y)):
-        visit.report(
-            f"The teacher is hardly better than guessing: right on {accuracy:.1%} of {len(y)} "
+    if _guesses(right, guessing, len(y)):
+        source.report(
+            f"The teacher is hardly better than guessing: right on {right:.1%} of {len(y)} "
             f"{what} samples, where guessing gives {guessing:.1%}.",
             "Then it has nothing to teach.",
             "Was it trained, and were its weights loaded, those of the last layer too? Are its "
             "inputs what it was trained on?")
-    elif x is not None and visit.fits:
-        visit.look("the teacher is better than the student")
-        theirs = measure.accuracy(models.predict(visit.twin.student, x).cpu(), y)
-        if _better(theirs, accuracy, len(y), 0.02):
-            visit.report(
+    elif x is not None and setup.fits:
+        source.look("the teacher is better than the student")
+        theirs = measure.accuracy(models.predict(setup.scheme.student, x).cpu(), y)
+        if _better(theirs, right, len(y), 0.02):
+            source.report(
                 f"The student is better than its teacher already: {theirs:.1%} against "
-                f"{accuracy:.1%} of {len(y)} validation samples.",
+                f"{right:.1%} of {len(y)} validation samples.",
                 "It would be pulled down to it.",
                 "Are the two in each other's place?")
 
 
-def _of_training(visit, teacher):
-    """Its answers to training samples and their labels; None where it gives none."""
-    batches = visit.train.batches(min(100, len(visit.train)), seed=0)
-    rows = [(_told(teacher, batch), _hard(batch.y).cpu())
+def _of_training(setup, teacher):
+    """A teacher's logits for training samples and their labels; None where it gives none."""
+    batches = setup.train.batches(min(100, len(setup.train)), seed=0)
+    rows = [(on_batch(teacher, batch), _hard(batch.y).cpu())
             for batch, _ in zip(batches, range(SAMPLES // 100), strict=False)]
     if any(answer is None for answer, _ in rows):
         return None, None
     return torch.cat([answer.cpu() for answer, _ in rows]), torch.cat([y for _, y in rows])
 
 
-def _unknowing(visit, who: str, teacher) -> bool:
+def _at_chance(source, who: str, teacher) -> bool:
     """Is a part of an ensemble, with answers and no network behind them, at chance?"""
-    if _asked(teacher, visit.batch) is not None:
+    if on_inputs(teacher, source.setup.batch.x) is not None:
         return False
-    logits, y = _of_training(visit, teacher)
+    logits, y = _of_training(source.setup, teacher)
     if logits is None or y.max() >= logits.shape[1] or torch.isnan(logits).any():
         return False
-    accuracy, guessing = measure.accuracy(logits, y), _guessing(logits, y)
-    visit.look(f"what {who[0].lower()}{who[1:]} knows: {accuracy:.1%} of {len(y)} training "
+    right, guessing = measure.accuracy(logits, y), _guessing(logits, y)
+    source.look(f"what {who[0].lower()}{who[1:]} knows: {right:.1%} of {len(y)} training "
                "samples")
-    if not _guesses(accuracy, guessing, len(y)):
+    if not _guesses(right, guessing, len(y)):
         return False
-    visit.report(
-        f"{who} is hardly better than guessing: right on {accuracy:.1%} of {len(y)} training "
+    source.report(
+        f"{who} is hardly better than guessing: right on {right:.1%} of {len(y)} training "
         f"samples, where guessing gives {guessing:.1%}.",
         "Then it has nothing to teach, and the others teach less.",
         "Are its answers in the order of the training samples, and its outputs in that of "
@@ -251,19 +209,19 @@ def _guesses(accuracy: float, guessing: float, count: int) -> bool:
     return accuracy - guessing < max(0.1 * (1 - guessing), 2 * error)
 
 
-def _other_inputs(visit, x, y) -> bool:
+def _other_inputs(source, x, y) -> bool:
     """Would the teacher be clearly better if it saw the images otherwise?"""
     if x is None:
         return False
-    visit.look("the teacher's inputs are normalised as it expects")
+    source.look("the teacher's inputs are normalised as it expects")
     x, y = x[:FEWER], y[:FEWER]
     right = {}
     for words, seen, remedy in [("", x, ""), *_otherwise(x)]:
-        logits = _ask(visit, seen)
+        logits = source.on_inputs(seen)
         if logits is None:
             continue
         right[words] = (measure.accuracy(logits.cpu(), y), remedy)
-    teacher = visit.teacher.source if isinstance(visit.teacher, Cached) else visit.teacher
+    teacher = source.teacher.source if isinstance(source.teacher, Cached) else source.teacher
     if isinstance(teacher, Live) and teacher.transform is not None:
         with contextlib.suppress(Exception):  # without it the network may not take the inputs
             right["the transform of kd.Live left out"] = (
@@ -271,10 +229,11 @@ def _other_inputs(visit, x, y) -> bool:
                 "Leave it out: the model normalises for itself.")
     asis, _ = right.pop("", (1.0, ""))
     words = max(right, key=lambda words: right[words][0], default=None)
-    if words is None or not _better(right[words][0], asis, len(y), 0.1, len(visit.data.classes)):
+    K = len(source.setup.data.classes)
+    if words is None or not _better(right[words][0], asis, len(y), 0.1, K):
         return False
     best, remedy = right[words]
-    visit.report(
+    source.report(
         f"The teacher expects other inputs: with {words} it is right on {best:.1%} of {len(y)} "
         f"validation samples, as they are on {asis:.1%}.",
         "It was trained with another normalisation, and here it guesses from what it never "
@@ -282,14 +241,15 @@ def _other_inputs(visit, x, y) -> bool:
     return True
 
 
-def _other_order(visit, logits, y, what) -> bool:
+def _other_order(source, logits, y, what) -> bool:
     """Would the teacher be clearly better if its outputs stood for other classes?"""
     from scipy.optimize import linear_sum_assignment
 
-    K = len(visit.data.classes)
+    classes = source.setup.data.classes
+    K = len(classes)
     if len(y) < 2 * K:
         return False
-    visit.look("the teacher's outputs are in the order of the classes")
+    source.look("the teacher's outputs are in the order of the classes")
     answers, ranked = logits.argmax(1), y.argsort(stable=True)
     right = 0
     for fitted, tried in ((ranked[::2], ranked[1::2]), (ranked[1::2], ranked[::2])):
@@ -303,9 +263,9 @@ def _other_order(visit, logits, y, what) -> bool:
     counts = _counts(answers, y, K, logits.shape[1])
     _, order = linear_sum_assignment(counts.numpy(), maximize=True)
     moved = [k for k in range(K) if order[k] != k and counts[k, order[k]] > 0]
-    shown = ", ".join(f"{visit.data.classes[k]!r} is its output {order[k]}, not {k}"
+    shown = ", ".join(f"{classes[k]!r} is its output {order[k]}, not {k}"
                       for k in moved[:3])
-    visit.report(
+    source.report(
         f"The teacher's classes are in another order: with its outputs reordered it is right "
         f"on {best:.1%} of {len(y)} {what} samples, as they are on {asis:.1%}.",
         f"It teaches the wrong class: {shown}{', and so on' if len(moved) > 3 else ''}.",

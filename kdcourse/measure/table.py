@@ -9,8 +9,6 @@ import statistics
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from kdcourse import models, schemes
 from kdcourse.data import Dataset
@@ -96,46 +94,28 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}. For a network alone: report(Supervised(net), "
                         "data).")
-    partner, columns = _columns(scheme, data.shape)
-    part, logits, rows = getattr(data, split), {}, {}
-    for name, column in columns.items():
-        logits[name], labels = models.answers(column.predict, part)
-    for name, column in columns.items():
-        if logits[name] is not None:
-            others = [logits[other] for other in column.partners if logits[other] is not None]
-            rows[name] = _right(logits[name], labels, others)
-            if column.network is not None:
-                rows[name] |= _costs(column.network, data.shape, batch)
+    part, asked, teachers = getattr(data, split), {}, scheme.teachers
+    for name, teacher in teachers.items():
+        asked[name] = teacher.predict, _AsNetwork(teacher) if teacher.networks() else None
+    for name, network in scheme.networks().items():
+        asked[name] = functools.partial(models.predict, network), network
+    logits, labels = {}, None
+    for name, (predict, _) in asked.items():
+        logits[name], labels = models.answers(predict, part)
+    answered = [name for name in asked if logits[name] is not None]
+    rows = {}
+    for name in answered:
+        partners = [] if name in teachers else scheme.partners(name, answered)
+        rows[name] = _right(logits[name], labels,
+                            [logits[other] for other in partners if logits[other] is not None])
+        network = asked[name][1]
+        if network is not None:
+            rows[name] |= _costs(network, data.shape, batch)
+    partner = scheme.partner
+    if teachers:
+        partner = next(iter(teachers)) if len(teachers) == 1 else "its teachers"
     return Report(f"{data.name}, {len(labels):,} samples of the {split} split", rows, partner,
                   batch, models.device_of(scheme.student).type, torch.get_num_threads())
-
-
-class _Column:
-    """Who answers, the network behind the answers, and the names of those it is compared with."""
-
-    def __init__(self, network: nn.Module | None, partners=(), predict=None):
-        self.network, self.partners = network, tuple(partners)
-        self.predict = predict or functools.partial(models.predict, network)
-
-
-def _columns(scheme, shape: tuple[int, ...]) -> tuple[str, dict[str, _Column]]:
-    """The word for the partners, and the columns by name."""
-    # As `export` makes them; but that makes one, and there may be several.
-    students = [models.alone(student) for student in scheme.students]
-    names = [f"student {i}" for i in range(1, len(students) + 1)] if students[1:] else ["student"]
-    named = list(zip(names, students, strict=True))
-    teacher = getattr(scheme, "teacher", None)
-    if isinstance(teacher, Teacher):
-        network = _AsNetwork(teacher) if teacher.networks() else None
-        asked = _Column(network, predict=teacher.predict)
-        return "teacher", {"teacher": asked} | {name: _Column(student, ["teacher"])
-                                                for name, student in named}
-    if isinstance(scheme, schemes.MultiExit) and scheme.heads is not None:
-        exits = {f"exit {path}": _Column(_trimmed(scheme.exit(path), shape), ["student"])
-                 for path in scheme.exits}
-        return "the end", exits | {"student": _Column(students[0])}
-    return "its peers", {name: _Column(student, [other for other in names if other != name])
-                         for name, student in named}
 
 
 def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
@@ -158,9 +138,6 @@ def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:
             "peak_mb": cost.peak_memory(model, shape)}
 
 
-# --- teachers and exits as networks -------------------------------------------------------------
-
-
 class _AsNetwork(nn.Module):
     """A teacher as a network on raw inputs, with its weights in the `state_dict`."""
 
@@ -171,35 +148,6 @@ class _AsNetwork(nn.Module):
     def forward(self, x):
         with torch.compiler.set_stance("force_eager"):  # as students are measured
             return self._teacher[0].predict(x)
-
-
-def _trimmed(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """The model without the weights of modules that are not read on the way to its answer."""
-    with models.evaluating(model), torch.no_grad(), _Reads() as reads:
-        model(torch.zeros(1, *shape, device=models.device_of(model)))
-    for module in model.modules():
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if not any(_place(tensor) in reads.places for tensor in own):
-            for tensors in (module._parameters, module._buffers):
-                tensors.update(dict.fromkeys(tensors))  # None, as for a layer without a bias
-    return model
-
-
-class _Reads(TorchDispatchMode):
-    """Remembers the memory that is read inside the block."""
-
-    def __init__(self):
-        super().__init__()
-        self.places = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.places |= {_place(leaf) for leaf in tree_leaves((args, kwargs))
-                        if isinstance(leaf, torch.Tensor)}
-        return function(*args, **(kwargs or {}))
-
-
-def _place(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 def text_table(header: list[str], lines: list[list[str]]) -> str:

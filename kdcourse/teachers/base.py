@@ -88,10 +88,8 @@ class Teacher(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __deepcopy__(self, memo):
-        return self.copied(memo) if self.saved else self
-
-    def copied(self, memo: dict) -> "Teacher":
-        """A copy that shares nothing with this teacher; `memo` as in `copy.deepcopy`."""
+        if not self.saved:
+            return self
         twin = memo[id(self)] = type(self).__new__(type(self))
         vars(twin).update(copy.deepcopy(vars(self), memo))
         return twin

@@ -386,16 +386,3 @@ def test_a_teacher_that_returns_a_tensor_is_told(data):
 
     with pytest.raises(TypeError, match=r"a View from the forward of Bare, got Tensor. Return kd"):
         Bare(network(1))(batch_of(data))
-
-
-def test_a_copy_that_shares_nothing(data):
-    teacher = kd.Ensemble([restless(1), Net(restless(2))])
-    memo = {}
-    for part in reversed([*teacher.modules()]):
-        if isinstance(part, Teacher) and id(part) not in memo:
-            part.copied(memo)
-    twin, before = memo[id(teacher)], [state(net) for net in teacher.networks()]
-    assert repr(twin.teachers[0]) == repr(teacher.teachers[0])
-    for net in twin.networks():
-        net[0].weight.zero_()
-    assert [state(net) for net in teacher.networks()] == before
