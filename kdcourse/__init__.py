@@ -19,12 +19,13 @@ from kdcourse.experiment import compare
 from kdcourse.measure import report
 from kdcourse.models import taps
 from kdcourse.schemes import Distiller, MultiExit, Mutual, Supervised, export
-from kdcourse.teachers import Cached, Ensemble, Live
+from kdcourse.teachers import EMA, Cached, Ensemble, Live
 from kdcourse.training import History, Recipe, fit
 from kdcourse.views import augmented
 from kdcourse.zoo import teacher
 
 __all__ = [
+    "EMA",
     "Cached",
     "Distiller",
     "Ensemble",

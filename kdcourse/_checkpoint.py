@@ -13,10 +13,11 @@ VERSION = "2"
 
 
 def state(scheme) -> dict:
-    """All that a scheme has learned: its modules, their buffers, and a teacher that moves."""
-    whole = scheme.state_dict()
-    hidden = {name: tensor for name, tensor in scheme.named_buffers() if name not in whole}
-    groups = {"scheme": whole, "buffer": hidden, "teacher": scheme.moving().state_dict()}
+    """All that a scheme has learned: what `state_dict` holds, and buffers that it leaves out."""
+    whole, frozen = scheme.state_dict(), scheme.frozen_tensors()
+    hidden = {name: tensor for name, tensor in scheme.named_buffers()
+              if name not in whole and name not in frozen}
+    groups = {"scheme": whole, "buffer": hidden}
     return {f"{group}.{name}": value for group, entries in groups.items()
             for name, value in entries.items()}
 
@@ -28,8 +29,6 @@ def put_back(scheme, found: dict) -> None:
     buffers = dict(scheme.named_buffers())
     for name, value in _part(found, "buffer").items():
         buffers[name].copy_(value)
-    if moving := scheme.moving():
-        moving.load_state_dict(_part(found, "teacher"))
 
 
 def random_state(device) -> torch.Tensor:

@@ -19,6 +19,7 @@ import enum
 import functools
 import inspect
 import os
+import re
 import sys
 import sysconfig
 import textwrap
@@ -79,18 +80,27 @@ def key_of(thing, without=(), sketched: bool = False, strict: bool = True) -> Ke
     return Key(exact[:20], bits, reader.sketches)
 
 
+def named(thing, without=()) -> str:
+    """A text for people, and a part of the key, which decides."""
+    key = key_of(thing, without, strict=False)
+    text = re.sub(r"( at 0x|#)[0-9a-f]+", "", repr(thing))
+    return f"{text} (content {_files.digest([key.exact, key.bits])[:10]})"
+
+
 def stamp(model: nn.Module, how) -> None:
     """Note on a network how it was made: from here on that is its key, in place of its weights.
 
     The note holds as long as the weights are bit by bit those of now. how: None takes it away.
     """
-    model.provenance = None if how is None else {"how": how, "weights": weights_digest(model)}
+    model.provenance = None if how is None else {"how": how, "weights": fingerprint(model)}
 
 
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of all that the model's `state_dict` holds: weights, buffers, extra states."""
+def fingerprint(source: nn.Module | torch.Tensor) -> str:
+    """SHA-256 of a tensor, or of all that a network's `state_dict` holds: weights, buffers, extra
+    states."""
+    values = [source] if isinstance(source, torch.Tensor) else source.state_dict().values()
     return _files.digest(*(tensor_bytes(value) if isinstance(value, torch.Tensor) else
-                           repr(value).encode() for value in model.state_dict().values()))
+                           repr(value).encode() for value in values))
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
@@ -202,7 +212,7 @@ class _Reader:
         tensors = [*module.parameters(), *module.buffers()]
         made = getattr(module, "provenance", None)
         if made and not any(id(tensor) in self.without for tensor in tensors) and (
-                made["weights"] == weights_digest(module)):
+                made["weights"] == fingerprint(module)):
             return ["made", self.read(made["how"], place)]
         if hasattr(module, "identity") or _ours(type(module)):
             return self.object(module, place)

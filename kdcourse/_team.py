@@ -45,13 +45,17 @@ class Team:
             trial(part).loss.backward()
         unused = any(p.grad is None for p in trial.parameters() if p.requires_grad)
         ids = [device.index] if device.type == "cuda" else None
+        # Every process has the same teacher, so DDP need not send it, stored answers above all.
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            scheme, scheme.frozen_tensors())
         return nn.parallel.DistributedDataParallel(scheme, device_ids=ids,
                                                    find_unused_parameters=unused)
 
     def same(self, scheme) -> None:
         """Batch statistics and the like as the first process has them: one student for all."""
         if self.size > 1:
-            for buffer in (*scheme.buffers(), *scheme.moving().buffers()):
+            frozen = scheme.frozen_tensors()
+            for buffer in [b for name, b in scheme.named_buffers() if name not in frozen]:
                 values = buffer.contiguous()
                 torch.distributed.broadcast(values, 0)
                 buffer.copy_(values)

@@ -13,9 +13,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from kdcourse import losses, models, teachers
+from kdcourse import losses, models
 from kdcourse.data import Batch, Dataset, generator
 from kdcourse.models import View
+from kdcourse.teachers import Teacher, as_teacher
 
 
 @dataclasses.dataclass(eq=False)
@@ -73,7 +74,7 @@ class Scheme(nn.Module):
     from the labels, by `objective`.
 
     What a subclass keeps as attributes is found: objectives are built and trained, teachers
-    (`kd.Live`, `kd.Cached`, `kd.Ensemble`) checked against the data and reported.
+    (`kd.Live`, `kd.Cached`, `kd.Ensemble`, `kd.EMA`) checked against the data and reported.
 
     student: any `nn.Module` that returns logits [B, K].
     objective: such as `CE()`; None where all edges have objectives of their own.
@@ -83,7 +84,7 @@ class Scheme(nn.Module):
     >>> class TwoTeachers(Scheme):
     ...     def __init__(self, student, first, second):
     ...         super().__init__(student, 0.2 * losses.CE() + 0.8 * losses.KD(T=4))
-    ...         self.first, self.second = teachers.Live(first), teachers.Live(second)
+    ...         self.first, self.second = Live(first), Live(second)
     ...         self.from_second = 0.5 * losses.DKD()
     ...
     ...     def edges(self, batch):
@@ -126,14 +127,17 @@ class Scheme(nn.Module):
         return [self.student]
 
     @property
-    def teachers(self) -> dict:
+    def teachers(self) -> dict[str, Teacher]:
         """The teachers by the name of their attribute; a plain network is none."""
-        return {name: part for name, part in {**vars(self), **self._modules}.items()
-                if hasattr(part, "predict") and hasattr(part, "check")}
+        return {name: part for name, part in self._modules.items() if isinstance(part, Teacher)}
 
     def objectives(self) -> list[losses.Objective]:
         """Every objective that the scheme keeps."""
         return [module for module in self.modules() if isinstance(module, losses.Objective)]
+
+    def identity(self):
+        """Students, objectives and teachers: what recorded results are found by."""
+        return [self.students, self.objectives(), list(self.teachers.items())]
 
     def networks(self) -> dict[str, nn.Module]:
         """Copies of what can be used after training, by name, each as `export` makes it."""
@@ -210,21 +214,25 @@ class Scheme(nn.Module):
             part.check(data)
 
     def after_step(self) -> None:
-        """Called after each optimiser step: moving averages, curricula. Does nothing here.
+        """Called after each optimiser step: here that of the teachers, which moves an `EMA`.
 
-        A checkpoint keeps the scheme's modules and buffers, and what is `moving()`.
+        Override it for curricula and the like, and call `super().after_step()`. Do not change a
+        `Live` teacher in it: a checkpoint would not keep that. A teacher that changes is an `EMA`,
+        or a subclass of `Teacher` with `saved = True`.
         """
+        for teacher in self.teachers.values():
+            teacher.after_step()
 
-    def moving(self) -> nn.ModuleList:
-        """The teacher's networks, in a class with an `after_step` of its own, for it may change
-        them: a mean teacher is an average of the student. A checkpoint keeps them; frozen ones it
-        does not."""
-        empty = type(self).after_step is Scheme.after_step
-        return nn.ModuleList([] if empty else teachers.networks(getattr(self, "teacher", None)))
+    def frozen_tensors(self) -> set[str]:
+        """The names of parameters and buffers of teachers that are not saved. They never change, so
+        checkpoints and processes leave them alone."""
+        return {f"{path}.{name}" for path, part in self.named_modules()
+                if isinstance(part, Teacher) and not part.saved
+                for name, _ in [*part.named_parameters(), *part.named_buffers()]}
 
     def __repr__(self):
         parts = [models.describe(self.student)]
-        for name, part in {**self._modules, **self.teachers}.items():
+        for name, part in self._modules.items():
             if name == "objective" and part is not None:
                 parts.append(repr(part))
             elif isinstance(part, losses.Objective) or name in self.teachers:
@@ -270,8 +278,8 @@ class Distiller(Scheme):
     """Offline distillation: a frozen teacher, a student that learns.
 
     student: any `nn.Module` that returns logits [B, K].
-    teacher: a network (it is frozen: eval mode, no gradients), or a teacher: `Live`,
-        `Cached`, `Ensemble`.
+    teacher: a network (it is frozen: eval mode, no gradients), or a teacher: `Live`, `Cached`,
+        `Ensemble`, `EMA`, or a `Teacher` of your own.
     objective: such as `0.1 * CE() + 0.9 * KD(T=4)`, the default.
 
     Raises `ValueError` when student and teacher are the same object or share weights; in `build`,
@@ -284,34 +292,22 @@ class Distiller(Scheme):
     def __init__(self, student: nn.Module, teacher, objective=None):
         super().__init__(student, losses.hinton() if objective is None else objective)
         self._check_apart(teacher)
-        self.teacher = teachers.as_teacher(teacher)
+        self.teacher = as_teacher(teacher)
         self._teacher_paths = self.objective.teacher_paths
-        if self._teacher_paths:
-            self.teacher.tap(self._teacher_paths)
+        self.teacher.tap(self._teacher_paths)
         self.tap()
 
     def _check_apart(self, teacher) -> None:
         ours = {id(p) for p in self.student.parameters()}
-        for network in teachers.networks(teacher):
-            if any(id(p) in ours for p in network.parameters()):
-                raise ValueError(
-                    "Expected a teacher with weights of its own, got one that shares them with the "
-                    "student. Use copy.deepcopy(model) for the teacher."
-                )
+        theirs = teacher.parameters() if isinstance(teacher, nn.Module) else []
+        if any(id(p) in ours for p in theirs):
+            raise ValueError(
+                "Expected a teacher with weights of its own, got one that shares them with the "
+                "student. Use copy.deepcopy(model) for the teacher."
+            )
 
     def edges(self, batch: Batch) -> list[Edge]:
-        student, paths = self.output(batch), self._teacher_paths
-        teacher = self.teacher(batch, paths) if paths else self.teacher(batch)
-        return [Edge(student, teacher, self.objective)]
-
-    def _apply(self, move, *args, **kwargs):
-        # .to(…) must take the teacher along although it is not a registered module: its device,
-        # its precision and the layout of its images.
-        super()._apply(move, *args, **kwargs)
-        for network in teachers.networks(self.teacher):
-            network._apply(move, *args, **kwargs)
-        self.teacher.to(models.device_of(self.student))
-        return self
+        return [Edge(self.output(batch), self.teacher(batch, self._teacher_paths), self.objective)]
 
 
 class Mutual(Scheme):
@@ -476,6 +472,9 @@ class MultiExit(Scheme):
                 for name in own:
                     setattr(module, name, None)
         return exit
+
+    def identity(self):
+        return [*super().identity(), self.exits]
 
     def networks(self) -> dict[str, nn.Module]:
         exits = {f"exit {path}": self.exit(path) for path in self.exits if self.heads is not None}

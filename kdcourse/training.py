@@ -8,7 +8,6 @@ import math
 import numbers
 import operator
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +18,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kdcourse import _checkpoint, _files, models
-from kdcourse._key import key_of, stamp
+from kdcourse._key import key_of, named, stamp
 from kdcourse._machine import default_device
 from kdcourse._team import Team
 from kdcourse.data import Batch, Dataset, Split, generator
 from kdcourse.schemes import Scheme
 from kdcourse.streams import Stream
+from kdcourse.teachers import Teacher
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -122,13 +122,6 @@ class Recipe:
 
 def _quoted(choice) -> str:
     return f'"{choice}"' if isinstance(choice, str) else repr(choice)
-
-
-def _named(thing, without) -> str:
-    """A text for people, and the key that decides."""
-    key = key_of(thing, without, strict=False)
-    text = re.sub(r"( at 0x|#)[0-9a-f]+", "", repr(thing))
-    return f"{text} (content {_files.digest([key.exact, key.bits])[:10]})"
 
 
 @dataclasses.dataclass
@@ -282,16 +275,20 @@ class _Run:
         self.team = team
         self.checkpoint = Path(checkpoint) if checkpoint is not None else None
         self.best = self.header = None
+        self.frozen = {}
         if self.checkpoint:
             # What the checkpoint brings has other values after a while: it is no part of the key.
-            kept = [*scheme.state_dict(keep_vars=True).values(), *scheme.buffers(),
-                    *scheme.moving().state_dict(keep_vars=True).values()]
+            frozen = scheme.frozen_tensors()
+            kept = [*scheme.state_dict(keep_vars=True).values(),
+                    *(b for name, b in scheme.named_buffers() if name not in frozen)]
+            self.frozen = {part: named(part) for part in scheme.modules()
+                            if isinstance(part, Teacher) and not part.saved}
             if not self.checkpoint.parent.is_dir():
                 raise FileNotFoundError(f"Expected a folder {self.checkpoint.parent} for the "
                                         "checkpoint, got none. Make it first.")
             self.settings = {
-                "scheme": _named(scheme, kept), "data": repr(data),
-                "recipe": _named(recipe, ()), "seed": seed,
+                "scheme": named(scheme, kept), "data": repr(data),
+                "recipe": named(recipe), "seed": seed,
                 "torch": torch.__version__, "threads": torch.get_num_threads(),
                 "device": device.type, "processes": team.size, "smoke": _files.smoke(),
                 "trained parameters": _files.digest(
@@ -362,6 +359,10 @@ class _Run:
                 history.best = row["epoch"]
                 self.best = {name: value.clone() if isinstance(value, torch.Tensor) else value
                              for name, value in _checkpoint.state(self.scheme).items()}
+        if any(named(teacher) != name for teacher, name in self.frozen.items()):
+            raise ValueError("Expected a teacher that stays as it is, got one whose weights were "
+                             "changed in the training: no checkpoint would keep them. Use kd.EMA, "
+                             "or a subclass of kd.teachers.Teacher with saved = True.")
         if self.checkpoint:
             random = self.team.gather(_checkpoint.random_state(self.device))
         if self.checkpoint and self.team.rank == 0:
@@ -491,7 +492,9 @@ def _fastest(scheme, part, recipe, device, team) -> tuple[str, bool]:
 def _lay_out(scheme, channels_last: bool) -> None:
     """Images, kernels and a live teacher with the channels innermost, or outermost."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    scheme._apply(lambda tensor: tensor.to(memory_format=layout) if tensor.ndim == 4 else tensor)
+    for tensor in (*scheme.parameters(), *scheme.buffers()):
+        if tensor.ndim == 4:  # scheme.to(memory_format=…) fails where there is one with five
+            tensor.data = tensor.data.to(memory_format=layout)
 
 
 def _optimizer(parameters, recipe, device):

@@ -9,12 +9,10 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from kdcourse import models, teachers
-
 
 def copy_of(scheme, data):
-    """A copy of the scheme with weights of its own. Data, and teachers that are shared by copies of
-    a scheme (`kd.Live`, `kd.Cached`, `kd.Ensemble`), are not copied."""
+    """A copy of the scheme with weights of its own. Data, and teachers that copies of a scheme share
+    (all but those that are saved), are not copied."""
     memo = {id(data): data, id(data.params): data.params}
     for split in (data.train, data.val, data.test):
         memo |= {id(thing): thing for thing in (split, *vars(split).values())}
@@ -47,9 +45,8 @@ def called_modules():
 
 @contextlib.contextmanager
 def left_as_it_was(scheme):
-    """Restores what is not copied: modes, buffers, gradients and devices of the scheme and of its
-    teachers' networks, and buffers and gradients of any other module that is called in the block.
-    """
+    """Restores what is not copied: modes, buffers and gradients of the scheme, devices of its
+    teachers, and buffers and gradients of any other module that is called in the block."""
     saved, modes = {}, {}
 
     def save(module, args=None):
@@ -60,13 +57,11 @@ def left_as_it_was(scheme):
         saved[module] = ([(p, p.grad) for p in own],
                          [(tensor, tensor.detach().clone()) for tensor in tensors])
 
-    networks = [network for teacher in scheme.teachers.values()
-                for network in teachers.networks(teacher)]
-    places = {network: models.device_of(network) for network in networks}
-    for network in (scheme, *networks):
-        for module in network.modules():
-            save(module)
-            modes[module] = module.training
+    places = {teacher: tensor.device for teacher in scheme.teachers.values()
+              for tensor in (*teacher.parameters(), *teacher.buffers())}
+    for module in scheme.modules():
+        save(module)
+        modes[module] = module.training
     hook = register_module_forward_pre_hook(save)
     try:
         yield
@@ -78,8 +73,8 @@ def left_as_it_was(scheme):
                 "Write a class with a forward method.")
     finally:
         hook.remove()
-        for network, place in places.items():
-            network.to(place)
+        for teacher, place in places.items():
+            teacher.to(place)
         for module, mode in modes.items():
             module.training = mode
         for gradients, tensors in saved.values():

@@ -7,6 +7,7 @@ from kdcourse import models
 from kdcourse.data import Batch
 from kdcourse.doctor import copies
 from kdcourse.doctor.findings import Diagnosis, Finding
+from kdcourse.teachers import Teacher
 
 
 class Setup:
@@ -47,14 +48,14 @@ class Setup:
 
 
 class Source:
-    """One teacher in a set-up: a teacher with `predict`, or a plain network in the scheme.
+    """One teacher in a set-up: a `Teacher`, or a plain network in the scheme.
 
     prefix: stands in front of what is found, where a scheme has several teachers.
     """
 
     def __init__(self, setup: Setup, prefix: str, teacher):
         self.setup, self.prefix, self.teacher = setup, prefix, teacher
-        self.plain = not hasattr(teacher, "predict")
+        self.plain = not isinstance(teacher, Teacher)
 
     def look(self, what: str) -> None:
         self.setup.look(f"{self.prefix}{what}")
@@ -70,6 +71,8 @@ class Source:
             self.on_batch(self.setup.batch)
         found, inner = [], set()
         for module in called:
+            if isinstance(module, Teacher):
+                continue
             if module not in inner and any(True for _ in module.parameters()):
                 found.append(module)
             inner |= set(module.modules())
@@ -101,18 +104,18 @@ class Source:
         return models.logits_of(outputs[0]).float()
 
 
-def on_batch(teacher, batch: Batch) -> torch.Tensor | None:
+def on_batch(teacher: Teacher, batch: Batch) -> torch.Tensor | None:
     """A teacher's logits for a batch; None where it has none for it."""
     try:
-        return models.logits_of(teacher(batch)).float()
+        return teacher(batch).logits.float()
     except Exception:  # stored answers of other data, an error in its own code
         return None
 
 
-def on_inputs(teacher, x: torch.Tensor) -> torch.Tensor | None:
+def on_inputs(teacher: Teacher, x: torch.Tensor, y=None) -> torch.Tensor | None:
     """A teacher's logits for any inputs; None where no network is behind it."""
     try:
-        return teacher.predict(x).float()
+        return teacher.predict(x, y).float()
     except Exception:  # it may return None, or not take these inputs
         return None
 

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import nn
 
 from kdcourse import checks, models, schemes
 from kdcourse.doctor import copies
@@ -225,10 +226,8 @@ def optimiser(setup, optimizer) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     ours = dict(setup.original.named_parameters())
     students = {id(p) for p in copies.parameters(*setup.original.students)}
-    theirs = {id(p) for p in copies.parameters(*setup.networks)}  # shared with the copy, or not:
-    theirs |= {id(ours[name]) for name, p in setup.scheme.named_parameters()
-               if id(p) in theirs and name in ours}
-    theirs -= students
+    theirs = {id(p) for p in copies.parameters(*_original_teachers(setup)) if p.requires_grad}
+    theirs -= students  # a frozen teacher in the optimiser never gets a gradient
     if held & theirs:
         setup.report(
             f"The optimiser holds {len(held & theirs)} parameters of the teacher.",
@@ -254,6 +253,13 @@ def optimiser(setup, optimizer) -> None:
             "They stay as they were drawn.",
             "They are made in scheme.build(batch, seed): call it before you make the optimiser."
             if unbuilt else "Make the optimiser of scheme.parameters().")
+
+
+def _original_teachers(setup) -> list:
+    """The teachers in the user's scheme, of which the optimiser must hold nothing."""
+    plain = getattr(setup.original, "teacher", None)
+    return [*setup.original.teachers.values(), *setup.networks,
+            *([plain] if isinstance(plain, nn.Module) else [])]
 
 
 def _message(error: Exception) -> str:

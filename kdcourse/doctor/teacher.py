@@ -3,13 +3,15 @@
 Shapes: N samples, K classes.
 """
 
+import contextlib
 import math
 
 import torch
 
-from kdcourse import measure, models, teachers
+from kdcourse import measure, models
 from kdcourse.data import generator
 from kdcourse.doctor.setup import are_probabilities, on_batch, on_inputs
+from kdcourse.teachers import Cached, Ensemble, Live
 
 SAMPLES = 500  # on which the teacher's accuracy is measured
 VIEWS = 8  # for which stored answers are compared, spread over all
@@ -19,7 +21,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std that m
 
 def _members(teacher) -> list:
     """The teachers of an ensemble, and of ensembles within it."""
-    if not isinstance(teacher, teachers.Ensemble):
+    if not isinstance(teacher, Ensemble):
         return []
     return [one for member in teacher.teachers for one in _members(member) or [member]]
 
@@ -33,13 +35,6 @@ def answers(source) -> None:
     logits = told if told is not None else asked
     if logits is None:
         return
-    with torch.enable_grad():
-        stored = source.on_batch(setup.batch) if setup.fits and not source.networks() else None
-    if stored is not None and stored.requires_grad:  # and no network was run for it
-        source.report(
-            "Answers that the teacher has stored carry a gradient.",
-            "The first step goes back into the network that gave them, the second one fails.",
-            "Compute them under torch.no_grad(), or store logits.detach().")
     source.look("the teacher answers with logits")
     if not torch.isfinite(logits).all() and not (logits == -torch.inf).any():
         source.report("The teacher answers with NaN or inf.", "So does the loss.",
@@ -86,7 +81,7 @@ def _aligned(source) -> None:
     for who, teacher in [*_named(source.teacher), ("The teacher", source.teacher)]:
         for batch in _batches(source.setup):
             told = on_batch(teacher, batch)
-            asked = on_inputs(teacher, batch.x) if told is not None else None
+            asked = on_inputs(teacher, batch.x, batch.y) if told is not None else None
             if asked is None:
                 break
             looked = True
@@ -100,7 +95,7 @@ def _aligned(source) -> None:
                     "smoothing.",
                     "Look answers up by batch.index, or make kd.Cached(teacher, data) again.")
                 return
-            if stale is None and off.any() and isinstance(teacher, teachers.Cached):
+            if stale is None and off.any() and isinstance(teacher, Cached):
                 stale = (f"{int(off.sum())} of {len(off)} stored answers are not what the teacher "
                          "says of these samples now.")
     if looked:
@@ -221,11 +216,17 @@ def _other_inputs(source, x, y) -> bool:
     source.look("the teacher's inputs are normalised as it expects")
     x, y = x[:FEWER], y[:FEWER]
     right = {}
-    for words, seen, remedy in [("", x, ""), *_otherwise(x, source.teacher)]:
+    for words, seen, remedy in [("", x, ""), *_otherwise(x)]:
         logits = source.on_inputs(seen)
         if logits is None:
             continue
         right[words] = (measure.accuracy(logits.cpu(), y), remedy)
+    teacher = source.teacher.source if isinstance(source.teacher, Cached) else source.teacher
+    if isinstance(teacher, Live) and teacher.transform is not None:
+        with contextlib.suppress(Exception):  # without it the network may not take the inputs
+            right["the transform of kd.Live left out"] = (
+                measure.accuracy(models.predict(teacher.model, x).cpu(), y),
+                "Leave it out: the model normalises for itself.")
     asis, _ = right.pop("", (1.0, ""))
     words = max(right, key=lambda words: right[words][0], default=None)
     K = len(source.setup.data.classes)
@@ -272,7 +273,7 @@ def _other_order(source, logits, y, what) -> bool:
     return True
 
 
-def _otherwise(x, teacher):
+def _otherwise(x):
     """Other ways to show the same inputs: what was done, the inputs, what to do about it."""
     low, high = float(x.min()), float(x.max())
     channels = x.shape[1] if x.ndim == 4 else 1
@@ -280,12 +281,13 @@ def _otherwise(x, teacher):
     per_channel = (-1, 1, 1) if x.ndim == 4 else (-1,)
 
     def live(mean, std):
-        return f"Say so: kd.Live(model, mean={mean}, std={std}), or put it in front of the model."
+        return (f"Say so: kd.Live(model, transform=v2.Normalize({mean}, {std})), with v2 of "
+                "torchvision.transforms, or put it in front of the model.")
 
     ways = []
     if low >= 0 and high <= 1:
-        ways += [("inputs from 0 to 255", x * 255, live(0, "1 / 255")),
-                 ("inputs from -1 to 1", 2 * x - 1, live(0.5, 0.5))]
+        ways += [("inputs from 0 to 255", x * 255, live([0], "[1 / 255]")),
+                 ("inputs from -1 to 1", 2 * x - 1, live([0.5], [0.5]))]
     elif low >= 0:
         ways += [("inputs divided by 255", x / 255,
                   "Divide by 255: data in this package lies in [0, 1].")]
@@ -307,11 +309,6 @@ def _otherwise(x, teacher):
     ways += [("the data's own mean and standard deviation", (x - mean) / std,
               live(*([round(v, 3) for v in row.flatten().tolist()] for row in (mean, std)))),
              ("light and dark reversed", low + high - x, "Reverse them: 1 - x.")]
-    mine, spread = getattr(teacher, "mean", None), getattr(teacher, "std", None)
-    if isinstance(mine, torch.Tensor) and isinstance(spread, torch.Tensor) and x.ndim == 4:
-        undone = x * spread.to(x).view(per_channel) + mine.to(x).view(per_channel)
-        ways += [("the mean and std of kd.Live left out", undone,
-                  "Leave them out: the model normalises for itself.")]
     return ways
 
 

@@ -7,13 +7,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 
-from kdcourse import _files, measure, models, teachers
+from kdcourse import _files, measure, models
 from kdcourse._key import Key, key_of
 from kdcourse._machine import RESULTS, default_device, where
 from kdcourse.data import Dataset, Split
 from kdcourse.experiment.comparison import Comparison, minutes
 from kdcourse.experiment.records import KEYS, Store, keyed, rounded
 from kdcourse.schemes import Scheme
+from kdcourse.teachers import Teacher, as_teacher
 from kdcourse.training import Recipe, fit
 
 
@@ -261,14 +262,14 @@ class _Answers:
     """A teacher's logits on a split, computed at the first use."""
 
     def __init__(self, teacher, split):
-        self.teacher = teachers.as_teacher(teacher) if teacher is not None else None
+        self.teacher = as_teacher(teacher) if teacher is not None else None
         self.split, self.name = split, repr(self.teacher)
         self._logits = None
 
     def for_scheme(self, scheme):
         if self.teacher is None:
             own = getattr(scheme, "teacher", None)
-            return own.predict(self.split.x) if own is not None else None
+            return own.predict(self.split.x) if isinstance(own, Teacher) else None
         if self._logits is None:
             self._logits = self.teacher.predict(self.split.x)
         return self._logits

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from kdcourse import models
+from kdcourse.data import Batch
+from kdcourse.teachers import Teacher
 
 
 def cka(a_ND: torch.Tensor, b_NE: torch.Tensor, debiased: bool = False) -> float:
@@ -45,8 +47,8 @@ def cka_matrix(model_a: nn.Module, paths_a, model_b: nn.Module, paths_b, x: torc
                batch: int = 500, debiased: bool = False) -> torch.Tensor:
     """`cka` of every layer of one network with every layer of another: [len(a), len(b)], float64.
 
-    model_a, model_b: networks, which may be the same; or a `Live` teacher, which sees `x` with the
-        normalisation and size that are its own.
+    model_a, model_b: networks, which may be the same; or teachers, such as a `Live` with a
+        transform of its own.
     paths_a, paths_b: module paths, as in `kd.taps`.
     x: the inputs that both are shown [N, C, H, W]. A few hundred are enough with `debiased=True`.
     batch: how many pass through a network at once. It changes memory and time, not the numbers; the
@@ -68,11 +70,11 @@ def cka_matrix(model_a: nn.Module, paths_a, model_b: nn.Module, paths_b, x: torc
 def _layers(model, paths, x: torch.Tensor, batch: int) -> list[torch.Tensor]:
     """What each layer says about all of x."""
     paths = (paths,) if isinstance(paths, str) else tuple(paths)
-    adapted = getattr(model, "adapted", lambda x: x)  # a `Live` teacher
-    model = model if isinstance(model, nn.Module) else model.model
-    tapped, device = models.taps(model, paths), models.device_of(model)
+    device = models.device_of(model)
+    tapped = models.taps(model, paths) if not isinstance(model, Teacher) else (
+        lambda part: model(Batch(part, None, None), paths))
     with models.evaluating(model):
-        views = [tapped(adapted(part.to(device))) for part in x.split(batch)]
+        views = [tapped(part.to(device)) for part in x.split(batch)]
     return [torch.cat([view.taps[path].cpu() for view in views]) for path in paths]
 
 

@@ -10,9 +10,10 @@ import statistics
 import torch
 from torch import nn
 
-from kdcourse import models, schemes, teachers
+from kdcourse import models, schemes
 from kdcourse.data import Dataset
 from kdcourse.measure import cost, quality
+from kdcourse.teachers import Teacher
 
 
 @dataclasses.dataclass
@@ -95,7 +96,7 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
                         "data).")
     part, asked, teachers = getattr(data, split), {}, scheme.teachers
     for name, teacher in teachers.items():
-        asked[name] = teacher.predict, _network(teacher, data.shape)
+        asked[name] = teacher.predict, _AsNetwork(teacher) if teacher.networks() else None
     for name, network in scheme.networks().items():
         asked[name] = functools.partial(models.predict, network), network
     logits, labels = {}, None
@@ -137,45 +138,16 @@ def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:
             "peak_mb": cost.peak_memory(model, shape)}
 
 
-# --- teachers as networks -----------------------------------------------------------------------
+class _AsNetwork(nn.Module):
+    """A teacher as a network on raw inputs, with its weights in the `state_dict`."""
 
-
-def _network(teacher, shape: tuple[int, ...]) -> nn.Module | None:
-    """A teacher as one network for raw inputs; None where there is no network behind it."""
-    if isinstance(teacher, teachers.Cached):
-        return _network(teacher.source, shape)
-    if isinstance(teacher, teachers.Ensemble):
-        members = [_network(member, shape) for member in teacher.teachers]
-        return None if None in members else _Together(members, teacher)
-    model = getattr(teacher, "model", None)
-    if not isinstance(model, nn.Module):
-        return None
-    shown = getattr(teacher, "adapted", None)  # a teacher of one's own may show what it gets
-    raw = torch.zeros(1, *shape, device=models.device_of(model))
-    adapts = shown is not None and shown(raw) is not raw
-    return _Adapted(model, teacher) if adapts else models.unwrapped(model)
-
-
-class _Adapted(nn.Module):
-    """A network behind the normalisation and size of its own."""
-
-    def __init__(self, model: nn.Module, teacher):
+    def __init__(self, teacher: Teacher):
         super().__init__()
-        self.model, self.adapted = models.unwrapped(model), teacher.adapted
+        self.networks, self._teacher = nn.ModuleList(teacher.networks()), (teacher,)
 
     def forward(self, x):
-        return self.model(self.adapted(x))
-
-
-class _Together(nn.Module):
-    """The networks of an ensemble, one after the other."""
-
-    def __init__(self, members: list[nn.Module], ensemble):
-        super().__init__()
-        self.members, self.ensemble = nn.ModuleList(members), ensemble
-
-    def forward(self, x):
-        return self.ensemble._together([models.logits_of(member(x)) for member in self.members])
+        with torch.compiler.set_stance("force_eager"):  # as students are measured
+            return self._teacher[0].predict(x)
 
 
 def text_table(header: list[str], lines: list[list[str]]) -> str:

@@ -1,0 +1,215 @@
+"""A teacher's answers, computed once and stored.
+
+Shapes: V views, N samples, B batch, K classes.
+"""
+
+import json
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from kdcourse import _files, models
+from kdcourse._key import fingerprint, named
+from kdcourse.data import Batch, Dataset, Split
+from kdcourse.models import View
+from kdcourse.teachers.base import Teacher
+from kdcourse.teachers.live import as_teacher
+from kdcourse.views import Views
+
+TRIED = 8  # samples for which loaded answers are compared with the teacher's
+
+
+class Cached(Teacher):
+    """The teacher's answers to the training samples, computed once and kept by sample and view.
+
+    Several times faster than `Live`: the teacher runs once instead of once per epoch, and the
+    training is the same to rounding. With augmentation the data must have a stated number of views
+    (`kd.augmented(data, views=8)`): each has answers of its own. Refuses other data than it was
+    made for, also where they were changed in place; a teacher that uses labels, such as an ensemble
+    with weights of "confidence", also other labels.
+
+    teacher: a network, or any teacher, such as `Live(network, transform)` or an `Ensemble`.
+    path: a file, such as "answers.safetensors", that keeps them: loaded where it is there, written
+        otherwise. It carries a checksum and says of which teacher, data and views it is; one of
+        others is refused, and one with other answers than the teacher gives to a few samples now.
+
+    >>> from kdcourse.data import glyphs
+    >>> data = glyphs(train=64, val=36, test=36)
+    >>> Cached(models.convnet(width=8), data).logits.shape
+    torch.Size([64, 36])
+    """
+
+    def __init__(self, teacher, data: Dataset, path=None):
+        super().__init__()
+        teacher = as_teacher(teacher)
+        self._describe(data, repr(teacher), teacher)
+        teacher.check(data)
+        settings = {"teacher": named(teacher), "data": repr(data), "inputs": self._inputs,
+                    "smoke": _files.smoke()}
+        if self._labels is not None:
+            settings["labels"] = self._labels
+        path = Path(path) if path is not None else None
+        stored = path is not None and path.exists()
+        self._store(_load(path, settings) if stored else _answers(teacher, data))
+        if stored:
+            self._try(path, data)
+        elif path is not None:
+            with _files.warn_if_not_kept("The teacher's answers were computed but not kept."):
+                _save(path, self._logits_VNK, settings)
+
+    @classmethod
+    def of(cls, logits: torch.Tensor, data: Dataset, name: str) -> "Cached":
+        """Answers that come from elsewhere: logits [N, K], one row per training sample; for
+        augmented data [V, N, K].
+
+        name: what they are; recorded results are found by it, so other answers need another name.
+        Raises `ValueError` when there are not as many rows as training samples.
+        """
+        expected = [len(data.train), len(data.classes)]
+        views = getattr(data.train, "views", None)
+        if list(logits.shape) not in (expected, [views, *expected]):
+            raise ValueError(f"Expected logits of shape {expected}, one row per training sample, "
+                             f"got {list(logits.shape)}.")
+        self = cls.__new__(cls)
+        Teacher.__init__(self)
+        self._describe(data, name, None)
+        self._store(logits.view(-1, *expected).detach())
+        return self
+
+    def _describe(self, data: Dataset, name: str, source: Teacher | None) -> None:
+        self.params, self._name, self._data = data.params, name, data.identity()
+        self._inputs = fingerprint(data.train.x)
+        uses_labels = source is not None and source.uses_labels
+        self._labels = fingerprint(data.train.y) if uses_labels else None
+        # In a tuple, so that it is no part of the scheme: training does not ask it, so its weights
+        # need not lie in the memory of a GPU.
+        self._source = (source,)
+
+    def _store(self, logits_VNK: torch.Tensor) -> None:
+        self.register_buffer("_logits_VNK", logits_VNK, persistent=False)
+
+    @property
+    def source(self) -> Teacher | None:
+        """The teacher that gave the answers; None where they came from elsewhere."""
+        return self._source[0]
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """The stored answers: [N, K], or with augmentation [V, N, K]."""
+        return self._logits_VNK if "views" in self.params else self._logits_VNK[0]
+
+    def _try(self, path: Path, data: Dataset) -> None:
+        """Raise `ValueError` unless the teacher gives the stored answers to a few samples."""
+        V, N = self._logits_VNK.shape[:2]
+        places = torch.linspace(0, N - 1, min(TRIED, N)).long()
+        for view in {0, V - 1}:
+            stored_BK = self._logits_VNK[view, places]
+            now_BK = _ask(self.source, data.train, places, view)
+            # Another device or precision moves answers by less than 2 % of their spread.
+            close = 0.02 * float(stored_BK[stored_BK.isfinite()].std(correction=0))
+            if now_BK.shape != stored_BK.shape or not torch.isclose(
+                    now_BK, stored_BK, rtol=0, atol=close, equal_nan=True).all():
+                raise ValueError(
+                    f"Expected the answers in {path} to be those of the teacher, got others for a "
+                    f"few samples that were compared; they were not used. Was its forward, its "
+                    "normalisation or the order of its outputs changed since? Delete the file, or "
+                    "name another.")
+
+    def tap(self, paths: tuple[str, ...]) -> None:
+        """Raise `ValueError` when inner tensors are asked for: only logits are stored."""
+        if paths:
+            raise ValueError(f"Expected a teacher with its layers for the taps {list(paths)}, got "
+                             "stored logits. Use the network itself, or Live(network).")
+
+    def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> View:
+        self.tap(paths)
+        plain, V = "views" not in self.params, len(self._logits_VNK)
+        if plain != (batch.view == 0) or batch.view > V:
+            raise ValueError(
+                f"Expected a batch in {'view 0' if plain else f'views 1 to {V}'}, for which there "
+                f"are answers, got view {batch.view}. Make Cached(teacher, data) for the data that "
+                "you train on, or use Live(teacher).")
+        logits_NK = self._logits_VNK[max(batch.view - 1, 0)]
+        return View(logits_NK.index_select(0, batch.index.to(logits_NK.device)), index=batch.index)
+
+    def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor | None:
+        """Logits for any inputs, from the teacher that gave the answers; None without one."""
+        return self.source.predict(x, y) if self.source is not None else None
+
+    def identity(self):
+        """The data and the teacher, or the name and the answers that came from elsewhere: what
+        recorded results are found by."""
+        return [self._data, self.source or [self._name, self._logits_VNK]]
+
+    def networks(self) -> list[nn.Module]:
+        """The networks of the teacher that gave the answers."""
+        return self.source.networks() if self.source is not None else []
+
+    def check(self, data: Dataset) -> None:
+        """Raise `ValueError` unless `data` is what the answers were made for."""
+        if data.params != self.params:
+            raise ValueError(
+                f"Expected the data that was cached, {self.params}, got {data.params}. "
+                "Make Cached(teacher, data) again for this data.")
+        if fingerprint(data.train.x) != self._inputs:
+            raise ValueError(
+                "Expected the training samples that were cached, in the same order, got others: "
+                "the answers would belong to other images. Make Cached(teacher, data) again.")
+        if self._labels is not None and fingerprint(data.train.y) != self._labels:
+            raise ValueError(
+                "Expected the labels that were cached, got others: the teacher's answers depend on "
+                "them. Make Cached(teacher, data) again.")
+
+    def __repr__(self):
+        return f"Cached({self._name})"
+
+
+def _answers(teacher: Teacher, data: Dataset) -> torch.Tensor:
+    """[V, N, K]: to the plain samples, or to every view."""
+    train = data.train
+    views = train.views if isinstance(train, Views) else 1
+    if views is None:
+        raise ValueError("Expected data with a stated number of views to store answers for, "
+                         "got ever new ones. Use kd.augmented(data, views=…), or Live(teacher).")
+    parts = torch.arange(len(train)).split(500)
+    return torch.stack([torch.cat([_ask(teacher, train, places, view) for places in parts])
+                        for view in range(views)])
+
+
+def _ask(teacher: Teacher, train: Split, places: torch.Tensor, view: int) -> torch.Tensor:
+    """The teacher's answers [B, K] to training samples, of augmented ones in view number view + 1,
+    on the CPU."""
+    index, device = places.to(train.x.device), models.device_of(teacher)
+    number = view + 1 if isinstance(train, Views) else 0
+    x = train.seen(index, number) if number else train.x.index_select(0, index)
+    batch = Batch(x.to(device), train.y[index].to(device), index.to(device), number)
+    return teacher(batch).logits.float().cpu()
+
+
+def _save(path: Path, logits: torch.Tensor, settings: dict) -> None:
+    """Write answers with what they were made for and their checksum."""
+    header = settings | {"sha256": fingerprint(logits)}
+    _files.write(path, safetensors.torch.save({"logits": logits},
+                                              {"kdcourse": json.dumps(header)}))
+
+
+def _load(path: Path, settings: dict) -> torch.Tensor:
+    """Read answers that are whole and were made for these settings; else raise `ValueError`."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            found = json.loads((file.metadata() or {})["kdcourse"])
+            logits = file.get_tensor("logits")
+        whole = found.pop("sha256") == fingerprint(logits)
+    except (safetensors.SafetensorError, KeyError, ValueError, OSError):
+        whole = False
+    if not whole:
+        raise ValueError(f"Expected stored answers in {path}, got a file that is cut short, "
+                         "altered or of another kind; it was not used. Delete it, or name another.")
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise ValueError(f"Expected the answers in {path} to be of {name} {value}, got "
+                             f"{found.get(name)}; they were not used. Delete the file, or name "
+                             "another.")
+    return logits

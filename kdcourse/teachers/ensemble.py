@@ -1,0 +1,120 @@
+"""Several teachers that answer as one.
+
+Shapes: M teachers, B batch, K classes, N samples.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdcourse.data import Batch, Dataset
+from kdcourse.models import View
+from kdcourse.teachers.base import Teacher
+from kdcourse.teachers.live import as_teacher
+
+
+class Ensemble(Teacher):
+    """Several teachers that answer as one.
+
+    Their logits are averaged: at any temperature that is the (normalised) geometric mean of their
+    softened answers, one of the two means in Hinton, Vinyals & Dean 2015, section 2
+    (arXiv:1503.02531).
+
+    teachers: networks or teachers; each keeps its own transform.
+    weights: "mean"; or one number per teacher, at least 0; or "confidence": for each sample the
+        teachers weighted by the softmax of their log-probability of the label, so that a teacher
+        counts more where it is right (in the spirit of Zhang et al. 2022, "Confidence-Aware
+        Multi-Teacher Knowledge Distillation", arXiv:2201.00007; their weights are another function
+        of the same cross-entropy). Where all of them give the label no mass, and without labels
+        (in `predict`), the plain mean.
+
+    Raises `ValueError` for no teachers, and weights that do not fit.
+
+    >>> from kdcourse import models
+    >>> Ensemble([models.convnet(width=8, seed=s) for s in range(3)]).predict(
+    ...     torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 36])
+    """
+
+    saved = True  # has no state of its own; each of its teachers is saved or not
+
+    def __init__(self, teachers, weights="mean"):
+        super().__init__()
+        self.teachers = nn.ModuleList(map(as_teacher, teachers))
+        if not self.teachers:
+            raise ValueError("Expected at least one teacher, got none.")
+        self.weights = weights
+        if not isinstance(weights, str):
+            shares = torch.tensor([float(weight) for weight in weights])
+            if (len(shares) != len(self.teachers) or (shares < 0).any()
+                    or not 0 < shares.sum() < torch.inf):
+                raise ValueError(f"Expected {len(self.teachers)} weights of at least 0, finite "
+                                 f"and not all 0, one per teacher, got {list(weights)}.")
+            self.register_buffer("_shares_M", shares / shares.sum(), persistent=False)
+        elif weights not in ("mean", "confidence"):
+            raise ValueError('Expected weights "mean", "confidence" or one number per teacher, got '
+                             f"{weights!r}.")
+
+    @property
+    def uses_labels(self) -> bool:
+        """With weights of "confidence", and where one of the teachers does."""
+        return self.weights == "confidence" or any(t.uses_labels for t in self.teachers)
+
+    def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> View:
+        self.tap(paths)
+        return View(self._averaged([teacher(batch).logits for teacher in self.teachers], batch.y),
+                    index=batch.index)
+
+    def _averaged(self, answers, labels=None) -> torch.Tensor:
+        if len({answer.shape for answer in answers}) > 1:
+            raise ValueError("Expected teachers that know the same classes, got logits of shapes "
+                             f"{[list(answer.shape) for answer in answers]}.")
+        logits_MBK = torch.stack([answer.to(answers[0].device).float() for answer in answers])
+        if self.weights == "confidence" and labels is not None:
+            log_p, labels = logits_MBK.log_softmax(-1), labels.to(logits_MBK.device)
+            if labels.ndim == 1:
+                labels = F.one_hot(labels, log_p.shape[-1])
+            # A masked class has a logit of -inf, and 0 * -inf is NaN: such products are set to 0.
+            known_MB = log_p.mul(labels).masked_fill(labels == 0, 0).sum(-1)
+            nobody_B = known_MB.isneginf().all(0)
+            shares_MB1 = known_MB.masked_fill(nobody_B, 0).softmax(0)[..., None]
+            return (shares_MB1 * logits_MBK).masked_fill(shares_MB1 == 0, 0).sum(0)
+        if isinstance(self.weights, str):
+            return logits_MBK.mean(0)
+        shares_M = self._shares_M.to(logits_MBK)
+        heard_MBK = logits_MBK.masked_fill(shares_M[:, None, None] == 0, 0)  # no 0 * -inf
+        return torch.einsum("m,mbk->bk", shares_M, heard_MBK)
+
+    def tap(self, paths: tuple[str, ...]) -> None:
+        """Raise `ValueError` when inner tensors are asked for: there is no one network."""
+        if paths:
+            raise ValueError(f"Expected one teacher for the taps {list(paths)}, got an ensemble. "
+                             "Distil its logits, or take the layers of one network.")
+
+    def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor | None:
+        """Logits [N, K] for any inputs; None where one of the teachers returns None.
+
+        y: labels [N], or [N, K] when soft, where they are known: then as in training.
+        """
+        answers = [teacher.predict(x, y) for teacher in self.teachers]
+        if any(answer is None for answer in answers):
+            return None
+        return self._averaged(answers, y)
+
+    def check(self, data: Dataset) -> None:
+        """`check` of every teacher."""
+        for teacher in self.teachers:
+            teacher.check(data)
+
+    def networks(self) -> list[nn.Module]:
+        """The networks of all teachers, each once."""
+        return list(dict.fromkeys(n for teacher in self.teachers for n in teacher.networks()))
+
+    def after_step(self) -> None:
+        """`after_step` of every teacher."""
+        for teacher in self.teachers:
+            teacher.after_step()
+
+    def __repr__(self):
+        weights = "" if self.weights == "mean" else f", weights={self.weights!r}"
+        return f"Ensemble({[*self.teachers]!r}{weights})"
