@@ -1,0 +1,86 @@
+"""Students that learn together, without a teacher that was trained before.
+
+Shapes: B batch, K classes.
+"""
+
+import copy
+
+from torch import nn
+
+from kdcourse import losses, models
+from kdcourse.data import Batch
+from kdcourse.schemes.base import Edge, Scheme
+
+
+class Mutual(Scheme):
+    """Deep mutual learning: students that learn together, each from the labels and all its peers.
+
+    For each student: the objective's terms of the labels, once, plus its terms of a teacher, with
+    each peer in the place of the teacher, averaged over the peers. No gradient reaches a peer. The
+    losses of all students are added, so each is trained as if alone with frozen peers.
+
+    Zhang et al. 2018, "Deep Mutual Learning" (arXiv:1706.00384), with `CE() + KD(T=1)`, the
+    default. The paper updates the students in turn; here all take the step together.
+
+    students: two or more networks for the same classes, of one kind or of several.
+    objective: such as `CE() + KD(T=1)`. Every student, and every direction between two, has a copy
+        of its own, projections included.
+
+    `student` is the first of them: the one whose accuracy is shown while training. Parts in the
+    history are called "1.CE", "1.KD", "2.CE" …; the gradient norm is clipped over all students.
+
+    Raises `ValueError` for fewer than two students, for students that share weights, and for an
+    objective without a term on a teacher.
+
+    >>> scheme = Mutual([models.convnet(width=8, seed=0), models.mlp(hidden=(32,), seed=1)])
+    >>> len(scheme.students)
+    2
+    """
+
+    seed_name = "mutual"
+
+    def __init__(self, students, objective=None):
+        students = list(students)
+        if len(students) < 2:
+            raise ValueError(f"Expected at least two students that learn from each other, got "
+                             f"{len(students)}. For one student use Supervised or Distiller.")
+        super().__init__(students[0])
+        owners: dict[int, int] = {}
+        for number, student in enumerate(students):
+            if not isinstance(student, nn.Module):
+                raise TypeError(f"Expected networks (nn.Module) as students, got "
+                                f"{type(student).__name__}.")
+            for p in student.parameters():
+                if owners.setdefault(id(p), number) != number:
+                    raise ValueError("Expected students with weights of their own, got two that "
+                                     "share some. Make each with a seed of its own.")
+        self.peers = nn.ModuleList(students[1:])
+        objective = losses.as_objective(
+            losses.CE() + losses.KD(T=1) if objective is None else objective)
+        of_labels, of_peers = objective.apart()
+        if of_peers is None:
+            raise ValueError("Expected an objective with a term on a teacher, which a peer can be, "
+                             f"got {objective!r}. Add, for example, KD(T=1).")
+        count = range(len(students))
+        self.of_labels = nn.ModuleList(copy.deepcopy(of_labels) for _ in count if of_labels)
+        self.of_peers = nn.ModuleDict({f"{i}_from_{j}": copy.deepcopy(of_peers)
+                                       for i in count for j in count if i != j})
+        self._sentence = repr(objective)
+        self.tap(*objective.teacher_paths)
+
+    @property
+    def students(self) -> list[nn.Module]:
+        return [self.student, *self.peers]
+
+    def edges(self, batch: Batch) -> list[Edge]:
+        outputs = [self.output(batch, number) for number in range(len(self.students))]
+        fixed = [output.detached() for output in outputs]
+        edges = [Edge(output, None, objective, f"{i}") for i, (output, objective)
+                 in enumerate(zip(outputs, self.of_labels), start=1)]
+        return edges + [
+            Edge(output, peer, self.of_peers[f"{i}_from_{j}"], f"{i + 1}", 1 / len(self.peers))
+            for i, output in enumerate(outputs) for j, peer in enumerate(fixed) if i != j]
+
+    def __repr__(self):
+        students = ", ".join(models.describe(student) for student in self.students)
+        return f"Mutual([{students}], {self._sentence})"
