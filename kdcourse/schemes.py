@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from kdcourse import losses, models
 from kdcourse.data import Batch, Dataset, generator
 from kdcourse.models import View
-from kdcourse.teachers import Live, Teacher, as_teacher
+from kdcourse.teachers import Teacher, as_teacher
 
 
 @dataclasses.dataclass(eq=False)
@@ -93,6 +93,7 @@ class Scheme(nn.Module):
 
     Raises `TypeError` for a student that is no network.
 
+    >>> from kdcourse.teachers import Live
     >>> class TwoTeachers(Scheme):
     ...     def __init__(self, student, first, second):
     ...         super().__init__(student, 0.2 * losses.CE() + 0.8 * losses.KD(T=4))
@@ -244,7 +245,7 @@ class Scheme(nn.Module):
 
     def __repr__(self):
         parts = [models.describe(self.student)]
-        for name, part in self._modules.items():
+        for name, part in sorted(self._modules.items(), key=lambda item: item[0] in self.teachers):
             if name == "objective" and part is not None:
                 parts.append(repr(part))
             elif isinstance(part, losses.Objective) or name in self.teachers:

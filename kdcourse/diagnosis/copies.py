@@ -11,8 +11,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 def copy_of(scheme, data):
-    """A copy of the scheme with weights of its own. Data, and teachers that copies of a scheme share
-    (all but those that are saved), are not copied."""
+    """A copy of the scheme with weights of its own. Data, and teachers that are not saved, which
+    copies of a scheme share, are not copied."""
     memo = {id(data): data, id(data.params): data.params}
     for split in (data.train, data.val, data.test):
         memo |= {id(thing): thing for thing in (split, *vars(split).values())}
