@@ -18,7 +18,6 @@ import kdcourse as kd
 from kdcourse import losses
 from kdcourse.data import Split
 from kdcourse.schemes import Supervised
-from kdcourse.teachers import networks
 
 
 def scheme(seed=0):
@@ -224,35 +223,64 @@ def test_what_modules_keep_besides_tensors_is_restored(data, tmp_path):
     assert other.student.calls == 12
 
 
-class Mean(kd.Distiller):
-    """The teacher, or one of an ensemble, is a moving average of the student."""
+class Moving(kd.Live):
+    """A teacher of one's own that changes and says so."""
 
-    def __init__(self, ensemble=False):
-        teacher = kd.Ensemble([network(1), network(2)]) if ensemble else network(1)
-        super().__init__(network(), teacher)
+    saved = True
 
-    @property
-    def mean(self):
-        return networks(self.teacher)[0]  # not a module of the scheme
+
+class ByHand(kd.Distiller):
+    """Changes its teacher in after_step."""
 
     @torch.no_grad()
     def after_step(self):
-        for mean, new in zip(self.mean.state_dict().values(), self.student.state_dict().values(),
-                             strict=True):
-            mean.data.lerp_(new, 0.1) if mean.is_floating_point() else mean.copy_(new)
+        for mean, new in zip(self.teacher.model.state_dict().values(),
+                             self.student.state_dict().values(), strict=True):
+            mean.lerp_(new, 0.1) if mean.is_floating_point() else mean.copy_(new)
 
 
-@pytest.mark.parametrize("ensemble", [False, True])
-def test_a_teacher_that_moves_is_kept(data, tmp_path, ensemble):
+def mean_teacher():
+    student = network()
+    return kd.Distiller(student, kd.EMA(student, 0.9))
+
+
+def averaged_in_an_ensemble():
+    student = network()
+    return kd.Distiller(student, kd.Ensemble([kd.EMA(student, 0.9), network(2)]))
+
+
+def average(scheme):
+    return state(scheme.teacher.networks()[0])
+
+
+@pytest.mark.parametrize("make", [mean_teacher, averaged_in_an_ensemble,
+                                  lambda: ByHand(network(), Moving(network(1)))])
+def test_a_teacher_that_moves_is_kept(data, tmp_path, make):
     file, recipe = tmp_path / "run.safetensors", kd.Recipe(epochs=3, batch=36)
-    whole, broken, again = (Mean(ensemble) for _ in range(3))
+    whole, broken, again = (make() for _ in range(3))
     kd.fit(whole, data, recipe)
     move, stop = broken.after_step, stop_after(9)
     broken.after_step = lambda: (move(), stop())
     assert len(kd.fit(broken, data, recipe, checkpoint=file)) == 2
     kd.fit(again, data, recipe, checkpoint=file)
     assert state(again) == state(whole)
-    assert state(again.mean) == state(whole.mean) != state(network(1))
+    assert average(again) == average(whole) not in (state(network()), state(network(1)))
+
+
+def test_a_moving_average_returns_to_that_of_the_best_epoch(data):
+    scheme, averages = mean_teacher(), []
+    move = scheme.after_step
+    scheme.after_step = lambda: (move(), averages.append(average(scheme)))
+    history = kd.fit(scheme, data, kd.Recipe(epochs=6, batch=36, patience=1))
+    assert average(scheme) == averages[4 * history.best - 1]
+
+
+def test_a_frozen_teacher_that_is_changed_is_refused_by_a_checkpoint(data, tmp_path):
+    """It would not be kept, and the training that goes on would have another teacher."""
+    kd.fit(ByHand(network(), network(1)), data, kd.Recipe(epochs=1, batch=36))
+    with pytest.raises(ValueError, match=r"a teacher that stays as it is, got .*Use kd\.EMA"):
+        kd.fit(ByHand(network(), network(1)), data, kd.Recipe(epochs=1, batch=36),
+               checkpoint=tmp_path / "run.safetensors")
 
 
 def test_a_frozen_teacher_is_not_kept(data, tmp_path):
@@ -265,7 +293,7 @@ def test_a_frozen_teacher_is_not_kept(data, tmp_path):
 def test_a_mean_teacher_goes_on_where_it_was_stopped_by_hand(data, tmp_path):
     """The same object: its teacher has other weights by now, and is the same teacher."""
     file, recipe = tmp_path / "run.safetensors", kd.Recipe(epochs=3, batch=36)
-    whole, broken = Mean(), Mean()
+    whole, broken = mean_teacher(), mean_teacher()
     kd.fit(whole, data, recipe)
     move, stop = broken.after_step, stop_after(9)
     broken.after_step = lambda: (move(), stop())
@@ -273,7 +301,7 @@ def test_a_mean_teacher_goes_on_where_it_was_stopped_by_hand(data, tmp_path):
     del broken.after_step
     assert len(kd.fit(broken, data, recipe, checkpoint=file)) == 3
     assert state(broken) == state(whole)
-    assert state(broken.mean) == state(whole.mean)
+    assert average(broken) == average(whole)
 
 
 class Hidden(nn.Module):

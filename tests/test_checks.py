@@ -415,7 +415,7 @@ def test_answers_that_belong_to_their_samples(data, views):
         with pytest.raises(AssertionError, match="Pass the teacher"):
             checks.aligned(shuffled, own)
     else:
-        cached._stored = cached._stored[:, order]
+        cached.logits[:] = cached.logits[:, order]
         with pytest.raises(AssertionError, match=r"in view 1; the answer to sample 0 lies in row"):
             checks.aligned(cached, own)
     with pytest.raises(AssertionError, match="no row holds the teacher's answer"):

@@ -10,6 +10,7 @@ import torch
 from conftest import network, restless, state
 from sklearn import metrics
 from torch import nn
+from torchvision.transforms import v2
 
 import kdcourse as kd
 from kdcourse import measure
@@ -420,7 +421,7 @@ def test_few_classes_have_no_top_5(smoke):
 
 def test_a_teacher_is_asked_as_it_wants_to_be(data, smoke):
     inner = kd.models.mlp(hidden=(16,), size=24)
-    live = kd.Live(inner, mean=0.3, std=0.2, size=24)
+    live = kd.Live(inner, v2.Compose([v2.Resize(24, antialias=True), v2.Normalize([0.3], [0.2])]))
     x = torch.nn.functional.interpolate(data.test.x, (24, 24), mode="bilinear", antialias=True)
     logits = kd.models.predict(inner, (x - 0.3) / 0.2)
     for teacher in (live, kd.Cached(live, data)):
@@ -433,7 +434,7 @@ def test_a_teacher_is_asked_as_it_wants_to_be(data, smoke):
 
 def test_an_ensemble_costs_the_sum_of_its_networks(data, smoke):
     members = [network(0, width=8), kd.models.mlp(hidden=(16,), size=24)]
-    teacher = kd.Ensemble([members[0], kd.Live(members[1], size=24)])
+    teacher = kd.Ensemble([members[0], kd.Live(members[1], v2.Resize(24, antialias=True))])
     row = kd.report(kd.Distiller(network(1), teacher), data).rows["teacher"]
     assert row["parameters"] == sum(measure.parameters(member) for member in members)
     assert row["macs"] == measure.macs(members[0], (1, 12, 12)) + measure.macs(members[1],
@@ -443,20 +444,14 @@ def test_an_ensemble_costs_the_sum_of_its_networks(data, smoke):
 
 
 def test_a_teacher_without_a_network_costs_nothing_here(data, smoke):
-    class Elsewhere:
+    class Elsewhere(kd.teachers.Teacher):
         """Answers that come over a wire."""
 
-        def __call__(self, batch, taps=()):
+        def forward(self, batch, paths=()):
             return kd.models.View(self.predict(batch.x))
 
-        def predict(self, x):
+        def predict(self, x, y=None):
             return x.flatten(1)[:, :36]
-
-        def check(self, data):
-            pass
-
-        def to(self, device):
-            return self
 
     report = kd.report(kd.Distiller(network(), Elsewhere()), data)
     assert set(report.rows["teacher"]) == {"accuracy", "top5", "nll", "ece"}
@@ -468,7 +463,8 @@ def test_a_teacher_without_a_network_costs_nothing_here(data, smoke):
 
 
 def test_a_teacher_for_colours_is_measured_on_grey_images(data, smoke):
-    report = kd.report(kd.Distiller(network(), network(1, channels=3)), data)
+    teacher = kd.Live(network(1, channels=3), v2.RGB())
+    report = kd.report(kd.Distiller(network(), teacher), data)
     assert report.rows["teacher"]["latency_ms"] > 0
 
 

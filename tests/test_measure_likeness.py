@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import network, restless, state
 from torch import nn
+from torchvision.transforms import v2
 
 import kdcourse as kd
 from kdcourse import measure
@@ -163,9 +164,9 @@ def test_a_network_with_itself(data):
 
 def test_a_live_teacher_sees_what_it_wants(data):
     inner, student = kd.models.convnet(width=8, size=24), network()
-    live = kd.Live(inner, mean=0.3, std=0.2, size=24)
+    live = kd.Live(inner, v2.Compose([v2.Resize(24, antialias=True), v2.Normalize([0.3], [0.2])]))
     table = measure.cka_matrix(live, ["3"], student, ["3"], data.test.x)
-    (a,), (b,) = layers(inner, ["3"], live.adapted(data.test.x)), layers(student, ["3"],
+    (a,), (b,) = layers(inner, ["3"], live.transform(data.test.x)), layers(student, ["3"],
                                                                          data.test.x)
     assert float(table) == pytest.approx(measure.cka(a, b), rel=1e-4)
     other = measure.cka_matrix(inner, ["3"], student, ["3"], data.test.x)

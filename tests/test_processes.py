@@ -10,18 +10,27 @@ import pytest
 import torch
 
 PROGRAM = """
-import json, sys, torch, torch.distributed as dist
+import json, os, sys, torch, torch.distributed as dist
 torch.set_num_threads(1)
 import kdcourse as kd
 world, folder, kind = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 data = kd.data.glyphs(train=150, val=71, test=72, size=12)
 net = lambda seed: kd.models.mlp(hidden=(16,), size=12, seed=seed)  # no batch statistics
 terms = kd.losses.CE() + kd.losses.KD(T=2) + 0.1 * kd.losses.Hint("3", "3")
+def mean_teacher():
+    student = net(0)
+    return kd.Distiller(student, kd.EMA(student, 0.9), terms)
+def cached():  # hardly other answers in each process, which keeps its own
+    answers = torch.randn(150, 36, generator=torch.Generator().manual_seed(0))
+    answers += 1e-6 * int(os.environ.get("RANK", 0))
+    return kd.Distiller(net(0), kd.Cached.of(answers, data, "answers"), kd.losses.hinton())
 scheme = {
+    "mean teacher": mean_teacher, "cached": cached,
     "distiller": lambda: kd.Distiller(net(0), kd.models.mlp(hidden=(24,), size=12, seed=1), terms),
     "mutual": lambda: kd.Mutual([net(0), kd.models.mlp(hidden=(24,), size=12, seed=1)], terms),
     "broken": lambda: kd.Supervised(net(0), kd.losses.CE()),
 }[kind]()
+before = scheme.teacher.logits.clone() if kind == "cached" else None
 recipe = kd.Recipe(epochs=3, batch=37, lr=0.01, clip=1.0, accumulate=2, label_smoothing=0.1)
 if kind == "broken":
     step = iter(range(99))
@@ -38,6 +47,7 @@ except FloatingPointError as error:
     open(f"{folder}/error{dist.get_rank()}", "w").write(str(error))
     sys.exit(0)
 rank = dist.get_rank() if dist.is_initialized() else 0
+assert before is None or torch.equal(scheme.teacher.logits, before)
 assert world == (dist.get_world_size() if dist.is_initialized() else 1)
 kd._files.write_json(f"{folder}/{rank}.json", history.to_dict())
 torch.save(scheme.state_dict(), f"{folder}/{rank}.pt")
@@ -108,13 +118,13 @@ def run(folder: Path, world: int, kind: str, program=PROGRAM) -> list[tuple[dict
 
 
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
-@pytest.mark.parametrize("kind", ["distiller", "mutual"])
+@pytest.mark.parametrize("kind", ["distiller", "mutual", "mean teacher", "cached"])
 def test_two_processes_train_what_one_would(tmp_path, kind):
     ((alone, weights),) = run(tmp_path / "one", 1, kind)
     pair = run(tmp_path / "two", 2, kind)
     assert len(pair) == 2
     for history, theirs in pair:
-        for name, tensor in weights.items():  # projections and peers included
+        for name, tensor in weights.items():  # projections, peers and averages included
             torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
         for ours, row in zip(alone["rows"], history["rows"], strict=True):
             assert row["val_accuracy"] == pytest.approx(ours["val_accuracy"], abs=1.01 / 71)

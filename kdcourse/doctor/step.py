@@ -173,11 +173,6 @@ def _frozen(setup, theirs: set[int]) -> None:
             "The teacher's parameters are among scheme.parameters() and require a gradient.",
             "The optimiser gets them, and the next change to the loss trains them.",
             "Call teacher.requires_grad_(False), or keep it as self.teacher = kd.Live(model).")
-    elif pulled:
-        setup.report(
-            "A gradient reaches the teacher.",
-            "That costs memory and time, and any optimiser that holds it would train it.",
-            "Ask it under torch.no_grad(), or call teacher.requires_grad_(False).")
 
 
 # What is recognised by its value, or goes wrong for any loss on logits. That a loss differs from

@@ -77,6 +77,7 @@ class Scheme(nn.Module):
 
     Raises `TypeError` for a student that is no network.
 
+    >>> from kdcourse.teachers import Live
     >>> class TwoTeachers(Scheme):
     ...     def __init__(self, student, first, second):
     ...         super().__init__(student, 0.2 * losses.CE() + 0.8 * losses.KD(T=4))
@@ -228,7 +229,7 @@ class Scheme(nn.Module):
 
     def __repr__(self):
         parts = [models.describe(self.student)]
-        for name, part in self._modules.items():
+        for name, part in sorted(self._modules.items(), key=lambda item: item[0] in self.teachers):
             if name == "objective" and part is not None:
                 parts.append(repr(part))
             elif isinstance(part, losses.Objective) or name in self.teachers:

@@ -122,8 +122,9 @@ def _as_transform(settings: dict) -> str:
         size = [size, size] if isinstance(size, int) else list(size)
         steps.append(f"v2.Resize({size}, antialias=True)")
     if settings.keys() & {"mean", "std"}:
-        mean, std = (torch.as_tensor(settings.get(name, default)).flatten().tolist()
-                     for name, default in (("mean", 0.0), ("std", 1.0)))
+        mean, std = (
+            torch.as_tensor(settings.get(name, default), dtype=torch.float64).flatten().tolist()
+            for name, default in (("mean", 0.0), ("std", 1.0)))
         steps.append(f"v2.Normalize({mean}, {std})")
     return (f"Expected a transform in place of {' and '.join(settings)}. Write kd.Live(model, "
             f"transform=v2.Compose([{', '.join(steps)}])), with v2 of torchvision.transforms.")

@@ -280,9 +280,9 @@ def test_stored_answers_of_other_samples_or_views(data, mix):
     seen = kd.augmented(data, views=2, shift=0.3, rotate=0.5, erase=0.4)
     cached = kd.Cached(restless(), seen)
     if mix == "samples":
-        cached._stored = cached._stored.roll(1, dims=1)
+        cached.logits[:] = cached.logits.roll(1, dims=1)
     if mix == "views":
-        cached._stored = cached._stored.flip(0)
+        cached.logits[:] = cached.logits.flip(0)
     assert bool(found(kd.Distiller(network(), cached), seen, "answers belong to other")) is (
         mix is not None)
     assert as_teacher(cached) is cached
@@ -294,7 +294,7 @@ def test_stored_answers_of_some_views_of_other_samples(data, views, mixed, membe
     seen = kd.augmented(data, views=views, shift=0.3, rotate=0.5, erase=0.4)
     cached = kd.Cached(restless(), seen)
     for view in mixed:
-        cached._stored[view - 1] = cached._stored[view - 1].roll(1, dims=0)
+        cached.logits[view - 1] = cached.logits[view - 1].roll(1, dims=0)
     teacher = kd.Ensemble([restless(3), kd.Ensemble([cached])]) if member else cached
     some = found(kd.Distiller(network(), teacher), seen, "answers belong to other")
     assert len(some) == bool(mixed)
