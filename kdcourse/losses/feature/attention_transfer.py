@@ -1,4 +1,4 @@
-"""Attention transfer: where in the image a layer is active, whatever its channels say.
+"""Attention transfer: where in the image a layer is active, summed over its channels.
 
 Shapes: B batch, C channels, H W height and width, N tokens, D features.
 """
@@ -7,15 +7,14 @@ import torch
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import maps_of, on_one_grid, root, scaled, unit
-
-VARIANTS = ("paper", "code")
+from kdcourse.losses.feature.projections import maps_pair, on_one_grid
+from kdcourse.losses.numerics import root, scaled, unit
 
 
 @inputs.full_precision
 def attention_transfer(student, teacher, p: float = 2.0, variant: str = "paper",
                        reduction: str = "mean"):
-    r"""Distance between the attention maps of both sides, each taken as a direction.
+    r"""Compute the distance between both sides' attention maps, each divided by its length.
 
     .. math::
 
@@ -54,35 +53,29 @@ def attention_transfer(student, teacher, p: float = 2.0, variant: str = "paper",
     >>> attention_transfer(student, teacher, variant="code")  # 2 / (2 places)
     tensor(1.)
     """
-    inputs.check_choice("variant", variant, VARIANTS)
-    _check_power(p)
-    maps = on_one_grid(*(_attention(x, p) for x in maps_of(student, teacher)))
+    _check_settings(p, variant)
+    maps = on_one_grid(*(_attention(x, p) for x in maps_pair(student, teacher)))
     student_BN, teacher_BN = (unit(x.flatten(1)) for x in maps)
     square = (student_BN - teacher_BN).square()
     return inputs.reduce(root(square.sum(1)) if variant == "paper" else square.mean(1), reduction)
 
 
 def _attention(x_BCHW, p) -> torch.Tensor:
-    """The sum of |x|^p over the channels, [B, 1, H, W], up to a factor per sample."""
+    """Sum |x|^p over the channels, [B, 1, H, W], up to a factor per sample."""
     return scaled(x_BCHW, (1, 2, 3)).abs().pow(p).sum(1, keepdim=True)
 
 
-def _check_power(p) -> None:
-    if not 1 <= p < float("inf"):
-        raise ValueError(f"Expected a power p of at least 1, got {p}. The paper uses 2.")
-
-
 class AT(FeatureLoss):
-    """`attention_transfer`: look where the teacher looks. Trains nothing of its own."""
+    """Attend to the teacher's places: `attention_transfer`. Trains nothing of its own."""
+
+    function = staticmethod(attention_transfer)
 
     def __init__(self, student=None, teacher=None, *, p: float = 2.0, variant: str = "paper"):
-        super().__init__(student, teacher)
-        inputs.check_choice("variant", variant, VARIANTS)
-        _check_power(p)
-        self.p, self.variant = p, variant
+        _check_settings(p, variant)
+        super().__init__(student, teacher, p=p, variant=variant)
 
-    def values(self, student, teacher=None, labels=None):
-        return attention_transfer(student, teacher, self.p, self.variant, "none")
 
-    def extra_repr(self):
-        return f"p={self.p:.10g}, variant={self.variant!r}"
+def _check_settings(p, variant) -> None:
+    inputs.check_choice("variant", variant, ("paper", "code"))
+    if not 1 <= p < float("inf"):
+        raise ValueError(f"Expected a power p of at least 1, got {p}. The paper uses 2.")

@@ -1,4 +1,4 @@
-"""The flow of the solution procedure: how the channels of two layers go together.
+"""The flow of the solution procedure: which channels of two layers are active together.
 
 Shapes: B batch, C channels (P of the first layer, Q of the last), H W height and width, N tokens,
 D features.
@@ -9,13 +9,13 @@ import torch.nn.functional as F
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import maps_of
+from kdcourse.losses.feature.projections import maps_pair
 
 VARIANTS = ("paper", "mean")
 
 
 def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
-    r"""Squared distance between the FSP matrices of both sides.
+    r"""Compute the squared distance between the FSP matrices of both sides.
 
     .. math::
 
@@ -51,7 +51,7 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
     """
     inputs.check_choice("variant", variant, VARIANTS)
     student, teacher = _pair(student, "student"), _pair(teacher, "teacher")
-    pairs = [maps_of(s, t) for s, t in zip(student, teacher, strict=True)]
+    pairs = [maps_pair(s, t) for s, t in zip(student, teacher, strict=True)]
     for which, (s, t) in zip(("first", "last"), pairs, strict=True):
         if s.shape[1] != t.shape[1]:
             raise ValueError(
@@ -69,7 +69,7 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
 
 @inputs.full_precision
 def _flow(first_BPHW, last_BQHW) -> torch.Tensor:
-    """The FSP matrix [B, P, Q] of two layers."""
+    """Compute the FSP matrix [B, P, Q] of two layers."""
     size = [min(a, b) for a, b in zip(first_BPHW.shape[2:], last_BQHW.shape[2:], strict=True)]
     first, last = (x if list(x.shape[2:]) == size else F.adaptive_max_pool2d(x, size)
                    for x in (first_BPHW, last_BQHW))
@@ -85,26 +85,21 @@ def _pair(x, who: str):
 
 
 class FSP(FeatureLoss):
-    """`fsp` between two layers on each side: `FSP(["layer1", "layer2"], ["layer1", "layer2"])`.
+    """Match the flow between two layers: `FSP(["layer1", "layer2"], ["layer1", "layer2"])`.
 
-    Trains nothing of its own, so the widths must agree.
+    The module of `fsp`. Trains nothing of its own, so the widths must agree.
     """
 
+    function = staticmethod(fsp)
+
     def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
-        super().__init__(student, teacher)
         inputs.check_choice("variant", variant, VARIANTS)
+        super().__init__(student, teacher, variant=variant)
         for who, paths in (("student", self.student_paths), ("teacher", self.teacher_paths)):
             if len(paths) not in (0, 2):
                 raise ValueError(f"Expected two module paths of the {who}, the first and the last "
                                  f'layer, got {list(paths)}. Write FSP(["layer1", "layer2"], '
                                  '["layer1", "layer2"]).')
-        self.variant = variant
 
     def build(self, student, teacher, seed):
-        fsp(*self.pick(student, teacher))  # says what is wrong with the shapes
-
-    def values(self, student, teacher=None, labels=None):
-        return fsp(student, teacher, self.variant, "none")
-
-    def extra_repr(self):
-        return f"variant={self.variant!r}"
+        fsp(*self.pick(student, teacher))  # raises where the shapes do not fit

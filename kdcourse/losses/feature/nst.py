@@ -1,4 +1,4 @@
-"""Neuron selectivity transfer: which patterns in the image the channels answer to, as a set.
+"""Neuron selectivity transfer: the channels' activation patterns, compared as a set.
 
 Shapes: B batch, C channels, H W height and width, N tokens, D features.
 """
@@ -7,14 +7,15 @@ import torch
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import maps_of, on_one_grid, unit
+from kdcourse.losses.feature.projections import maps_pair, on_one_grid
+from kdcourse.losses.numerics import unit
 
 KERNELS = ("poly", "linear", "gaussian")
 
 
 @inputs.full_precision
 def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
-    r"""Squared maximum mean discrepancy (MMD) between the channels' patterns of both sides.
+    r"""Compute the squared maximum mean discrepancy (MMD) between both sides' channel patterns.
 
     .. math::
 
@@ -53,7 +54,7 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
     tensor(0.5000)
     """
     inputs.check_choice("kernel", kernel, KERNELS)
-    maps = on_one_grid(*maps_of(student, teacher))
+    maps = on_one_grid(*maps_pair(student, teacher))
     dtype = torch.promote_types(*(x.dtype for x in maps))  # products are of one dtype
     student_BCN, teacher_BCN = (unit(x.to(dtype).flatten(2)) for x in maps)
     pairs = (teacher_BCN, teacher_BCN), (student_BCN, student_BCN), (teacher_BCN, student_BCN)
@@ -70,23 +71,17 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
 
 
 def _squared_distances(a_BCN, b_BDN) -> torch.Tensor:
-    """||a_i - b_j||² of all pairs, [B, C, D]. The points are of length 1 or 0, so this is exact
-    enough, and needs no [B, C, D, N]."""
+    """Compute ||a_i - b_j||² of all pairs, [B, C, D]. The points are of length 1 or 0, so this
+    is exact enough, and needs no [B, C, D, N]."""
     lengths = a_BCN.square().sum(2)[:, :, None] + b_BDN.square().sum(2)[:, None]
     return lengths - 2 * a_BCN @ b_BDN.transpose(1, 2)
 
 
 class NST(FeatureLoss):
-    """`nst`: let the channels, as a set, answer to what the teacher's answer to. Trains nothing of
-    its own."""
+    """Match the distribution of the channels' patterns: `nst`. Trains nothing of its own."""
+
+    function = staticmethod(nst)
 
     def __init__(self, student=None, teacher=None, *, kernel: str = "poly"):
-        super().__init__(student, teacher)
         inputs.check_choice("kernel", kernel, KERNELS)
-        self.kernel = kernel
-
-    def values(self, student, teacher=None, labels=None):
-        return nst(student, teacher, self.kernel, "none")
-
-    def extra_repr(self):
-        return f"kernel={self.kernel!r}"
+        super().__init__(student, teacher, kernel=kernel)

@@ -1,4 +1,4 @@
-"""Overhaul distillation: match what goes into the ReLU, where it makes a difference.
+"""Overhaul distillation: match the input of a ReLU, except where both are negative enough.
 
 Shapes: B batch, C channels, H W height and width.
 """
@@ -13,7 +13,7 @@ from kdcourse.losses.feature.projections import on_one_grid, projected
 
 
 def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
-    r"""Squared distance before the ReLU, except where the student is negative enough already.
+    r"""Compute the squared distance before the ReLU, except where the student is low enough.
 
     .. math::
 
@@ -23,9 +23,9 @@ def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
         \end{cases}, \qquad \hat t_{ci} = \max(t_{ci}, m_c)
 
     Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation", section 3
-    (arXiv:1904.01866). Both maps are taken before the ReLU. Behind the ReLU all negative numbers
-    are alike. So where the teacher is far below zero, the student only has to reach the margin
-    (the paper's "margin ReLU"), and may lie below it for nothing (its "partial L2 distance").
+    (arXiv:1904.01866). Both maps are taken before the ReLU, which maps all negative numbers to
+    0. So where the teacher is far below zero, the student only has to reach the margin (the paper's
+    "margin ReLU"), and may lie below it at no cost (its "partial L2 distance").
     `margins` gives the paper's margin.
 
     Sum over channels and places, mean over samples: values are large. The official code divides by
@@ -56,7 +56,7 @@ def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
 
 
 def margins(mean_C, std_C=None):
-    r"""The margin of `overhaul`: what a channel says on average while it is negative.
+    r"""Compute the margin of `overhaul`: the mean of a channel's negative responses.
 
     .. math::
 
@@ -105,7 +105,8 @@ def margins(mean_C, std_C=None):
 
 
 class OFD(FeatureLoss):
-    """`overhaul`, after a 1x1 convolution with batch normalisation on the student: it trains these.
+    """Match features before the ReLU: `overhaul`. Trains a 1x1 convolution with batch normalisation
+    on the student's.
 
     student, teacher: paths of what goes *into* a ReLU: in our resnet of depth 8
         "layer2.0.relu:input", with two blocks a stage "layer2.1.relu:input"; in torchvision's,
@@ -117,8 +118,8 @@ class OFD(FeatureLoss):
         definition itself: the mean of a channel's negative responses in all training steps so far,
         kept in buffers (with several processes: in one process's share of the data).
 
-    The official code runs the teacher in train mode, so that it normalises with the batch's own
-    statistics, as the student does. Here it is frozen in eval mode, like every teacher.
+    The official code runs the teacher in train mode, with the batch's own statistics. Here it is
+    frozen in eval mode, like every teacher.
     """
 
     def __init__(self, student=None, teacher=None, *, margin=None):
@@ -142,7 +143,7 @@ class OFD(FeatureLoss):
             self.negative_sum = teacher.new_zeros(theirs)
             self.negative_count = teacher.new_zeros(theirs)
         if self.connector is None:
-            self.connector = self.made(seed, student, lambda: nn.Sequential(
+            self.connector = self.seeded(seed, student, lambda: nn.Sequential(
                 nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)))
 
     def values(self, student, teacher=None, labels=None):
@@ -152,27 +153,27 @@ class OFD(FeatureLoss):
         return overhaul(student, teacher, margin, "none")
 
     def _measured(self, teacher):
-        """The mean negative response so far. A channel that has none yet: that of this batch."""
+        """Give the mean negative response so far; of this batch for a channel without one before."""
         negative = teacher < 0
         here = (teacher * negative).sum((0, 2, 3)), negative.sum((0, 2, 3)).to(teacher.dtype)
         if self.training and torch.is_grad_enabled():
             self.negative_sum += here[0]
             self.negative_count += here[1]
-        seen = self.negative_count > 0
-        total, count = (torch.where(seen, before, now) for before, now in
+        known = self.negative_count > 0
+        total, count = (torch.where(known, before, now) for before, now in
                         zip((self.negative_sum, self.negative_count), here, strict=True))
         return total / count.clamp(min=1)
 
     def extra_repr(self):
         if self.margin is None:
             return ""
-        numbers = _files.digest(self.margin.cpu().numpy().tobytes())[:8]  # others may have the mean
+        numbers = _files.digest(self.margin.cpu().numpy().tobytes())[:8]  # margins may share a mean
         mean = float(self.margin.mean())
         return f"margin={len(self.margin)} channels around {mean:.4g}#{numbers}"
 
 
 def _margin(margin_C, channels: int | None = None) -> torch.Tensor:
-    """A vector of margins [C], for so many channels."""
+    """Check a vector of margins [C], for so many channels."""
     shape = list(margin_C.shape) if isinstance(margin_C, torch.Tensor) else type(margin_C).__name__
     expected = "C" if channels is None else channels
     fits = isinstance(shape, list) and len(shape) == 1 and channels in (None, *shape)

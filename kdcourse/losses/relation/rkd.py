@@ -1,19 +1,19 @@
 """Relational knowledge distillation: the distances and the angles between samples.
 
-Shapes: B batch, D features. Every sample is one vector; what is a map or a sequence is flattened.
+Shapes: B batch, D features. Every sample is one vector; maps and sequences are flattened.
 """
 
 import torch
 import torch.nn.functional as F
 
 from kdcourse.losses import inputs
-from kdcourse.losses.feature.projections import unit
-from kdcourse.losses.relation.pairs import VARIANTS, OfVariant, vectors_pair
+from kdcourse.losses.numerics import unit
+from kdcourse.losses.relation.pairs import VARIANTS, Relation, vectors_pair
 
 
 @inputs.full_precision
 def rkd_distance(student, teacher, variant: str = "paper"):
-    r"""How differently student and teacher space the samples of a batch, whatever the scale.
+    r"""Compare the distances between samples, each divided by the mean distance.
 
     .. math::
 
@@ -56,9 +56,35 @@ def rkd_distance(student, teacher, variant: str = "paper"):
     return F.smooth_l1_loss(ours, theirs, reduction="sum" if variant == "paper" else "mean")
 
 
+class RKDDistance(Relation):
+    """Match the distances between samples: `rkd_distance`. Trains nothing of its own.
+
+    Without paths it compares the logits. The paper takes the final embedding; for classification,
+    the last pooling layer, such as "fc:input" in `kdcourse`'s resnet.
+    """
+
+    function = staticmethod(rkd_distance)
+
+    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
+        inputs.check_choice("variant", variant, VARIANTS)
+        super().__init__(student, teacher, variant=variant)
+
+
+def _relative_distances(x_BD, variant) -> torch.Tensor:
+    """Divide every distance by the mean distance, [B, B]."""
+    top = x_BD.detach().abs().amax()
+    # Only the ratio matters. A power of 2 changes no digit, and keeps the squares in range.
+    x_BD = x_BD / torch.where(top > 1e-30, top.log2().floor().exp2(), 1)
+    distances = torch.cdist(x_BD, x_BD, compute_mode="donot_use_mm_for_euclid_dist")
+    B = len(x_BD)
+    pairs = B * (B - 1) if variant == "paper" else (distances > 0).sum().clamp(min=1)
+    mean = distances.sum() / pairs
+    return distances / torch.where(mean > 0, mean, 1)
+
+
 @inputs.full_precision
 def rkd_angle(student, teacher, variant: str = "paper"):
-    r"""How differently student and teacher see the angles in the triangles of three samples.
+    r"""Compare the angles in the triangles of three samples.
 
     .. math::
 
@@ -103,39 +129,20 @@ def rkd_angle(student, teacher, variant: str = "paper"):
     return loss_BBB.masked_fill(same, 0).sum()
 
 
-def _relative_distances(x_BD, variant) -> torch.Tensor:
-    """Every distance over the mean distance, [B, B]."""
-    top = x_BD.detach().abs().amax()
-    # Only the ratio matters. A power of 2 changes no digit, and keeps the squares in range.
-    x_BD = x_BD / torch.where(top > 1e-30, top.log2().floor().exp2(), 1)
-    distances = torch.cdist(x_BD, x_BD, compute_mode="donot_use_mm_for_euclid_dist")
-    B = len(x_BD)
-    pairs = B * (B - 1) if variant == "paper" else (distances > 0).sum().clamp(min=1)
-    mean = distances.sum() / pairs
-    return distances / torch.where(mean > 0, mean, 1)
+class RKDAngle(Relation):
+    """Match the angles between three samples: `rkd_angle`. Trains nothing of its own.
 
-
-def _cosines(x_BD) -> torch.Tensor:
-    """Entry [j, i, k] is the cosine of the angle at sample j between i and k, [B, B, B]."""
-    directions = unit(x_BD[None] - x_BD[:, None])
-    return directions @ directions.transpose(1, 2)
-
-
-class RKDDistance(OfVariant):
-    """`rkd_distance`: space the samples as the teacher does. Trains nothing of its own.
-
-    Without paths it compares the logits. The paper takes the final embedding; for classification,
-    the last pooling layer, such as "fc:input" in `kdcourse`'s resnet.
-    """
-
-    function = staticmethod(rkd_distance)
-
-
-class RKDAngle(OfVariant):
-    """`rkd_angle`: the teacher's angles between three samples. Trains nothing of its own.
-
-    Without paths it compares the logits. The paper takes the final embedding; for classification,
-    the last pooling layer, such as "fc:input" in `kdcourse`'s resnet.
+    Without paths it compares the logits. Layers as for `RKDDistance`.
     """
 
     function = staticmethod(rkd_angle)
+
+    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
+        inputs.check_choice("variant", variant, VARIANTS)
+        super().__init__(student, teacher, variant=variant)
+
+
+def _cosines(x_BD) -> torch.Tensor:
+    """Compute all cosines [B, B, B]: entry [j, i, k] of the angle at sample j between i and k."""
+    directions = unit(x_BD[None] - x_BD[:, None])
+    return directions @ directions.transpose(1, 2)
