@@ -5,7 +5,8 @@ that they wrote.
 
 Elsewhere: tests/losses/parity.py (torchdistill, TRL, timm's formula; `nox -s parity`),
 test_museum.py (the default reduction, swapped arguments, a missing logarithm, one too many, an
-awake teacher, a plain list), test_pages.py (the weights of the sources in notation.md, so also DeiT, labml, TextBrewer).
+awake teacher, a plain list), test_pages.py (the weights of the sources in notation.md, so also
+DeiT, labml, TextBrewer).
 """
 
 import copy

@@ -1,7 +1,4 @@
-"""What every loss is: a term with a formula, and sums of weighted terms.
-
-Shapes: B batch, K classes.
-"""
+"""What every loss is: a term, and weighted sums of terms. B batch, K classes."""
 
 import contextlib
 import copy
@@ -18,21 +15,19 @@ from kdcourse.models import View
 class Loss(nn.Module):
     """Compare the student's output for a batch with the teacher's: one term of an objective.
 
-    A subclass names its `function`, which gets student and teacher (student and labels where
-    `needs_teacher` is False), the settings, and `reduction="none"`. It hands the settings to
-    `super().__init__`, which keeps them as attributes and shows them in the repr. Where there is
-    more to compute, it writes `values(student, teacher, labels)` instead. Either gives one number
-    per sample [B]; or, for relations between samples, one scalar, with `per_sample = False`. They
-    get tensors: the logits [B, K] of both sides, or what was tapped at the module paths `student`
-    and `teacher` (several paths: a tuple of tensors). The term itself is called with tensors too,
-    or with the outputs that a scheme passes.
+    A subclass names its function, `class KD(Loss, function=kd)`, which gets student and teacher
+    (student and labels where `needs_teacher` is False), the settings, and `reduction="none"`. The
+    settings it hands to `super().__init__`, which keeps them as attributes and shows them in the
+    repr. Or it writes `values(student, teacher, labels)` itself. Both give one number per sample
+    [B]; for relations between samples one scalar, with `per_sample = False`. They get tensors: the
+    logits [B, K] of both sides, or what was tapped at the module paths `student` and `teacher`
+    (several paths: a tuple). The term is called with tensors too, or with a scheme's outputs.
 
     student, teacher: module paths, as for `kdcourse.taps`; None stands for the logits.
 
     Terms can be weighted and added: `0.1 * CE() + 0.9 * KD(T=4)` is an `Objective`.
     """
 
-    function = None
     per_sample = True  # one number per sample, and the loss is their mean
     needs_teacher = True
     needs_paths = False  # compares inner tensors, never the logits
@@ -41,6 +36,11 @@ class Loss(nn.Module):
     teacher_paths: tuple[str, ...] = ()
     _settings: tuple[str, ...] = ()
     _untrained: list["Loss"] | None = None  # a copy, made when a scheme took this term
+
+    def __init_subclass__(cls, function=None, **more):
+        super().__init_subclass__(**more)
+        if function is not None:
+            cls.function = staticmethod(function)
 
     def __init__(self, student=None, teacher=None, **settings):
         super().__init__()
@@ -66,8 +66,6 @@ class Loss(nn.Module):
 
     def values(self, student, teacher=None, labels=None) -> torch.Tensor:
         """Compute one loss per sample, [B]; a scalar where `per_sample` is False. Takes tensors."""
-        if self.function is None:
-            raise NotImplementedError(f"{type(self).__name__} has neither function nor values.")
         reduction = {"reduction": "none"} if self.per_sample else {}
         other = teacher if self.needs_teacher else labels
         return self.function(student, other, **self.settings(), **reduction)
@@ -78,8 +76,7 @@ class Loss(nn.Module):
             return self.values(student, teacher, labels).mean()
 
     def pick(self, student, teacher=None):
-        """Pick what this term compares out of both sides' outputs: tensors, or tuples of them.
-        Tensors stay as they are."""
+        """Pick the tensors (or tuples) to compare out of both sides' outputs. Tensors stay."""
         return (self._pick(student, self.student_paths, "student"),
                 self._pick(teacher, self.teacher_paths, "teacher"))
 
@@ -108,9 +105,8 @@ class Loss(nn.Module):
             raise ValueError(f"{self!r}: {error}") from None
 
     def seeded(self, seed: int, like: torch.Tensor, make) -> nn.Module:
-        """Call `make()` with torch seeded by `seed`, and restore torch's global generator. The
-        module comes to the device of `like`, in its precision (float32 at least) and in this
-        term's mode (train or eval)."""
+        """Call `make()` seeded by `seed`, with torch's global generator restored afterwards. The
+        module gets the device and precision of `like` (float32 at least) and this term's mode."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = make()
@@ -160,9 +156,8 @@ class FeatureLoss(Loss):
 class Objective(nn.Module):
     """Add weighted terms, in order. Made by `0.1 * CE() + 0.9 * KD(T=4)`.
 
-    `terms` are named after their class; a second term of one kind gets `_2` and so on, so that
-    both are logged. The terms are those that were given, no copies. So one term may stand in
-    several objectives, but only once in each: raises `ValueError` for the same object twice.
+    `terms` are those that were given, not copies, and named after their class; a second term of one
+    kind gets `_2` and so on. Raises `ValueError` for the same term, one object, twice.
     """
 
     def __init__(self, pairs: list[tuple[float, Loss]]):
@@ -176,7 +171,8 @@ class Objective(nn.Module):
             if any(term is other for other in self.terms.values()):
                 raise ValueError(f"Expected each term once in an objective, got the same {term!r} "
                                  "twice. Add its weights, or make a second one.")
-            kind, name, count = type(term).__name__, type(term).__name__, 1
+            name = kind = type(term).__name__
+            count = 1
             while name in self.terms:
                 count += 1
                 name = f"{kind}_{count}"
@@ -258,19 +254,16 @@ class Objective(nn.Module):
         return self if other == 0 else NotImplemented
 
     def __repr__(self):
-        return " + ".join(
-            repr(term) if weight == 1 else f"{weight:.10g} * {term!r}"
-            for weight, term in self._pairs()
-        )
+        return " + ".join(repr(term) if weight == 1 else f"{weight:.10g} * {term!r}"
+                          for weight, term in self._pairs())
 
 
 def as_objective(loss) -> Objective:
-    """Take a loss into a scheme: an objective, or a single term, which becomes one.
+    """Take an objective, or a single term, into a scheme.
 
-    The scheme trains the terms themselves, so a name for one stays the term that is trained: after
-    `hint = Hint("2", "3")` and `Distiller(student, teacher, CE() + hint)` it is `hint.regressor`
-    that learns. A term that an earlier scheme took is copied instead, as it was before that one
-    built and trained it: nothing learned passes from one scheme to the next, be it of another seed.
+    The scheme trains the terms themselves: after `hint = Hint("2", "3")` and `Distiller(student,
+    teacher, CE() + hint)` it is `hint.regressor` that learns. A term that an earlier scheme took is
+    copied as it was then, not yet built: nothing learned passes from one scheme to the next.
     """
     if isinstance(loss, Loss):
         loss = Objective([(1.0, loss)])
@@ -300,9 +293,7 @@ def _paths(given) -> tuple[str, ...]:
 
 
 def _shown(paths: tuple[str, ...]) -> str:
-    if not paths:
-        return "None"
-    return repr(paths[0]) if len(paths) == 1 else repr(list(paths))
+    return repr([*paths] if len(paths) > 1 else paths[0] if paths else None)
 
 
 def _text(setting) -> str:

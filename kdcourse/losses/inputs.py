@@ -1,6 +1,6 @@
 """Checks of what losses get: shapes, dtypes and settings, in a sentence, before any arithmetic.
 
-Shapes: B batch, K classes, C channels, H W height and width, N tokens, D features.
+B batch, K classes, C channels, H W height and width, N tokens, D features.
 """
 
 import contextlib
@@ -93,23 +93,31 @@ def features(x, who: str, *ndims: int) -> torch.Tensor:
     return floats(x)
 
 
-def features_pair(student, teacher, *ndims: int, same=slice(None)):
-    """Check features of both sides; the teacher's come without a gradient.
-
-    same: the dimensions that must agree (all by default): `slice(1)` for the batch only, and so on.
-    """
+def features_pair(student, teacher, *ndims: int, batch_only: bool = False):
+    """Check features of both sides, of one shape (or one number of dimensions and samples, with
+    `batch_only`); the teacher's come without a gradient."""
     student, teacher = features(student, "student", *ndims), features(teacher, "teacher", *ndims)
-    if student.shape[same] != teacher.shape[same] or student.ndim != teacher.ndim:
-        which = "one shape" if same == slice(None) else f"shapes that agree in {_dimensions(same)}"
+    same = 1 if batch_only else None
+    if student.shape[:same] != teacher.shape[:same] or student.ndim != teacher.ndim:
+        which = "shapes that agree in the batch" if batch_only else "one shape"
         raise ValueError(f"Expected student and teacher features of {which}, got "
                          f"{list(student.shape)} and {list(teacher.shape)}.")
     return student, teacher.detach()
 
 
+def one_batch(student, teacher, *ndims: int):
+    """Check features of both sides, of one batch; the teacher's come without a gradient."""
+    student, teacher = features(student, "student", *ndims), features(teacher, "teacher", *ndims)
+    if len(student) != len(teacher):
+        raise ValueError(f"Expected student and teacher features of one batch, got "
+                         f"{list(student.shape)} and {list(teacher.shape)}.")
+    return student, teacher.detach()
+
+
 def as_map(x, who: str = "the") -> torch.Tensor:
-    """Give features as a map [B, C, H, W]. A vector [B, D] is a map of 1x1. Tokens [B, N, D] of a
-    transformer are laid out on their grid: leading tokens that stand for no patch (class, distillation, registers:
-    0, 1, 2 or 5 of them, the first number that leaves a square) are dropped.
+    """Give features as a map [B, C, H, W]. A vector [B, D] is a map of 1x1. Tokens [B, N, D] are
+    laid out on their grid, without leading tokens that stand for no patch (class, distillation,
+    registers: 0, 1, 2 or 5 of them, the first number that leaves a square).
 
     >>> as_map(torch.zeros(2, 17, 8)).shape  # a class token and 4 x 4 patches
     torch.Size([2, 8, 4, 4])
@@ -122,15 +130,13 @@ def as_map(x, who: str = "the") -> torch.Tensor:
         side = math.isqrt(max(patches - extra, 0))
         if side and side * side == patches - extra:
             return x[:, extra:].transpose(1, 2).unflatten(2, (side, side))
-    raise ValueError(
-        f"Expected {who} tokens that fill a square grid after 0, 1, 2 or 5 leading tokens, got "
-        f"{list(x.shape)}. Reshape them to [B, C, H, W] yourself."
-    )
+    raise ValueError(f"Expected {who} tokens that fill a square grid after 0, 1, 2 or 5 leading "
+                     f"tokens, got {list(x.shape)}. Reshape them to [B, C, H, W] yourself.")
 
 
 def as_tokens(x, who: str = "the") -> torch.Tensor:
-    """Give features as a sequence [B, N, D]. A sequence stays as it is; each place of a map [B, C, H, W]
-    becomes a token, row by row; a vector [B, D] becomes one token.
+    """Give features as a sequence [B, N, D]: each place of a map [B, C, H, W] becomes a token, row
+    by row; a vector [B, D] becomes one token.
 
     >>> as_tokens(torch.zeros(2, 8, 4, 4)).shape
     torch.Size([2, 16, 8])
@@ -146,13 +152,6 @@ def as_vectors(x, who: str = "the") -> torch.Tensor:
     torch.Size([2, 128])
     """
     return features(x, who, 2, 3, 4).flatten(1)
-
-
-def check_one_batch(student, teacher) -> None:
-    """Raise unless both sides have as many samples."""
-    if len(student) != len(teacher):
-        raise ValueError(f"Expected student and teacher features of one batch, got "
-                         f"{list(student.shape)} and {list(teacher.shape)}.")
 
 
 def check_temperature(T) -> None:
@@ -193,8 +192,3 @@ def _described(x) -> str:
     if not isinstance(x, torch.Tensor):
         return type(x).__name__
     return f"{list(x.shape)}" if x.is_floating_point() else f"{list(x.shape)} of {x.dtype}"
-
-
-def _dimensions(same: slice) -> str:
-    names = ("the batch", "the channels (or tokens)", "the size")
-    return " and ".join(names[same])

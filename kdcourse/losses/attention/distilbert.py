@@ -1,7 +1,4 @@
-"""DistilBERT: directions of hidden states.
-
-Shapes: B batch, A attention heads, N tokens, D features, d features of one head.
-"""
+"""DistilBERT: directions of hidden states. B batch, N tokens, D features."""
 
 import torch  # noqa: F401 - for the example
 
@@ -25,9 +22,8 @@ def hidden_cosine(student_BND, teacher_BND, reduction: str = "mean"):
         W tokens, a vector [B, D] as one. No gradient reaches the teacher.
     reduction: "mean", or "none" for one value per sample, [B].
 
-    A token of zeros has no direction: its cosine counts as 0, so the loss there is 1.
-
-    Raises `ValueError` for other shapes, and for different numbers of tokens or widths.
+    The cosine of a token of zeros counts as 0, so the loss there is 1. Raises `ValueError` for
+    other shapes, and for different numbers of tokens or widths.
 
     >>> states = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
     >>> hidden_cosine(states, torch.tensor([[[5.0, 0.0], [5.0, 0.0]]]))  # (0 + 1) / 2
@@ -38,14 +34,12 @@ def hidden_cosine(student_BND, teacher_BND, reduction: str = "mean"):
     return inputs.reduce((1 - cosine_BN).mean(1), reduction)
 
 
-class HiddenCosine(HiddenLoss):
+class HiddenCosine(HiddenLoss, function=hidden_cosine):
     """Match the directions of hidden states: `hidden_cosine`. Where the widths differ, it trains a
     matrix without bias on the student's features first; DistilBERT's widths agree.
 
     project: True trains a matrix in any case; False never does.
     """
-
-    function = staticmethod(hidden_cosine)
 
     def __init__(self, student=None, teacher=None, *, project: bool | None = None):
         super().__init__(student, teacher, project=project)

@@ -1,7 +1,4 @@
-"""MiniLM: attention distributions and relations between values.
-
-Shapes: B batch, A attention heads, N tokens, D features, d features of one head.
-"""
+"""MiniLM: attention, relations of values. B batch, A heads, N tokens, D features, d of a head."""
 
 import re
 
@@ -32,9 +29,8 @@ def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: st
     gives none makes the loss large but finite with probabilities, which are kept above the smallest
     normal number of their dtype, and +inf with a score of -inf. Probabilities are compared by
     :math:`p \log (p / q) - p + q`: the same for rows that sum to 1, and never below 0 where half
-    precision has rounded them.
-
-    Raises `ValueError` for features that are not [B, A, N, N] and for two different shapes.
+    precision has rounded them. Raises `ValueError` for features that are not [B, A, N, N] and for
+    two different shapes.
 
     >>> uniform, sure = torch.full((1, 1, 1, 2), 0.5), torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
     >>> attention_kl(uniform, sure)  # 1 log(1 / 0.5) = log 2
@@ -49,10 +45,8 @@ def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: st
     return inputs.reduce(divergence.mean((1, 2)), reduction)
 
 
-class AttentionKL(FeatureLoss):
+class AttentionKL(FeatureLoss, function=attention_kl):
     """Match attention [B, A, N, N] as distributions over keys: `attention_kl`. Trains nothing."""
-
-    function = staticmethod(attention_kl)
 
     def __init__(self, student=None, teacher=None, *, scores: bool = False):
         super().__init__(student, teacher, scores=bool(scores))
@@ -73,10 +67,8 @@ def value_relation(student_BANd, teacher_BANd, reduction: str = "mean"):
         both sides. No gradient reaches the teacher. `ValueRelation` cuts [B, N, D] into heads.
     reduction: "mean", or "none" for one value per sample, [B].
 
-    Turning the values of a head (a rotation of its d features) changes nothing.
-
-    Raises `ValueError` for features that are not [B, A, N, d], and for different numbers of
-    samples, heads or tokens.
+    A rotation of a head's d features changes nothing. Raises `ValueError` for features that are not
+    [B, A, N, d], and for different numbers of samples, heads or tokens.
 
     >>> student, teacher = torch.zeros(1, 1, 2, 3), torch.tensor([[[[2.0], [0.0]]]])
     >>> value_relation(student, teacher)  # rows softmax(4, 0) and (1/2, 1/2): (0.6031 + 0) / 2
@@ -88,8 +80,9 @@ def value_relation(student_BANd, teacher_BANd, reduction: str = "mean"):
 
 
 class ValueRelation(FeatureLoss):
-    """Match relations between values: `value_relation`. Takes them as models hold them, [B, N, D], or
-    queries, keys and values in one tensor [B, N, 3 D], or [B, A, N, d] as it is. Trains nothing.
+    """Match relations between values, as models hold them: `value_relation`. Trains nothing.
+
+    Takes values [B, N, D], queries, keys and values in one tensor [B, N, 3 D], or [B, A, N, d].
 
     heads: into how many heads to cut D on both sides: the models' own number for MiniLM. Where the
         two models have different numbers, any that divides both widths serves: these are the

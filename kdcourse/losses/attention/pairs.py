@@ -1,7 +1,4 @@
-"""What the losses on transformers share: both sides in one shape, and a matrix between widths.
-
-Shapes: B batch, A attention heads, N tokens, D features, d features of one head.
-"""
+"""What losses on transformers share. B batch, A heads, N tokens, D features, d of one head."""
 
 import torch
 from torch import nn
@@ -12,7 +9,7 @@ from kdcourse.losses.feature.projections import projected
 
 
 class HiddenLoss(FeatureLoss):
-    """Compare hidden states behind a matrix on the student's, where `project` asks for one."""
+    """Compare hidden states, the student's behind a matrix if `project` asks for one."""
 
     def __init__(self, student=None, teacher=None, *, project=None):
         if project not in (True, False, None):
@@ -24,7 +21,8 @@ class HiddenLoss(FeatureLoss):
         student, teacher = tokens_pair(*self.pick(student, teacher), width=self.project is False)
         ours, theirs = student.shape[2], teacher.shape[2]
         if self._wanted(ours, theirs) and self.projection is None:
-            self.projection = self.seeded(seed, student, lambda: nn.Linear(ours, theirs, bias=False))
+            self.projection = self.seeded(
+                seed, student, lambda: nn.Linear(ours, theirs, bias=False))
 
     def values(self, student, teacher=None, labels=None):
         student, teacher = tokens_pair(student, teacher, width=self.project is False)
@@ -38,7 +36,7 @@ class HiddenLoss(FeatureLoss):
 
 
 def tokens_pair(student, teacher, width: bool = True):
-    """Give hidden states of both sides as [B, N, D]: as many tokens, and by default of one width."""
+    """Give hidden states of both sides as [B, N, D]: as many tokens, of one width unless told."""
     given = student, teacher
     student, teacher = inputs.as_tokens(student, "student"), inputs.as_tokens(teacher, "teacher")
     same = 3 if width else 2
@@ -52,7 +50,7 @@ def tokens_pair(student, teacher, width: bool = True):
 
 
 def attention_pair(student, teacher, heads: bool = True, what: str = "attention", last: str = "N"):
-    """Check attention of both sides: of one shape, in float32 at least, no gradient for the teacher.
+    """Check attention of both sides, of one shape; in float32 at least, the teacher's detached.
 
     heads: False where the numbers of heads may differ. last: "d" where the last sizes may differ.
     """

@@ -1,7 +1,4 @@
-"""TinyBERT: hidden states and attention matrices.
-
-Shapes: B batch, A attention heads, N tokens, D features, d features of one head.
-"""
+"""TinyBERT: hidden states and attention. B batch, A heads, N tokens, D features."""
 
 import torch  # noqa: F401 - for the example
 
@@ -25,9 +22,8 @@ def hidden_mse(student_BND, teacher_BND, reduction: str = "mean"):
         W tokens, a vector [B, D] as one. No gradient reaches the teacher.
     reduction: "mean", or "none" for one value per sample, [B].
 
-    Exactly 0 where both agree. It grows with the square of the scale: a few large features decide.
-
-    Raises `ValueError` for other shapes, and for different numbers of tokens or widths.
+    It grows with the square of the scale: a few large features decide. Raises `ValueError` for
+    other shapes, and for different numbers of tokens or widths.
 
     >>> hidden_mse(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[1.0, 5.0]]]))  # (0 + 3²) / 2
     tensor(4.5000)
@@ -36,14 +32,12 @@ def hidden_mse(student_BND, teacher_BND, reduction: str = "mean"):
     return inputs.reduce((student_BND - teacher_BND).square().mean((1, 2)), reduction)
 
 
-class HiddenMSE(HiddenLoss):
+class HiddenMSE(HiddenLoss, function=hidden_mse):
     """Match hidden states: `hidden_mse`. Trains a matrix without bias on the student's features,
     also where the widths agree: TinyBERT's :math:`W_h`.
 
     project: False compares the features as they are; None makes a matrix only where widths differ.
     """
-
-    function = staticmethod(hidden_mse)
 
     def __init__(self, student=None, teacher=None, *, project: bool | None = True):
         super().__init__(student, teacher, project=project)
@@ -57,18 +51,16 @@ def attention_mse(student_BANN, teacher_BANN, heads: str = "same", reduction: st
     Jiao et al. 2020, "TinyBERT: Distilling BERT for Natural Language Understanding", equation 7
     (arXiv:1909.10351). Mean over heads, queries, keys and samples. TinyBERT compares the scores
     :math:`Q K^\top / \sqrt d` before the softmax, which it found to learn faster; give either those
-    or attention after the softmax, whose entries are small (near 1/N) and so is then the loss.
+    or attention after the softmax, whose entries are near 1/N, so that the loss is small.
 
-    student_BANN, teacher_BANN: attention [B, A, N, N] of both sides. No gradient reaches the
-        teacher.
+    student_BANN, teacher_BANN: attention [B, A, N, N]. No gradient reaches the teacher.
     heads: "same" compares head with head, so both need as many. "mean" averages over each side's
         heads first, for models with different numbers of them (not in the paper).
     reduction: "mean", or "none" for one value per sample, [B].
 
     A masked place, with a score of -inf on both sides, adds 0. The official code sets scores below
-    -100 to 0 instead, on each side separately.
-
-    Raises `ValueError` for other shapes, and for sizes that differ.
+    -100 to 0 instead, on each side separately. Raises `ValueError` for other shapes, and for sizes
+    that differ.
 
     >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(1, 1, 2, 2)
     >>> attention_mse(student, torch.full((1, 1, 2, 2), 0.5))  # (4 * 0.5²) / 4
@@ -83,10 +75,8 @@ def attention_mse(student_BANN, teacher_BANN, heads: str = "same", reduction: st
     return inputs.reduce(error.square().mean((1, 2, 3)), reduction)
 
 
-class AttentionMSE(FeatureLoss):
-    """Match attention [B, A, N, N], before or after the softmax: `attention_mse`. Trains nothing."""
-
-    function = staticmethod(attention_mse)
+class AttentionMSE(FeatureLoss, function=attention_mse):
+    """Match attention, before or after the softmax: `attention_mse`. Trains nothing."""
 
     def __init__(self, student=None, teacher=None, *, heads: str = "same"):
         inputs.check_choice("heads", heads, HEADS)

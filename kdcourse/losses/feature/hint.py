@@ -1,7 +1,4 @@
-"""Hints: the student's features, behind a regressor, match the teacher's.
-
-Shapes: B batch, C channels, H W height and width, N tokens, D features.
-"""
+"""Hints (FitNets). B batch, C channels, H W height and width, N tokens, D features."""
 
 import torch  # noqa: F401 - for the example
 from torch import nn
@@ -26,12 +23,9 @@ def hint(student, teacher, variant: str = "paper", reduction: str = "mean"):
 
     Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", equation 3 (arXiv:1412.6550):
     :math:`u_h` is the teacher's hint, :math:`r` the student's guided layer behind a regressor (that
-    is `Hint`). Sum over all elements of a sample, mean over samples, so the value grows with the
-    map: weights near 1/(C H W) are usual.
-
-    The paper trains on hints first and on answers afterwards; as one term among others it needs a
-    weight. It also asks for one kind of non-linearity on both sides: tap both before the ReLU, or
-    both behind it.
+    is `Hint`). Sum over all elements of a sample, mean over samples: weights near 1/(C H W) are
+    usual. The paper trains on hints first and on the output afterwards. It asks for one kind of
+    non-linearity on both sides: tap both before the ReLU, or both behind it.
 
     student, teacher: features of one shape, [B, D], [B, N, D] or [B, C, H, W]. No gradient reaches
         the teacher.
@@ -39,8 +33,6 @@ def hint(student, teacher, variant: str = "paper", reduction: str = "mean"):
         half: 2/(C H W) times as much. That is what most code runs. (The authors' own code keeps the
         half, sums over one dimension and averages over the others.)
     reduction: "mean", or "none" for one value per sample, [B].
-
-    Exactly 0, with a gradient of 0, where both are equal.
 
     Raises `ValueError` for two different shapes, for anything that is not features and for an
     unknown variant.
@@ -60,15 +52,15 @@ class Hint(FeatureLoss):
 
     projection: "paper" is a linear regressor from the student's width to the teacher's. For maps it
         is a convolution without padding, with a kernel that takes the student's larger map to the
-        size of the teacher's (difference of sizes plus 1; 1x1 where they are equal). The authors'
-        code refuses a student with the smaller map; here the teacher's is averaged down to it.
-        "1x1" averages the larger map down first, whichever it is, and needs a 1x1 convolution only:
-        far fewer weights. None trains nothing and needs equal shapes.
+        size of the teacher's (difference of sizes plus 1). The authors' code refuses a student with
+        the smaller map; here the teacher's is averaged down to it. "1x1" averages the larger map
+        down first, whichever it is, and needs a 1x1 convolution only: far fewer weights. None
+        trains nothing and needs equal shapes.
     variant: as in `hint`.
 
-    Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]. Tokens beside a map, or beside
-    a sequence of another length, are laid out on their grid: class tokens are dropped. (The authors give the regressor the
-    teacher's non-linearity. Here it is linear: tap both sides before the ReLU.)
+    Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]. Tokens beside a map, or beside a
+    sequence of another length, are laid out on their grid without class tokens. (The authors give
+    the regressor the teacher's non-linearity. Here it is linear: tap both sides before the ReLU.)
     """
 
     def __init__(self, student=None, teacher=None, *, projection: str | None = "paper",

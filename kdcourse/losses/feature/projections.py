@@ -1,6 +1,6 @@
 """What losses on inner tensors share: two sides on one grid, and the layers that project.
 
-Shapes: B batch, C channels, H W height and width, N tokens, D features.
+B batch, C channels, H W height and width, N tokens, D features.
 """
 
 import torch
@@ -31,16 +31,13 @@ def comparable_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
     """Bring features into shapes to compare place by place; the teacher's without a gradient.
 
     Two vectors, two maps, and two sequences of one length stay as they are. Otherwise tokens are
-    laid out as a map (`inputs.as_map`): a transformer beside a convolutional network, a sequence
-    with a class token beside one without.
+    laid out as a map (`inputs.as_map`).
 
     >>> student, teacher = torch.zeros(2, 17, 8), torch.zeros(2, 16, 4, 4)
     >>> [x.shape for x in comparable_pair(student, teacher)]
     [torch.Size([2, 8, 4, 4]), torch.Size([2, 16, 4, 4])]
     """
-    student = inputs.features(student, "student", 2, 3, 4)
-    teacher = inputs.features(teacher, "teacher", 2, 3, 4).detach()
-    inputs.check_one_batch(student, teacher)
+    student, teacher = inputs.one_batch(student, teacher, 2, 3, 4)
     if (student.ndim == 2) != (teacher.ndim == 2):
         raise ValueError(
             "Expected student and teacher features that are both vectors [B, D], or both maps or "
@@ -55,9 +52,7 @@ def comparable_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
 def maps_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
     """Give both sides as maps [B, C, H, W]; the teacher's without a gradient. Tokens [B, N, D] are
     laid out on their grid (`inputs.as_map`)."""
-    student = inputs.features(student, "student", 3, 4)
-    teacher = inputs.features(teacher, "teacher", 3, 4).detach()
-    inputs.check_one_batch(student, teacher)
+    student, teacher = inputs.one_batch(student, teacher, 3, 4)
     return inputs.as_map(student, "student"), inputs.as_map(teacher, "teacher")
 
 
@@ -73,8 +68,7 @@ def projected(x, layer) -> torch.Tensor:
 
 
 def projection(channels: int, outputs: int, ndim: int, kernel=1, bias: bool = True) -> nn.Module:
-    """Make a layer from `channels` to `outputs`: a convolution for maps (ndim 4), a linear layer for
-    tokens and vectors."""
+    """Make a layer to `outputs` channels: a convolution for maps (ndim 4), else a linear layer."""
     if ndim == 4:
         return nn.Conv2d(channels, outputs, kernel, bias=bias)
     return nn.Linear(channels, outputs, bias=bias)

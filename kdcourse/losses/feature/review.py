@@ -1,7 +1,4 @@
-"""Knowledge review: the student's deeper levels are fused into its earlier ones.
-
-Shapes: B batch, C channels, H W height and width, N tokens, D features.
-"""
+"""Knowledge review. B batch, C channels, H W height and width, N tokens, D features."""
 
 import functools
 
@@ -17,9 +14,7 @@ from kdcourse.losses.feature.projections import projected
 def review(students, teachers, reduction: str = "mean"):
     r"""Compute the hierarchical context loss: the mean squared error at several resolutions.
 
-    .. math::
-
-        L = \sum_l \frac{1}{\sum_g w_g} \sum_g w_g \,
+    .. math:: L = \sum_l \frac{1}{\sum_g w_g} \sum_g w_g \,
             \mathrm{MSE}\big(\mathrm{pool}_g(S_l), \mathrm{pool}_g(T_l)\big), \qquad
         w = 1, \tfrac12, \tfrac14, \tfrac18
 
@@ -33,9 +28,6 @@ def review(students, teachers, reduction: str = "mean"):
     students, teachers: tuples of maps [B, C, H, W], one per level, of equal shapes; or one map. No
         gradient reaches the teacher. `ReviewKD` makes the student's maps equal.
     reduction: "mean", or "none" for one value per sample, [B].
-
-    Two maps with the same average differ in detail only; a map of 1x1 leaves the plain squared
-    error.
 
     Raises `ValueError` for features that are not maps, for different shapes, and for different
     numbers of levels.
@@ -66,14 +58,14 @@ def review(students, teachers, reduction: str = "mean"):
 
 class ReviewKD(FeatureLoss):
     """Match several levels, the student's fused by attention, the deepest first: `review`.
+
     `ReviewKD(["layer1", "layer2", "layer3"], ["layer1", "layer2", "layer3"])`.
 
     student, teacher: as many paths each, from shallow to deep. Sizes and channels may differ.
         Tokens of a transformer are laid out on their grid; a vector [B, D] is a map of 1x1. On
         CIFAR-100 the official code adds the pooled features ("fc:input") as the deepest level, and
         takes the other maps before the ReLU from the teacher, behind it from the student.
-    width: channels inside the fusion. None takes as many as the student's deepest level has, 512 at
-        most.
+    width: channels inside the fusion. None: as many as the student's deepest level, 512 at most.
 
     Each level passes a 1x1 convolution to `width` channels; two attention maps weigh it against the
     enlarged result of the deeper level; a 3x3 convolution leads to the teacher's channels. It

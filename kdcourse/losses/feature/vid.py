@@ -1,7 +1,4 @@
-"""Variational information distillation: predict the teacher's features with a Gaussian.
-
-Shapes: B batch, C channels, H W height and width, N tokens, D features.
-"""
+"""Variational information distillation. B batch, C channels, H W height and width, N tokens."""
 
 import itertools
 import math
@@ -21,20 +18,15 @@ LEAST = 1e-5  # the variance that is always there: log and division stay finite
 def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "mean"):
     r"""Compute the negative log-likelihood of the teacher's features under a predicted Gaussian.
 
-    .. math::
-
-        L = -\log q(t \mid s) = \sum_{c,h,w} \left[ \log \sigma_c
+    .. math:: L = -\log q(t \mid s) = \sum_{c,h,w} \left[ \log \sigma_c
             + \frac{(t_{chw} - \mu_{chw}(s))^2}{2 \sigma_c^2} \right] + \text{const}
 
     Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer", equation 6
     (arXiv:1904.05835): -L, on average, is a lower bound of the mutual information between the
     layers, up to the teacher's entropy. The constant :math:`\tfrac12 \log 2\pi` per element is left
-    out. In nats; sum over channels and places, mean over samples.
-
-    It is a squared distance in which each channel has a weight of its own, and the logarithm keeps
-    the weights from vanishing: a channel that the student cannot predict gets a large variance, and
-    counts less. With :math:`\mu` fixed, L is least where :math:`\sigma_c^2` is the mean
-    squared error of channel c.
+    out. In nats; sum over channels and places, mean over samples. A channel that the student cannot
+    predict gets a large variance, and counts less. With :math:`\mu` fixed, L is least where
+    :math:`\sigma_c^2` is the mean squared error of channel c.
 
     student: the prediction :math:`\mu(s)`, with the teacher's shape (`VID` makes it).
     teacher: features [B, D], [B, N, D] or [B, C, H, W]. No gradient reaches them.
@@ -43,11 +35,8 @@ def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "
         1/(C H W) times as much.
     reduction: "mean", or "none" for one value per sample, [B].
 
-    Not 0 where both agree, and not bounded below: a perfect prediction with a variance near 0 has
-    no limit. `VID` keeps every variance above 1e-5.
-
-    Raises `ValueError` for two different shapes, for variances that are not one per channel and for
-    an unknown variant.
+    Not 0 where both agree, and not bounded below as a variance tends to 0. Raises `ValueError` for
+    two different shapes, for variances that are not one per channel and for an unknown variant.
 
     >>> student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])
     >>> vid(student, teacher, torch.tensor([1.0, 4.0]))  # (0 + 0) + (log 2 + 2²/(2 * 4))
@@ -76,8 +65,7 @@ class VID(FeatureLoss):
     variant: as in `vid`.
 
     Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]; of two grids, the larger is
-    averaged down. Tokens beside a map, or beside a sequence of another length, are laid out on their
-    grid.
+    averaged down. Tokens beside another shape are laid out on their grid.
     """
 
     omitted = ("hidden",)

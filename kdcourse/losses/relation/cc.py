@@ -1,7 +1,4 @@
-"""Correlation congruence: a kernel between samples.
-
-Shapes: B batch, D features. Every sample is one vector; maps and sequences are flattened.
-"""
+"""Correlation congruence: a kernel between samples. B batch, D features."""
 
 import math
 
@@ -19,9 +16,7 @@ def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: floa
                            order: int = 2):
     r"""Compare the correlations of samples, measured by a kernel.
 
-    .. math::
-
-        L = \frac{1}{B^2} \sum_{ij} \big(k(s_i, s_j) - k(t_i, t_j)\big)^2, \qquad
+    .. math:: L = \frac{1}{B^2} \sum_{ij} \big(k(s_i, s_j) - k(t_i, t_j)\big)^2, \qquad
         k(x, y) = \sum_{p=0}^P e^{-2\gamma} \frac{(2\gamma)^p}{p!} (x^\top y)^p
 
     with every x and y divided by its length. Peng et al. 2019, "Correlation Congruence for
@@ -37,17 +32,13 @@ def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: floa
     order: the last power P of the Taylor series, at least 1.
 
     RepDistiller's table has another formula under this name (CC.py, which it had from the paper's
-    author): the mean over neighbours in the batch of :math:`\sum_d |s_{id} - t_{id}|
-    |s_{i+1,d} - t_{i+1,d}|`, behind trained linear layers on both sides. It compares no correlation
-    matrices, changes with the order of the batch, and is not offered here.
+    author): products of differences of neighbours in the batch, behind trained layers. It changes
+    with the order of the batch, and is not offered here.
 
-    The batch is part of the formula, though its size hardly changes the value. Under several
-    processes each compares the samples of its own share; so does each part where gradients are
-    accumulated. Turning the features of one side, or scaling single samples, changes nothing. A
-    sample that is 0 has the product 0 with all, itself included, with a gradient of 0.
-
-    Raises `ValueError` for fewer than 2 samples, for two batch sizes, for an unknown kernel, for
-    gamma of 0 or less and for an order below 1.
+    Each process, and each part of an accumulated gradient, compares its own samples. Turning the
+    features of one side, or scaling single samples, changes nothing. A sample that is 0 has the
+    product 0 with all, itself included, with a gradient of 0. Raises `ValueError` for fewer than 2
+    samples, two batch sizes, an unknown kernel, gamma of 0 or less and an order below 1.
 
     >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # products 1 and 0
     >>> teacher = torch.tensor([[1.0], [2.0]])  # products 1 only, whatever the lengths
@@ -62,14 +53,12 @@ def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: floa
     return (ours - theirs).square().mean()
 
 
-class CC(Relation):
+class CC(Relation, function=correlation_congruence):
     """Match the correlations between samples: `correlation_congruence`. Trains nothing.
 
     Without paths it compares the logits. It is meant for the features before the last layer, such
     as "fc:input" in `kdcourse`'s resnet.
     """
-
-    function = staticmethod(correlation_congruence)
 
     def __init__(self, student=None, teacher=None, *, kernel: str = "taylor", gamma: float = 0.4,
                  order: int = 2):

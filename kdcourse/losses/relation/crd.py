@@ -1,7 +1,4 @@
-"""Contrastive representation distillation: the same sample against others.
-
-Shapes: B batch, D features, N negatives, M samples of the training set.
-"""
+"""Contrastive distillation. B batch, D features, N negatives, M samples of the training set."""
 
 import math
 
@@ -24,9 +21,7 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
         normalizer=None, reduction: str = "mean"):
     r"""Compute the loss of a critic that tells the positive pair from N negative ones.
 
-    .. math::
-
-        L = -\log h(a, p) - \sum_{n=1}^N \log\big(1 - h(a, b_n)\big), \qquad
+    .. math:: L = -\log h(a, p) - \sum_{n=1}^N \log\big(1 - h(a, b_n)\big), \qquad
         h(a, b) = \frac{e^{a^\top b / \tau}}{e^{a^\top b / \tau} + N / M}
 
     Tian, Krishnan & Isola 2020, "Contrastive Representation Distillation", equations 15 to 19
@@ -35,7 +30,7 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
     lower bound of the information that the two sides share. In nats; sum over negatives, mean over
     anchors.
 
-    anchor_BD: embeddings [B, D] of unit length, of the side that learns.
+    anchor_BD: embeddings [B, D] of unit length (not normalised here), of the side that learns.
     positive_BD: the other side's embeddings of the same samples, [B, D]. They get no gradient.
     negatives_BND: the other side's embeddings of other samples, [B, N, D]. They get no gradient.
     samples: M, the size of the training set.
@@ -45,11 +40,9 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
         that. (The 1e-7 that the code adds to denominators is left out.)
     reduction: "mean", or "none" for one value per anchor, [B].
 
-    Nothing is normalised here. Finite for any embedding, vectors of 0 included. Not 0 where both
-    sides agree.
-
-    Raises `ValueError` for shapes that do not fit, for samples below 1, for a temperature or a
-    normalizer of 0 or less.
+    Finite for any embedding, vectors of 0 included. Not 0 where both sides agree. Raises
+    `ValueError` for shapes that do not fit, for samples below 1, for a temperature or a normalizer
+    of 0 or less.
 
     >>> here, there = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])  # at a right angle
     >>> crd(here, here, there[:, None], samples=1, temperature=1)  # log(1 + 1/e) + log(1 + 1)
@@ -98,10 +91,10 @@ def _check_temperature(temperature) -> None:
 class CRD(FeatureLoss):
     """Contrast in both directions, with two memories of the whole training set: `crd`.
 
-    Trains two linear layers, `heads`, onto the unit sphere: the student's and one for the teacher
-    (whose own features stay as they are). Two buffers, [samples, dim], keep the embedding of every
-    training sample. The student's embedding is contrasted with the teacher's memory, and
-    the teacher's with the student's; the loss is the sum of both.
+    Trains two linear layers, `heads`, onto the unit sphere: the student's and one for the teacher.
+    Two buffers, [samples, dim], keep the embedding of every training sample. The student's
+    embedding is contrasted with the teacher's memory, and the teacher's with the student's; the
+    loss is the sum of both.
 
     dim: the width of the embeddings.
     negatives: N, drawn afresh for every anchor from the samples of *other* classes, with
@@ -118,18 +111,15 @@ class CRD(FeatureLoss):
         negative.
 
     Without paths it compares the logits. The paper takes the layer before them, such as "fc:input"
-    in `kdcourse`'s resnet. Needs the sample ids, rows of the training set: a `View` has them;
+    in `kdcourse`'s resnet. Needs the sample ids, rows of the training set: a scheme passes them;
     otherwise call `term(student, teacher, labels, index=index)`.
 
-    Memory and Z are written only in train mode with gradients enabled, after they were read. The
-    negatives come from a generator of the term's own; its seed and the count of steps are part of
-    the state, so that a resumed training draws the same ones. With the memories, a step takes
-    memory for [B, M] and [B, N] numbers.
-
-    The batch does not matter for the contrast, only for Z. Under several processes the memories are
-    per process: each writes the samples of its own share. `DistributedDataParallel` with its
-    default `broadcast_buffers=True` then hands every process the first one's memories before each
-    step, so that what the others wrote is lost.
+    Memory and Z are written only in train mode with gradients enabled, after they were read. Seed
+    and count of steps, from which negatives are drawn, are part of the state, so that a resumed
+    training draws the same ones. A step takes memory for [B, M] and [B, N] numbers. Under several
+    processes each writes the samples of its own share. `DistributedDataParallel` with its default
+    `broadcast_buffers=True` then hands every process the first one's memories before each step, so
+    that what the others wrote is lost.
     """
 
     needs_paths = False
@@ -233,7 +223,7 @@ class CRD(FeatureLoss):
 
     @torch.no_grad()
     def _log_z(self, scores, writing: bool) -> torch.Tensor:
-        """Give log Z of both directions, [2]: of the first training batch, before it of this one."""
+        """Give log Z of both directions, [2]: of the first training batch, before that of this."""
         if self.variant == "paper":
             return scores[0][0].new_zeros(2)
         now = torch.stack([torch.cat(pair, 1).flatten().logsumexp(0) for pair in scores])

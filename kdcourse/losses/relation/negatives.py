@@ -1,16 +1,12 @@
-"""Negatives for contrast: samples of other classes, found without a search.
-
-Shapes: B batch, N negatives, M samples of the training set.
-"""
+"""Samples of other classes. B batch, N negatives, M samples of the training set."""
 
 import torch
 from torch import nn
 
 
 class OtherClasses(nn.Module):
-    """Lay the M samples out by class, in `order`, so that a number maps to a sample of another class.
-
-    A sample's class is `size` places in `order`, from `start` on; skipping them leaves the others.
+    """Lay M samples out by class, in `order`: a sample's class is `size` places from `start` on,
+    and all other places are samples of other classes.
 
     classes: class numbers [M]. samples: M, where it is known.
 

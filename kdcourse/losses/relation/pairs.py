@@ -1,7 +1,4 @@
-"""What losses on relations between samples share: one vector per sample, and enough samples.
-
-Shapes: B batch, D features.
-"""
+"""What losses on relations share: one vector per sample. B batch, D features."""
 
 import torch
 
@@ -14,13 +11,12 @@ VARIANTS = ("paper", "code")  # the formula of the paper, and that of the author
 def vectors_pair(student, teacher, least: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     """Give one vector per sample of both sides, [B, D], of any widths; the teacher's without a
     gradient. Raises `ValueError` for fewer than `least` samples."""
-    ours, theirs = inputs.as_vectors(student, "student"), inputs.as_vectors(teacher, "teacher")
-    inputs.check_one_batch(student, teacher)
-    if len(ours) < least:
+    student, teacher = inputs.one_batch(student, teacher, 2, 3, 4)
+    if len(student) < least:
         raise ValueError(f"Expected at least {least} samples to compare with one another, got "
-                         f"{len(ours)}. Raise the batch size (of each process, and of each part "
+                         f"{len(student)}. Raise the batch size (of each process, and of each part "
                          "where gradients are accumulated).")
-    return ours, theirs.detach()
+    return student.flatten(1), teacher.flatten(1)
 
 
 class Relation(FeatureLoss):

@@ -1,7 +1,4 @@
-"""Probabilistic knowledge transfer: neighbourhoods as distributions.
-
-Shapes: B batch, D features. Every sample is one vector; maps and sequences are flattened.
-"""
+"""Probabilistic knowledge transfer: neighbours as distributions. B batch, D features."""
 
 import torch
 
@@ -16,9 +13,7 @@ LEAST = 1e-7  # the smallest kernel value (or what is added to a probability): t
 def pkt(student, teacher, variant: str = "paper"):
     r"""Compute the divergence between the distributions over each sample's neighbours.
 
-    .. math::
-
-        L = \sum_i \sum_{j \neq i} p_{j|i} \log \frac{p_{j|i}}{q_{j|i}}, \qquad
+    .. math:: L = \sum_i \sum_{j \neq i} p_{j|i} \log \frac{p_{j|i}}{q_{j|i}}, \qquad
         p_{j|i} = \frac{k(t_i, t_j)}{\sum_{l \neq i} k(t_i, t_l)}, \quad
         k(x, y) = \frac12 \left(\frac{x^\top y}{\lVert x \rVert \lVert y \rVert} + 1\right)
 
@@ -30,20 +25,15 @@ def pkt(student, teacher, variant: str = "paper"):
         reaches the teacher.
     variant: "paper". "code" is what the authors' code minimises, and RepDistiller (with a weight of
         30000 at B = 64): each sample is a neighbour of itself, and the mean over all B² entries is
-        taken, with 1e-7 added to both probabilities inside the logarithm. Its least value is not
-        quite at the teacher's features, but about 1e-7 beside them. (The 1e-7 that the code also
-        adds to the lengths is left out.)
+        taken, with 1e-7 added to both probabilities inside the logarithm. Its least value is about
+        1e-7 beside the teacher's features. (The 1e-7 that the code adds to lengths is left out.)
 
-    The batch is part of the formula: a neighbour's probability is about 1/B, the paper's value
-    grows with B, the code's falls as 1/B. Under several processes each compares the samples of its
-    own share; so does each part where gradients are accumulated. In a batch of 2 each sample has
-    one neighbour, and the paper's loss is always 0.
-
+    The paper's value grows with B, the code's falls as 1/B. Each process, and each part of an
+    accumulated gradient, compares its own samples. In a batch of 2 the paper's loss is always 0.
     Turning the features of one side, or scaling single samples, changes nothing. A sample that is 0
     has the cosine 0 with all, with a gradient of 0. Kernel values below 1e-7 (opposite directions)
-    count as 1e-7 in the paper's variant, so that the logarithm stays finite.
-
-    Raises `ValueError` for fewer than 2 samples, for two batch sizes and for an unknown variant.
+    count as 1e-7 in the paper's variant, so that the logarithm stays finite. Raises `ValueError`
+    for fewer than 2 samples, for two batch sizes and for an unknown variant.
 
     >>> student = torch.eye(3)  # nobody is near: every neighbour has 1/2
     >>> teacher = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])  # the first two have 2/3, 1/3
@@ -59,14 +49,12 @@ def pkt(student, teacher, variant: str = "paper"):
     return (theirs * ((theirs + itself).log() - (ours + itself).log())).sum()
 
 
-class PKT(Relation):
+class PKT(Relation, function=pkt):
     """Match every sample's neighbours: `pkt`. Trains nothing of its own.
 
     Without paths it compares the logits. The authors' code takes the features before the last
     layer, such as "fc:input" in `kdcourse`'s resnet.
     """
-
-    function = staticmethod(pkt)
 
     def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
         inputs.check_choice("variant", variant, VARIANTS)

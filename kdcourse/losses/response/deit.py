@@ -1,7 +1,4 @@
-"""DeiT's hard distillation: the teacher's most likely class is the label.
-
-Shapes: B batch, K classes. v: the teacher's logits, q: the student's softmax.
-"""
+"""DeiT's hard distillation. B batch, K classes; v: teacher's logits, q: student's softmax."""
 
 import torch  # noqa: F401 - for the example
 import torch.nn.functional as F
@@ -38,10 +35,8 @@ def hard_label(student_BK, teacher_BK, smoothing: float = 0.0, reduction: str = 
     return inputs.reduce(values_B, reduction)
 
 
-class HardLabel(Loss):
+class HardLabel(Loss, function=hard_label):
     """Take the teacher's most likely class as the label: `hard_label`."""
-
-    function = staticmethod(hard_label)
 
     def __init__(self, smoothing: float = 0.0, student=None, teacher=None):
         inputs.check_share("smoothing", smoothing)

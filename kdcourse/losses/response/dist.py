@@ -1,7 +1,4 @@
-"""DIST: correlation with the teacher, within samples and within classes.
-
-Shapes: B batch, K classes. q, p: the softmax of student and teacher at T.
-"""
+"""DIST: correlation. B batch, K classes; q, p: the softmax of student and teacher at T."""
 
 import torch
 import torch.nn.functional as F
@@ -54,10 +51,8 @@ def dist(student_BK, teacher_BK, beta: float = 1.0, gamma: float = 1.0, T: float
     return (T**2 if variant == "code" else 1) * (beta * inter + gamma * intra)
 
 
-class DIST(Loss):
+class DIST(Loss, function=dist):
     """Correlate with the teacher, within samples and within classes: `dist`."""
-
-    function = staticmethod(dist)
     per_sample = False
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, T: float = 1.0,

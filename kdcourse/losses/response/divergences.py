@@ -1,7 +1,4 @@
-"""Other divergences of the softened outputs: reverse KL, Jensen-Shannon, total variation.
-
-Shapes: B batch, K classes. z: the student's logits, v: the teacher's; q, p: their softmax at T.
-"""
+"""Other divergences. B batch, K classes; z, v: student's, teacher's logits; q, p: softmax."""
 
 import math
 
@@ -37,10 +34,8 @@ def reverse_kl(student_BK, teacher_BK, T: float = 1.0, reduction: str = "mean"):
     return inputs.reduce(T**2 * kl(log_q, log_p), reduction)
 
 
-class ReverseKL(Loss):
+class ReverseKL(Loss, function=reverse_kl):
     """Concentrate on some of the teacher's modes: `reverse_kl`. T² is included."""
-
-    function = staticmethod(reverse_kl)
 
     def __init__(self, T: float = 1.0, student=None, teacher=None):
         inputs.check_temperature(T)
@@ -51,9 +46,7 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
                    variant: str = "scaled", reduction: str = "mean"):
     r"""Compute the generalised Jensen-Shannon divergence: `kd` at beta = 0, `reverse_kl` at 1.
 
-    .. math::
-
-        L = T^2 \frac{D_\beta}{\beta (1-\beta)}, \qquad
+    .. math:: L = T^2 \frac{D_\beta}{\beta (1-\beta)}, \qquad
         D_\beta = \beta\,\mathrm{KL}(p \,\|\, m) + (1-\beta)\,\mathrm{KL}(q \,\|\, m), \quad
         m = \beta p + (1-\beta) q
 
@@ -88,10 +81,8 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
     return inputs.reduce(scale * divergence_B, reduction)
 
 
-class JS(Loss):
+class JS(Loss, function=jensen_shannon):
     """Interpolate `KD` (beta = 0) and `ReverseKL` (beta = 1): `jensen_shannon`. T² is included."""
-
-    function = staticmethod(jensen_shannon)
 
     def __init__(self, beta: float = 0.5, T: float = 1.0, variant: str = "scaled",
                  student=None, teacher=None):
@@ -147,10 +138,8 @@ def total_variation(student_BK, teacher_BK, T: float = 1.0, reduction: str = "me
     return inputs.reduce((log_p.exp() - log_q.exp()).abs().sum(1) / 2, reduction)
 
 
-class TV(Loss):
+class TV(Loss, function=total_variation):
     """Move the probability that lies in the wrong class: `total_variation`. Without a factor T²."""
-
-    function = staticmethod(total_variation)
 
     def __init__(self, T: float = 1.0, student=None, teacher=None):
         inputs.check_temperature(T)

@@ -1,7 +1,4 @@
-"""Decoupled distillation: the target class and the others, with a weight each.
-
-Shapes: B batch, K classes. q, p: the softmax of student and teacher at T.
-"""
+"""Decoupled distillation. B batch, K classes; q, p: the softmax of student and teacher at T."""
 
 import math
 
@@ -17,9 +14,7 @@ def dkd(student_BK, teacher_BK, labels, alpha: float = 1.0, beta: float = 8.0, T
         reduction: str = "mean"):
     r"""Weigh two divergences: target against the rest, and the rest among themselves.
 
-    .. math::
-
-        L = T^2 \left( \alpha\,\mathrm{KL}(b^p \,\|\, b^q)
+    .. math:: L = T^2 \left( \alpha\,\mathrm{KL}(b^p \,\|\, b^q)
         + \beta\,\mathrm{KL}(\hat p \,\|\, \hat q) \right), \quad
         b^p = (p_y,\ 1 - p_y), \quad \hat p_k = \frac{p_k}{1 - p_y} \ (k \ne y)
 

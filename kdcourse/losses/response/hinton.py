@@ -1,7 +1,4 @@
-"""Hinton's distillation: the divergence of softened outputs, beside the labels.
-
-Shapes: B batch, K classes. z: the student's logits, v: the teacher's; q, p: their softmax at T.
-"""
+"""Hinton's distillation. B batch, K classes; z, v: student's, teacher's logits; q, p: softmax."""
 
 import math  # noqa: F401 - for the example
 
@@ -16,9 +13,7 @@ from kdcourse.losses.response.labels import CE
 def kd(student_BK, teacher_BK, T: float = 4.0, reduction: str = "mean"):
     r"""Compute the Kullback-Leibler divergence of the softened outputs, times T².
 
-    .. math::
-
-        L = T^2 \sum_k p_k \log\frac{p_k}{q_k}, \qquad
+    .. math:: L = T^2 \sum_k p_k \log\frac{p_k}{q_k}, \qquad
         p = \mathrm{softmax}(v / T), \quad q = \mathrm{softmax}(z / T)
 
     Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network", section 2
@@ -49,10 +44,8 @@ def kd(student_BK, teacher_BK, T: float = 4.0, reduction: str = "mean"):
     return inputs.reduce(T**2 * (p * log_ratio).sum(1), reduction)
 
 
-class KD(Loss):
+class KD(Loss, function=kd):
     """Match the teacher's softened output: `kd`. T² is included."""
-
-    function = staticmethod(kd)
 
     def __init__(self, T: float = 4.0, student=None, teacher=None):
         inputs.check_temperature(T)

@@ -1,7 +1,4 @@
-"""The labels of the data: cross-entropy, plain and smoothed.
-
-Shapes: B batch, K classes. q: the student's softmax.
-"""
+"""The labels of the data, plain and smoothed. B batch, K classes; q: the student's softmax."""
 
 import torch  # noqa: F401 - for the example
 import torch.nn.functional as F
@@ -31,10 +28,8 @@ def cross_entropy(student_BK, labels, reduction: str = "mean"):
     return inputs.reduce(F.cross_entropy(student_BK, labels, reduction="none"), reduction)
 
 
-class CE(Loss):
+class CE(Loss, function=cross_entropy):
     """Learn from the labels: `cross_entropy`."""
-
-    function = staticmethod(cross_entropy)
     needs_teacher = False
 
     def __init__(self, student=None, teacher=None):
@@ -62,10 +57,8 @@ def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str =
     return inputs.reduce(values_B, reduction)
 
 
-class LabelSmoothing(Loss):
+class LabelSmoothing(Loss, function=label_smoothing):
     """Learn from smoothed labels: `label_smoothing`."""
-
-    function = staticmethod(label_smoothing)
     needs_teacher = False
 
     def __init__(self, smoothing: float = 0.1, student=None, teacher=None):

@@ -1,7 +1,4 @@
-"""Regression on the logits.
-
-Shapes: B batch, K classes. z: the student's logits, v: the teacher's.
-"""
+"""Regression on the logits. B batch, K classes; z, v: logits of student and teacher."""
 
 import torch  # noqa: F401 - for the example
 
@@ -40,10 +37,8 @@ def logit_mse(student_BK, teacher_BK, variant: str = "half", reduction: str = "m
     return inputs.reduce(values_B / 2 if variant == "half" else values_B, reduction)
 
 
-class LogitMSE(Loss):
+class LogitMSE(Loss, function=logit_mse):
     """Regress on the teacher's logits: `logit_mse`."""
-
-    function = staticmethod(logit_mse)
 
     def __init__(self, variant: str = "half", student=None, teacher=None):
         inputs.check_choice("variant", variant, VARIANTS)

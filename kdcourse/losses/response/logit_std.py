@@ -1,7 +1,4 @@
-"""Logit standardization: `kd` of z-scores.
-
-Shapes: B batch, K classes. z: the student's logits, v: the teacher's.
-"""
+"""Logit standardization: `kd` of z-scores. B batch, K classes; z, v: logits of both sides."""
 
 import math
 
@@ -17,9 +14,7 @@ def logit_standardization(student_BK, teacher_BK, T: float = 2.0, variant: str =
                           reduction: str = "mean"):
     r"""Compute `kd` of logits with mean 0 and standard deviation 1 in each sample.
 
-    .. math::
-
-        L = T^2\,\mathrm{KL}\!\left( \mathrm{softmax}(\tilde v / T) \,\|\,
+    .. math:: L = T^2\,\mathrm{KL}\!\left( \mathrm{softmax}(\tilde v / T) \,\|\,
         \mathrm{softmax}(\tilde z / T) \right), \qquad
         \tilde z = \frac{z - \bar z}{\sigma(z)}
 
@@ -52,10 +47,8 @@ def logit_standardization(student_BK, teacher_BK, T: float = 2.0, variant: str =
     return kd(student_BK, teacher_BK, T, reduction)
 
 
-class LogitStd(Loss):
+class LogitStd(Loss, function=logit_standardization):
     """Match softened z-scores of the logits: `logit_standardization`. T² is included."""
-
-    function = staticmethod(logit_standardization)
 
     def __init__(self, T: float = 2.0, variant: str = "paper", student=None, teacher=None):
         _check_settings(T, variant)

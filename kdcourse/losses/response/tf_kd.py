@@ -1,7 +1,4 @@
-"""Teacher-free distillation: a teacher computed from the label.
-
-Shapes: B batch, K classes. z: the student's logits, q: their softmax at T.
-"""
+"""A teacher computed from the label. B batch, K classes; z: the student's logits, q: softmax."""
 
 import torch
 
@@ -14,9 +11,7 @@ def virtual_teacher(student_BK, labels, a: float = 0.99, T: float = 20.0, varian
                     reduction: str = "mean"):
     r"""Distil from a virtual teacher: probability `a` for the label, the rest spread evenly.
 
-    .. math::
-
-        L = T^2\,\mathrm{KL}(p^d_T \,\|\, q), \qquad
+    .. math:: L = T^2\,\mathrm{KL}(p^d_T \,\|\, q), \qquad
         p^d_k = \begin{cases} a & k = y \\ (1-a)/(K-1) & k \ne y \end{cases}
 
     Yuan et al. 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization"
@@ -56,10 +51,8 @@ def virtual_teacher(student_BK, labels, a: float = 0.99, T: float = 20.0, varian
     return kd(student_BK, p_BK.log(), T, reduction)
 
 
-class TfKD(Loss):
+class TfKD(Loss, function=virtual_teacher):
     """Distil without a teacher: `virtual_teacher`. T² is included in variant "paper"."""
-
-    function = staticmethod(virtual_teacher)
     needs_teacher = False
 
     def __init__(self, a: float = 0.99, T: float = 20.0, variant: str = "paper",
