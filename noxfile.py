@@ -148,7 +148,7 @@ def oldest(session: nox.Session) -> None:
 def parity(session: nox.Session) -> None:
     """Compare our losses with the released versions of other libraries (installed apart)."""
     session.install("-c", "constraints.txt", "-e", ".[parity]")
-    session.run("pytest", "tests/parity.py", "tests/test_errors_page.py", *session.posargs)
+    session.run("pytest", "tests/losses/parity.py", "tests/test_errors_page.py", *session.posargs)
 
 
 @nox.session

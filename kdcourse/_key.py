@@ -109,15 +109,15 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
 
 
-def arguments(thing, without=()) -> dict:
+def arguments(thing) -> dict:
     """The constructor arguments of an object that keeps each one under its own name.
 
-    Those named in `without`, and those that equal their default, are left out.
+    Those that equal their default are left out.
     """
     found = {}
     for name, parameter in inspect.signature(type(thing).__init__).parameters.items():
         several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if name in ("self", *without) or several:
+        if name == "self" or several:
             continue
         if not hasattr(thing, name):
             raise ValueError(f"Expected {type(thing).__name__} to keep its argument {name!r} as an "

@@ -4,15 +4,13 @@ import re
 from pathlib import Path
 
 import numpy as np
-import oracles
 import pytest
-import test_laws
 import torch
-from laws import Law
+from helpers import oracles
+from helpers.laws import Law
+from losses import test_laws
 
 from kdcourse import losses
-from kdcourse.losses import inputs
-from kdcourse.losses.base import Loss
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text("utf-8")
 
@@ -21,9 +19,11 @@ TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text("utf-8")
 def example(monkeypatch):
     """The function, the class, the oracle and the row of the example, as they are printed."""
     code, oracle = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    scope = {"inputs": inputs, "Loss": Loss, "__name__": "example"}
+    code, line = code.split("# kdcourse/losses/__init__.py")
+    scope = {"__name__": "example"}
     exec(code, scope)
-    oracle, row = oracle.split("# tests/laws_response.py")
+    assert line.endswith("from kdcourse.losses.response.brier import brier, Brier\n")
+    oracle, row = oracle.split("# tests/helpers/laws_response.py")
     other = {"np": np, "softmax": oracles.softmax}
     exec(oracle, other)
     for name in ("brier", "Brier"):

@@ -3,9 +3,10 @@
 Its code runs, and what it says of others is true of what is installed here, or of the expression
 that they wrote.
 
-Elsewhere: tests/parity.py (torchdistill, TRL, timm's formula; `nox -s parity`), test_museum.py (the
-default reduction, swapped arguments, a missing logarithm, one too many, an awake teacher, a plain
-list), test_pages.py (the weights of the sources in notation.md, so also DeiT, labml, TextBrewer).
+Elsewhere: tests/losses/parity.py (torchdistill, TRL, timm's formula; `nox -s parity`),
+test_museum.py (the default reduction, swapped arguments, a missing logarithm, one too many, an
+awake teacher, a plain list), test_pages.py (the weights of the sources in notation.md, so also
+DeiT, labml, TextBrewer).
 """
 
 import copy

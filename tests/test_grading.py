@@ -156,7 +156,7 @@ def test_hostile_submissions_lose_their_question_and_only_that(name, laws, tmp_p
     victim = tmp_path / "victim"
     victim.mkdir()
     for known, meant in {"VICTIM": victim, "LAWS": laws, "PORT": 9, "LOSSES": Path(
-            losses.__file__).parent / "response" / "divergences.py"}.items():
+            losses.__file__).parent / "response" / "hinton.py"}.items():
         code = code.replace(f"({known}", f"({meant!s}" if known == "PORT" else f"({str(meant)!r}")
         code = code.replace(f", {known})", f", {meant if known == 'PORT' else repr(str(meant))})")
     path = submit(tmp_path / "in", "one", code + TWICE)

@@ -4,10 +4,10 @@ import json
 import math
 
 import numpy as np
-import oracles
 import pytest
 import torch
 from conftest import network, restless, state
+from helpers import oracles
 from sklearn import metrics
 from torch import nn
 from torchvision.transforms import v2

@@ -179,7 +179,7 @@ def test_two_schemes_have_objectives_of_their_own(data):
     first.build(batch_of(data), 0)
     assert first.objective.terms["Projected"].projection is not None
     assert second.objective.terms["Projected"].projection is None
-    assert objective.terms["Projected"].projection is None
+    assert objective.terms["Projected"] is first.objective.terms["Projected"]
 
 
 # --- a scheme of one's own ----------------------------------------------------------------------

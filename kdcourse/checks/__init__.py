@@ -1,9 +1,5 @@
-"""Laws that a learner's (or anyone's) function must keep. A check passes silently or says what is
-wrong.
-
-Each check raises `AssertionError` with a sentence: what was expected, what came, why it matters;
-`broken_laws` returns the sentences.
-"""
+"""Check functions that a learner wrote. A check passes silently, or raises `AssertionError` with a
+sentence: expected, got, why it matters; `broken_laws` returns the sentences."""
 
 from kdcourse.checks.any_loss import same_loss, student_only_gradient
 from kdcourse.checks.hinton import broken_laws, distillation_loss

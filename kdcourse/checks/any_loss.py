@@ -1,9 +1,19 @@
 """Checks for any loss that compares a student with a teacher."""
 
+import contextlib
+
 import torch
 
-from kdcourse.checks.stub import stub
 from kdcourse.data import generator
+
+
+@contextlib.contextmanager
+def stub():
+    """Report a function that still raises NotImplementedError, and go on."""
+    try:
+        yield
+    except NotImplementedError:
+        print("Not done yet: your function raises NotImplementedError.")
 
 
 def student_only_gradient(fn, student=None, teacher=None) -> None:
@@ -51,7 +61,7 @@ def same_loss(fn, reference, student=(8, 10), teacher=None, draws: int = 3) -> N
     """
     with stub():
         rng = generator(0, "checks", "same loss")
-        factors, found = [], []
+        found = []
         for _ in range(draws):
             given = [_draw(shape, rng) for shape in (student, teacher or student)]
             value, gradient, sentence = _asked(fn, given)
@@ -59,10 +69,10 @@ def same_loss(fn, reference, student=(8, 10), teacher=None, draws: int = 3) -> N
                 raise AssertionError(sentence)
             right, expected, _ = _asked(reference, given)
             found.append((value, right, _distance(gradient, expected)))
-            factors.append(value / right if right else float("nan"))
         wrong = [pair for *pair, _ in found if not abs(pair[0] - pair[1]) <= 1e-4 * abs(pair[1])]
         if wrong:
             value, right = wrong[0]
+            factors = [value / right if right else float("nan") for value, right, _ in found]
             constant = max(factors) - min(factors) <= 1e-3 * abs(factors[0])
             raise AssertionError(
                 f"Expected {right:.5g}, got {value:.5g}" + (
@@ -86,7 +96,7 @@ def _leaves(value) -> list[torch.Tensor]:
 
 
 def _asked(fn, given) -> tuple[float, list, str]:
-    """The value, the student's gradient, and what is wrong with where the gradient goes."""
+    """Give the value, the student's gradient, and a sentence on a wrong gradient or input."""
     student, teacher = ([x.clone().requires_grad_() for x in _leaves(side)] for side in given)
     # Handed over as copies: an in-place operation on a leaf would stop with torch's own words.
     copies = [[x.clone() for x in side] for side in (student, teacher)]
@@ -107,7 +117,7 @@ def _asked(fn, given) -> tuple[float, list, str]:
 
 
 def _distance(gradient: list, expected: list) -> float:
-    """How far one gradient is from another, relative to its length."""
+    """Compute the distance of two gradients, relative to the length of the expected one."""
     flat = [torch.cat([torch.zeros(1) if g is None else g.flatten() for g in side])
             for side in (gradient, expected)]
     if flat[0].shape != flat[1].shape:
@@ -116,7 +126,7 @@ def _distance(gradient: list, expected: list) -> float:
 
 
 def reached(fn, student, teacher) -> dict[str, str]:
-    """What is wrong with where the gradient of `fn(student, teacher)` goes."""
+    """Find what is wrong with the gradients of `fn(student, teacher)`."""
     loss = fn(student, teacher)
     if sentence := no_number(loss):
         return {"one number": sentence}
@@ -126,7 +136,7 @@ def reached(fn, student, teacher) -> dict[str, str]:
 
 
 def misled(student: list, teacher: list) -> dict[str, str]:
-    """What is wrong with these gradients of the two sides (None where there is none)."""
+    """Find what is wrong with these gradients of the two sides (None where there is none)."""
     wrong, given = {}, [gradient for gradient in student if gradient is not None]
     if not any(gradient.any() for gradient in given):
         wrong["student gradient"] = (

@@ -1,14 +1,10 @@
-"""The laws of Hinton's loss, and the mistakes that are recognised by their value.
-
-Shapes: B batch, K classes.
-"""
+"""The laws of Hinton's loss, and mistakes recognised by their value. B batch, K classes."""
 
 import math
 
 import torch
 
-from kdcourse.checks.any_loss import no_number, reached
-from kdcourse.checks.stub import stub
+from kdcourse.checks.any_loss import no_number, reached, stub
 from kdcourse.data import generator
 
 
@@ -38,9 +34,9 @@ def distillation_loss(fn, T: float = 4.0, *, masked: bool = False) -> None:
 
 
 def broken_laws(fn, T: float = 4.0) -> dict[str, str]:
-    """The laws of Hinton's loss that `fn(student, teacher, T)` breaks, each with its sentence.
+    """Find the laws of Hinton's loss that `fn(student, teacher, T)` breaks, each with its sentence.
 
-    What `distillation_loss` is for people, for code. A mistake that is recognised by its value has
+    A mistake that is recognised by its value has
     one of these keys: "classes", "temperature", "batch", "swapped", "softened", "probabilities",
     "logarithm", "sign". The others: "one number", "in place", "finite", "negative", "equality",
     "value", "student gradient", "gradient", "teacher gradient", "overflow", "clipped", "half
@@ -145,15 +141,12 @@ def _gradients(fn, student, teacher, T, is_right):
 
 def _large(fn, is_right):
     value, finite = _far_apart(fn, 100.0, torch.float32)
-    if not math.isfinite(value):
-        yield "overflow", (
-            f"Expected a finite loss for logits of ±100, got {value}. log(softmax(x)) rounds to "
-            "log 0: use log_softmax.")
-        return
-    if not finite:
+    if not (math.isfinite(value) and finite):
         yield "overflow", (
             "Expected a finite gradient for logits of ±100, got NaN. Work with log_softmax of both "
-            "sides.")
+            "sides." if math.isfinite(value) else
+            f"Expected a finite loss for logits of ±100, got {value}. log(softmax(x)) rounds to "
+            "log 0: use log_softmax.")
         return
     if is_right and not abs(value - 200) < 1:
         yield "clipped", (
@@ -173,14 +166,19 @@ def _large(fn, is_right):
 
 
 def _far_apart(fn, size, dtype) -> tuple[float, bool]:
-    """The loss of two that are sure of different classes, and whether its gradient is finite."""
+    """Try two sides that are sure of different classes: the value, and is its gradient finite."""
     far = torch.full((2, 10), -size, dtype=dtype)
     far[:, 0] = size
-    near = far.roll(1, 1).requires_grad_()
-    loss = fn(near, far, 1.0)
+    return _tried(fn, far.roll(1, 1), far, 1.0)
+
+
+def _tried(fn, student, teacher, T) -> tuple[float, bool]:
+    """Give the loss, and whether the student's gradient is finite."""
+    student.requires_grad_()
+    loss = fn(student, teacher, T)
     if loss.requires_grad:
         loss.backward()
-    return float(loss.detach()), near.grad is None or bool(torch.isfinite(near.grad).all())
+    return float(loss.detach()), student.grad is None or bool(torch.isfinite(student.grad).all())
 
 
 def _batching(ask, student, teacher, T):
@@ -206,12 +204,7 @@ def _masking(fn, student, teacher, T):
     rest = _by_loops(student[:, 1:], teacher[:, 1:], T)
     student, teacher = student.clone(), teacher.clone()
     student[:, 0] = teacher[:, 0] = -math.inf
-    student.requires_grad_()
-    loss = fn(student, teacher, T)
-    if loss.requires_grad:
-        loss.backward()
-    finite = student.grad is None or bool(torch.isfinite(student.grad).all())
-    value = float(loss.detach())
+    value, finite = _tried(fn, student, teacher, T)
     if not (_close(value, rest, T) and finite):
         got = f"{value:.4f}" if finite else f"{value:.4f} and a gradient of NaN"
         yield "masked", (
@@ -220,7 +213,7 @@ def _masking(fn, student, teacher, T):
 
 
 def _recognised(ask, values, draws, T) -> tuple[str, str] | None:
-    """The mistake that gives exactly these values: its law, and what to say of it."""
+    """Find the mistake that gives exactly these values: its law, and the sentence."""
     bases = [_lookalikes(*pair, T) for pair in draws]
     for row, (law, reason, _) in enumerate(bases[0]):
         for scale, (factor, scale_law, scale_reason) in enumerate(_scales(*draws[0][0].shape, T)):
@@ -239,7 +232,7 @@ def _recognised(ask, values, draws, T) -> tuple[str, str] | None:
 
 
 def _scales(B: int, K: int, T: float) -> list[tuple[float, str, str]]:
-    """What goes wrong on the way from a sum to the mean: the factor, its law, what to say."""
+    """List wrong factors between the sum and the mean: the factor, its law, the sentence."""
     return [
         (1, "", ""),
         (1 / K, "classes", "it is divided by the number of classes: nn.KLDivLoss() and F.kl_div "
@@ -260,8 +253,8 @@ def _scales(B: int, K: int, T: float) -> list[tuple[float, str, str]]:
 
 
 def _scaled_elsewhere(ask, draws, row, scale, T) -> bool:
-    """Whether that factor is there with fewer samples and classes too. A weight of 1/2 looks like
-    8 samples over T² = 16, and one of 1/10 like 10 classes, but only here."""
+    """Check that factor with fewer samples and classes too: a weight of 1/2 looks like 8 samples
+    over T² = 16, and one of 1/10 like 10 classes, but only here."""
     student, teacher = (x[1:, 1:] for x in draws[1])
     factor = _scales(*student.shape, T)[scale][0]
     try:
@@ -272,7 +265,7 @@ def _scaled_elsewhere(ask, draws, row, scale, T) -> bool:
 
 
 def _lookalikes(student, teacher, T) -> list[tuple[str, str, float]]:
-    """What is easily computed in place of T² KL(p || q): the law, what to say, the value."""
+    """List what is easily computed in place of T² KL(p || q): the law, the sentence, the value."""
 
     def soft(logits, at=T):
         return (logits / at).softmax(1)
@@ -318,7 +311,7 @@ def _lookalikes(student, teacher, T) -> list[tuple[str, str, float]]:
 
 
 def _wants_probabilities(ask, draws, rights, T) -> tuple[str, str] | None:
-    """Whether the function is right once somebody else has taken the softmax."""
+    """Check whether the function is right on probabilities or log-probabilities."""
     log, plain = (lambda x: (x / T).log_softmax(1)), (lambda x: (x / T).softmax(1))
     for what, of_student, of_teacher in (
             ("probabilities", plain, plain), ("log-probabilities", log, log),
@@ -337,7 +330,7 @@ def _wants_probabilities(ask, draws, rights, T) -> tuple[str, str] | None:
 
 
 def _by_loops(student, teacher, T) -> float:
-    """T² KL(p || q) written out: float64, a loop over samples and classes."""
+    """Compute T² KL(p || q) in float64, by a loop over samples and classes."""
     total = 0.0
     for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
         log_p, log_q = _log_softmax(t, T), _log_softmax(s, T)
@@ -352,11 +345,10 @@ def _log_softmax(logits, T) -> list[float]:
 
 
 def _entropy(logits, T) -> float:
-    """The entropy of the softened answers, in nats, mean over samples."""
+    """Compute the entropy of the softened outputs, in nats, mean over samples."""
     return float(-((logits / T).softmax(1) * (logits / T).log_softmax(1)).sum(1).mean())
 
 
 def _close(value: float, other: float, T: float) -> bool:
-    """Equal up to rounding: also that of a right loss in float32, where T² multiplies what is left
-    of logarithms that are of size 1 at any T."""
+    """Compare up to the rounding of a right loss in float32: T² multiplies that of logarithms."""
     return abs(value - other) <= min(1e-5 + 2e-7 * T**2, 2e-3) * abs(other)

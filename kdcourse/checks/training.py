@@ -6,7 +6,7 @@ import re
 import torch
 
 from kdcourse import _files
-from kdcourse.checks.stub import stub
+from kdcourse.checks.any_loss import stub
 from kdcourse.data import generator
 from kdcourse.teachers import as_teacher
 
@@ -40,17 +40,17 @@ def _freezing_laws(step) -> None:
         before = {key: value.clone() for key, value in teacher.state_dict().items()}
         start = [p.clone() for p in student.parameters()]
         optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-        seen, asleep = [], copy.deepcopy(teacher).eval()
+        in_eval, frozen = [], copy.deepcopy(teacher).eval()
 
-        def listen(module, args, kwargs, answer):
+        def compare(module, args, kwargs, output):
             with torch.no_grad():  # the same inputs in the same precision, whatever they are
-                seen.append(torch.allclose(answer, asleep(*args, **kwargs), atol=1e-5))
+                in_eval.append(torch.allclose(output, frozen(*args, **kwargs), atol=1e-5))
 
-        hook = teacher.register_forward_hook(listen, with_kwargs=True)
+        hook = teacher.register_forward_hook(compare, with_kwargs=True)
         for _ in range(3):
             step(student.train(), teacher.train(), x, y, optimizer)
         hook.remove()
-    assert seen, "Expected the teacher to be asked, but it was never called."
+    assert in_eval, "Expected the teacher to be asked, but it was never called."
     moved = [key for key, value in teacher.state_dict().items() if not value.equal(before[key])]
     statistics = [key for key in moved if "running" in key or "num_batches" in key]
     assert not statistics, (
@@ -61,7 +61,7 @@ def _freezing_laws(step) -> None:
         f"Expected the teacher to stay as it was, but its weights moved ({moved[0]}). Give the "
         "optimiser the student's parameters only."
     )
-    assert all(seen), (
+    assert all(in_eval), (
         "Expected the teacher to give the same answer each time, but it changes its mind: dropout "
         "is on. Call teacher.eval() first."
     )
@@ -126,7 +126,7 @@ def aligned(cached, data, teacher=None, samples: int = 64) -> None:
         close = torch.isclose(answers[places], again, rtol=1e-3, atol=1e-3).all(1)
         if close.all():
             continue
-        # Somebody else's answer: whose?
+        # find the row where the right answer lies
         wrong = int((~close).nonzero()[0, 0])
         distance = (answers - again[wrong]).abs().amax(1)
         found = int(distance.argmin())

@@ -1,21 +1,44 @@
-"""WHAT is transferred. One function per formula, one thin module per function."""
+"""WHAT is transferred. One paper, one file: its functions, and a thin module beside each.
 
-from kdcourse.losses import feature, relation, response
+The names of every loss are listed here and nowhere else, one line for each file.
+"""
+# ruff: noqa: F401, I001 - in the order of the book; __all__ is made from these lines
+
 from kdcourse.losses.base import FeatureLoss, Loss, Objective, as_objective
-from kdcourse.losses.feature import *  # noqa: F403 - each folder names its own in __all__
 from kdcourse.losses.inputs import as_map, as_tokens, as_vectors
-from kdcourse.losses.relation import *  # noqa: F403
-from kdcourse.losses.response import *  # noqa: F403
 
-__all__ = [
-    "FeatureLoss",
-    "Loss",
-    "Objective",
-    "as_map",
-    "as_objective",
-    "as_tokens",
-    "as_vectors",
-    *feature.__all__,
-    *relation.__all__,
-    *response.__all__,
-]
+# response: the output
+from kdcourse.losses.response.hinton import kd, KD, hinton, soft_cross_entropy
+from kdcourse.losses.response.logit_mse import logit_mse, LogitMSE
+from kdcourse.losses.response.deit import hard_label, HardLabel
+from kdcourse.losses.response.dkd import dkd, DKD
+from kdcourse.losses.response.dist import dist, DIST
+from kdcourse.losses.response.logit_std import logit_standardization, LogitStd
+from kdcourse.losses.response.divergences import jensen_shannon, JS, reverse_kl, ReverseKL
+from kdcourse.losses.response.divergences import total_variation, TV
+from kdcourse.losses.response.labels import cross_entropy, CE, label_smoothing, LabelSmoothing
+from kdcourse.losses.response.tf_kd import virtual_teacher, TfKD
+
+# feature: inner tensors
+from kdcourse.losses.feature.hint import hint, Hint
+from kdcourse.losses.feature.attention_transfer import attention_transfer, AT
+from kdcourse.losses.feature.fsp import fsp, FSP
+from kdcourse.losses.feature.nst import nst, NST
+from kdcourse.losses.feature.vid import vid, VID
+from kdcourse.losses.feature.overhaul import overhaul, OFD, margins
+from kdcourse.losses.feature.review import review, ReviewKD
+
+# attention: transformers
+from kdcourse.losses.attention.tinybert import hidden_mse, HiddenMSE, attention_mse, AttentionMSE
+from kdcourse.losses.attention.distilbert import hidden_cosine, HiddenCosine
+from kdcourse.losses.attention.minilm import attention_kl, AttentionKL
+from kdcourse.losses.attention.minilm import value_relation, ValueRelation
+
+# relation: between samples
+from kdcourse.losses.relation.rkd import rkd_distance, RKDDistance, rkd_angle, RKDAngle
+from kdcourse.losses.relation.sp import similarity_preserving, SP
+from kdcourse.losses.relation.cc import correlation_congruence, CC
+from kdcourse.losses.relation.pkt import pkt, PKT
+from kdcourse.losses.relation.crd import crd, CRD
+
+__all__ = [name for name, thing in list(globals().items()) if callable(thing)]

@@ -1,43 +1,56 @@
-"""What every loss is: a term with a formula, and sums of weighted terms.
-
-Shapes: B batch, K classes.
-"""
+"""What every loss is: a term, and weighted sums of terms. B batch, K classes."""
 
 import contextlib
 import copy
 import math
+import numbers
 
 import torch
 from torch import nn
 
-from kdcourse._key import arguments
 from kdcourse.data import generator
 from kdcourse.models import View
 
 
 class Loss(nn.Module):
-    """One term of an objective: compares the student's view of a batch with the teacher's.
+    """Compare the student's output for a batch with the teacher's: one term of an objective.
 
-    A subclass writes `values(student, teacher, labels)`, always in that order: one number per
-    sample [B]; or, where a number per sample makes no sense (relations between samples), one
-    scalar, and sets `per_sample = False`. It is handed tensors: the logits [B, K] of both sides,
-    or what was tapped at the module paths `student` and `teacher` (several paths: a tuple of
-    tensors). The term itself is called with tensors too, or with the views that a scheme passes.
+    A subclass names its function, `class KD(Loss, function=kd)`, which gets student and teacher
+    (student and labels where `needs_teacher` is False), the settings, and `reduction="none"`. The
+    settings it hands to `super().__init__`, which keeps them as attributes and shows them in the
+    repr. Or it writes `values(student, teacher, labels)` itself. Both give one number per sample
+    [B]; for relations between samples one scalar, with `per_sample = False`. They get tensors: the
+    logits [B, K] of both sides, or what was tapped at the module paths `student` and `teacher`
+    (several paths: a tuple). The term is called with tensors too, or with a scheme's outputs.
 
     student, teacher: module paths, as for `kdcourse.taps`; None stands for the logits.
 
     Terms can be weighted and added: `0.1 * CE() + 0.9 * KD(T=4)` is an `Objective`.
     """
 
-    per_sample = True  # values() gives one number per sample, and the loss is their mean
+    per_sample = True  # one number per sample, and the loss is their mean
     needs_teacher = True
-    needs_paths = False  # compares inner tensors: the logits will not do
+    needs_paths = False  # compares inner tensors, never the logits
+    omitted: tuple[str, ...] = ()  # settings that the repr leaves out while they are None
     student_paths: tuple[str, ...] = ()
     teacher_paths: tuple[str, ...] = ()
+    _settings: tuple[str, ...] = ()
+    _untrained: list["Loss"] | None = None  # a copy, made when a scheme took this term
 
-    def __init__(self, student=None, teacher=None):
+    def __init_subclass__(cls, function=None, **more):
+        super().__init_subclass__(**more)
+        if function is not None:
+            cls.function = staticmethod(function)
+
+    def __init__(self, student=None, teacher=None, **settings):
         super().__init__()
         self.student_paths, self.teacher_paths = _paths(student), _paths(teacher)
+        if settings and type(self).__init__ is Loss.__init__:
+            raise TypeError(f"Expected no settings for {type(self).__name__}, got {settings}.")
+        self._settings = tuple(settings)
+        for name, value in settings.items():
+            setattr(self, name, value)
+        self.register_load_state_dict_pre_hook(_refuse_unbuilt)
 
     def check(self, data) -> None:
         """Look at the data set before training, where a term needs to (a memory bank's size)."""
@@ -47,64 +60,73 @@ class Loss(nn.Module):
         the optimiser exists, possibly more than once; makes nothing twice and writes nothing else.
         Outside a scheme, call it yourself with the first batch. student, teacher: as in a call."""
 
+    def settings(self) -> dict:
+        """Give the settings by name, as they are now."""
+        return {name: getattr(self, name) for name in self._settings}
+
     def values(self, student, teacher=None, labels=None) -> torch.Tensor:
-        """One loss per sample, [B]; a scalar where `per_sample` is False. Takes tensors."""
-        raise NotImplementedError
+        """Compute one loss per sample, [B]; a scalar where `per_sample` is False. Takes tensors."""
+        reduction = {"reduction": "none"} if self.per_sample else {}
+        other = teacher if self.needs_teacher else labels
+        return self.function(student, other, **self.settings(), **reduction)
 
     def forward(self, student, teacher=None, labels=None) -> torch.Tensor:
         student, teacher = self.pick(student, teacher)
-        with self.named():
+        with self.named_errors():
             return self.values(student, teacher, labels).mean()
 
     def pick(self, student, teacher=None):
-        """What this term compares, out of two views: tensors, or tuples of them. Tensors stay."""
-        return (self._look(student, self.student_paths, "student"),
-                self._look(teacher, self.teacher_paths, "teacher"))
+        """Pick the tensors (or tuples) to compare out of both sides' outputs. Tensors stay."""
+        return (self._pick(student, self.student_paths, "student"),
+                self._pick(teacher, self.teacher_paths, "teacher"))
 
-    def _look(self, view, paths, who):
-        if not isinstance(view, View):
-            return view
+    def _pick(self, output, paths, who):
+        if not isinstance(output, View):
+            return output
         if not paths:
             if self.needs_paths:
                 raise ValueError(f"Expected module paths to compare, got {self!r} without one of "
                                  f"the {who}. Write, for example, "
                                  f'{type(self).__name__}("layer2", "layer3").')
-            return view.logits
-        missing = [path for path in paths if path not in view.taps]
+            return output.logits
+        missing = [path for path in paths if path not in output.taps]
         if missing:
             raise ValueError(f"Expected a view of the {who} with {missing[0]!r} in it, got "
-                             f"{sorted(view.taps)}. Tap it: kd.taps(model, {list(paths)}).")
-        found = tuple(view.taps[path] for path in paths)
+                             f"{sorted(output.taps)}. Tap it: kd.taps(model, {list(paths)}).")
+        found = tuple(output.taps[path] for path in paths)
         return found[0] if len(found) == 1 else found
 
     @contextlib.contextmanager
-    def named(self):
-        """Puts this term, with its paths, in front of what a function says of its arguments."""
+    def named_errors(self):
+        """Put this term, with its paths, in front of a `ValueError` of what runs inside."""
         try:
             yield
         except ValueError as error:
             raise ValueError(f"{self!r}: {error}") from None
 
-    def made(self, seed: int, like: torch.Tensor, make) -> nn.Module:
-        """`make()`, drawn from `seed` alone, where `like` lies, in its precision (float32 at least)
-        and in this term's mode (train or eval); torch's global generator stays as it was."""
+    def seeded(self, seed: int, like: torch.Tensor, make) -> nn.Module:
+        """Call `make()` seeded by `seed`, with torch's global generator restored afterwards. The
+        module gets the device and precision of `like` (float32 at least) and this term's mode."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = make()
-        module.train(self.training)  # a batch statistic must not see what `build` looks at
+        module.train(self.training)  # build() runs in eval mode: batch statistics must not move
         return module.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
-    def _load_from_state_dict(self, state, prefix, local, strict, missing, unexpected, errors):
-        known = len(unexpected)
-        super()._load_from_state_dict(state, prefix, local, strict, missing, unexpected, errors)
-        if len(unexpected) > known:
-            errors.append(f"{self!r}: Expected what this term trains to be made before it is "
-                          "loaded. Call scheme.build(batch, seed) first.")
+    def _take(self) -> "Loss":
+        """Give a scheme this term; and each later scheme a copy of it as it was then."""
+        if self._untrained is not None:
+            return copy.deepcopy(self._untrained[0])._take()
+        self._untrained = [copy.deepcopy(self)]  # in a list, or it would be a submodule
+        return self
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={_text(value)}" for name, value in self.settings().items()
+                         if value is not None or name not in self.omitted)
 
     def identity(self):
-        """The arguments and the paths: what recorded results are found by."""
-        return [arguments(self, without=("student", "teacher")), self.student_paths,
-                self.teacher_paths]
+        """Give the settings and the paths: what recorded results are found by."""
+        return [self.settings(), self.student_paths, self.teacher_paths]
 
     def __repr__(self):
         paths = [f"{who}={_shown(path)}" for who, path in
@@ -124,7 +146,7 @@ class Loss(nn.Module):
 
 
 class FeatureLoss(Loss):
-    """A term on inner tensors: `Hint("layer2", "layer3")`, the student's path first."""
+    """Compare inner tensors: `Hint("layer2", "layer3")`, the student's path first."""
 
     needs_paths = True
 
@@ -136,10 +158,10 @@ class FeatureLoss(Loss):
 
 
 class Objective(nn.Module):
-    """A weighted sum of terms, in order. Made by `0.1 * CE() + 0.9 * KD(T=4)`.
+    """Add weighted terms, in order. Made by `0.1 * CE() + 0.9 * KD(T=4)`.
 
-    `terms` are named after their class; a second term of one kind gets `_2` and so on, so that
-    both are logged. Every term is a copy: two objectives never share parameters.
+    `terms` are those that were given, not copies, and named after their class; a second term of one
+    kind gets `_2` and so on. Raises `ValueError` for the same term, one object, twice.
     """
 
     def __init__(self, pairs: list[tuple[float, Loss]]):
@@ -150,12 +172,16 @@ class Objective(nn.Module):
             if not isinstance(weight, (int, float)) or not math.isfinite(weight):
                 raise TypeError(f"Expected a finite number as the weight of {term!r}, got "
                                 f"{weight!r}. Write, for example, 0.9 * {term!r}.")
-            kind, name, count = type(term).__name__, type(term).__name__, 1
+            if any(term is other for other in self.terms.values()):
+                raise ValueError(f"Expected each term once in an objective, got the same {term!r} "
+                                 "twice. Add its weights, or make a second one.")
+            name = kind = type(term).__name__
+            count = 1
             while name in self.terms:
                 count += 1
                 name = f"{kind}_{count}"
             self.weights[name] = float(weight)
-            self.terms[name] = copy.deepcopy(term)
+            self.terms[name] = term
 
     @property
     def needs_teacher(self) -> bool:
@@ -171,42 +197,48 @@ class Objective(nn.Module):
         """The module paths of the teacher that some term looks at."""
         return tuple(dict.fromkeys(p for term in self.terms.values() for p in term.teacher_paths))
 
-    def apart(self) -> tuple["Objective | None", "Objective | None"]:
-        """The terms without a teacher and those with one, as two objectives; None for no terms."""
+    def split_by_teacher(self) -> tuple["Objective | None", "Objective | None"]:
+        """Split into the terms without a teacher and those with one; None for no terms."""
         groups = ([], [])
         for weight, term in self._pairs():
             groups[term.needs_teacher].append((weight, term))
         return tuple(Objective(group) if group else None for group in groups)
 
+    apart = split_by_teacher  # the name before
+
     def unweighted(self) -> "Objective":
-        """The same terms, each with weight 1."""
-        return Objective([(1.0, term) for _, term in self._pairs()])
+        """Give each of the same terms the weight 1."""
+        return Objective([(1.0, term) for term in self.terms.values()])
 
     def check(self, data) -> None:
-        """`check` of every term."""
+        """Call `check` of every term."""
         for term in self.terms.values():
             term.check(data)
 
     @torch.no_grad()
     def build(self, student, teacher=None, seed: int = 0) -> None:
-        """`build` of every term, each with randomness of its own."""
+        """Call `build` of every term, each with randomness of its own."""
         for name, term in self.terms.items():
-            with term.named():
+            if term._untrained is None:
+                term._take()
+            with term.named_errors():
                 term.build(student, teacher, generator(seed, "objective", name).initial_seed())
 
-    def parts(self, student, teacher=None, labels=None) -> dict[str, torch.Tensor]:
-        """Every term by name, as a scalar and *without* its weight."""
+    def losses(self, student, teacher=None, labels=None) -> dict[str, torch.Tensor]:
+        """Compute the loss of every term by name: a scalar each, *without* its weight."""
         return {name: term(student, teacher, labels) for name, term in self.terms.items()}
 
-    def total(self, parts: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The weighted sum of `parts`."""
-        return sum(self.weights[name] * part for name, part in parts.items())
+    parts = losses  # the name in `Outcome`
+
+    def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Add up the weighted `losses`."""
+        return sum(self.weights[name] * loss for name, loss in losses.items())
 
     def forward(self, student, teacher=None, labels=None) -> torch.Tensor:
-        return self.total(self.parts(student, teacher, labels))
+        return self.total(self.losses(student, teacher, labels))
 
     def identity(self):
-        """The weights and the terms."""
+        """Give the weights and the terms."""
         return self._pairs()
 
     def _pairs(self):
@@ -230,22 +262,34 @@ class Objective(nn.Module):
         return self if other == 0 else NotImplemented
 
     def __repr__(self):
-        return " + ".join(
-            repr(term) if weight == 1 else f"{weight:.10g} * {term!r}"
-            for weight, term in self._pairs()
-        )
+        return " + ".join(repr(term) if weight == 1 else f"{weight:.10g} * {term!r}"
+                          for weight, term in self._pairs())
 
 
 def as_objective(loss) -> Objective:
-    """A copy of an objective; a single term becomes an objective of one."""
+    """Take an objective, or a single term, into a scheme.
+
+    The scheme trains the terms themselves: after `hint = Hint("2", "3")` and `Distiller(student,
+    teacher, CE() + hint)` it is `hint.regressor` that learns. A term that an earlier scheme took is
+    copied as it was then, not yet built: nothing learned passes from one scheme to the next.
+    """
     if isinstance(loss, Loss):
-        return Objective([(1.0, loss)])
-    if isinstance(loss, Objective):
-        return copy.deepcopy(loss)
-    raise TypeError(
-        f"Expected a loss such as 0.1 * CE() + 0.9 * KD(T=4), got {type(loss).__name__}. "
-        "Subclass kdcourse.losses.Loss to bring your own."
-    )
+        loss = Objective([(1.0, loss)])
+    if not isinstance(loss, Objective):
+        raise TypeError(
+            f"Expected a loss such as 0.1 * CE() + 0.9 * KD(T=4), got {type(loss).__name__}. "
+            "Subclass kdcourse.losses.Loss to bring your own."
+        )
+    return Objective([(weight, term._take()) for weight, term in loss._pairs()])
+
+
+def _refuse_unbuilt(term, state, prefix, local, strict, missing, unexpected, errors):
+    """Say what to do about a state that holds parts which `build` has not made yet."""
+    known = {key.split(".")[0] for key in term.state_dict()}
+    given = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
+    if strict and given - known:
+        errors.append(f"{term!r}: Expected what this term trains to be made before it is "
+                      "loaded. Call scheme.build(batch, seed) first.")
 
 
 def _paths(given) -> tuple[str, ...]:
@@ -257,6 +301,9 @@ def _paths(given) -> tuple[str, ...]:
 
 
 def _shown(paths: tuple[str, ...]) -> str:
-    if not paths:
-        return "None"
-    return repr(paths[0]) if len(paths) == 1 else repr(list(paths))
+    return repr([*paths] if len(paths) > 1 else paths[0] if paths else None)
+
+
+def _text(setting) -> str:
+    is_number = isinstance(setting, numbers.Real) and not isinstance(setting, bool)
+    return f"{setting:.10g}" if is_number else repr(setting)

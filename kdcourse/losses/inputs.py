@@ -1,6 +1,6 @@
-"""What losses ask of their arguments: shapes and dtypes, in a sentence, before any arithmetic.
+"""Checks of what losses get: shapes, dtypes and settings, in a sentence, before any arithmetic.
 
-Shapes: B batch, K classes, C channels, H W height and width, N tokens, D features.
+B batch, K classes, C channels, H W height and width, N tokens, D features.
 """
 
 import contextlib
@@ -26,30 +26,30 @@ def full_precision(function):
 
 
 def _device(x) -> str | None:
-    """The kind of device of the first tensor in here, in tuples too."""
+    """Give the kind of device of the first tensor in here, in tuples too."""
     if isinstance(x, torch.Tensor):
         return x.device.type
     return next(filter(None, map(_device, x)), None) if isinstance(x, tuple | list) else None
 
 
 def floats(x: torch.Tensor) -> torch.Tensor:
-    """The same numbers in float32 at least; float64 stays float64."""
+    """Convert to float32 at least; float64 stays float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def logits(x, who: str) -> torch.Tensor:
-    """Logits [B, K], in float32 at least."""
+    """Check logits [B, K], and give them in float32 at least."""
     if isinstance(x, View):
         x = x.logits
     if not isinstance(x, torch.Tensor) or x.ndim != 2:
-        raise ValueError(f"Expected {who} logits of shape [B, K], got {_seen(x)}.")
+        raise ValueError(f"Expected {who} logits of shape [B, K], got {_described(x)}.")
     if 0 in x.shape:  # the mean over no samples is NaN
         raise ValueError(f"Expected {who} logits with something in them, got {list(x.shape)}.")
     return floats(x)
 
 
 def logits_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of both sides, of one shape; the teacher's without a gradient."""
+    """Check logits of both sides, of one shape; the teacher's come without a gradient."""
     student, teacher = logits(student, "student"), logits(teacher, "teacher").detach()
     if student.shape != teacher.shape:
         raise ValueError(
@@ -60,7 +60,7 @@ def logits_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def labels(student_BK, y) -> torch.Tensor:
-    """Labels that fit the logits: int64 [B], or soft [B, K] in the logits' dtype."""
+    """Check labels that fit the logits: int64 [B], or soft [B, K] in the logits' dtype."""
     expected = f"labels of shape [{len(student_BK)}] (or {list(student_BK.shape)}, soft)"
     if not isinstance(y, torch.Tensor):
         raise ValueError(f"Expected {expected}, got {type(y).__name__}.")
@@ -74,7 +74,7 @@ def labels(student_BK, y) -> torch.Tensor:
 
 
 def class_numbers(student_BK, y) -> torch.Tensor:
-    """Labels as class numbers [B]; soft labels [B, K] are refused."""
+    """Check labels as class numbers [B]; soft labels [B, K] are refused."""
     y = labels(student_BK, y)
     if y.ndim == 2:
         raise ValueError(f"Expected class numbers [B] as labels, got soft labels {list(y.shape)}. "
@@ -83,54 +83,60 @@ def class_numbers(student_BK, y) -> torch.Tensor:
 
 
 def features(x, who: str, *ndims: int) -> torch.Tensor:
-    """A floating-point tensor with one of these numbers of dimensions, in float32 at least."""
+    """Check features with one of these numbers of dimensions; give them in float32 at least."""
     kinds = {2: "[B, D]", 3: "[B, N, D]", 4: "[B, C, H, W]"}
     if not isinstance(x, torch.Tensor) or x.ndim not in ndims or not x.is_floating_point():
         expected = " or ".join(kinds[n] for n in ndims)
-        raise ValueError(f"Expected {who} features of shape {expected}, got {_seen(x)}.")
+        raise ValueError(f"Expected {who} features of shape {expected}, got {_described(x)}.")
     if 0 in x.shape:
         raise ValueError(f"Expected {who} features with something in them, got {list(x.shape)}.")
     return floats(x)
 
 
-def features_pair(student, teacher, *ndims: int, same=slice(None)):
-    """Features of both sides; the teacher's without a gradient.
-
-    same: the dimensions that must agree (all by default): `slice(1)` for the batch only, and so on.
-    """
+def features_pair(student, teacher, *ndims: int, batch_only: bool = False):
+    """Check features of both sides, of one shape (or one number of dimensions and samples, with
+    `batch_only`); the teacher's come without a gradient."""
     student, teacher = features(student, "student", *ndims), features(teacher, "teacher", *ndims)
-    if student.shape[same] != teacher.shape[same] or student.ndim != teacher.ndim:
-        which = "one shape" if same == slice(None) else f"shapes that agree in {_named(same)}"
+    same = 1 if batch_only else None
+    if student.shape[:same] != teacher.shape[:same] or student.ndim != teacher.ndim:
+        which = "shapes that agree in the batch" if batch_only else "one shape"
         raise ValueError(f"Expected student and teacher features of {which}, got "
                          f"{list(student.shape)} and {list(teacher.shape)}.")
     return student, teacher.detach()
 
 
+def one_batch(student, teacher, *ndims: int):
+    """Check features of both sides, of one batch; the teacher's come without a gradient."""
+    student, teacher = features(student, "student", *ndims), features(teacher, "teacher", *ndims)
+    if len(student) != len(teacher):
+        raise ValueError(f"Expected student and teacher features of one batch, got "
+                         f"{list(student.shape)} and {list(teacher.shape)}.")
+    return student, teacher.detach()
+
+
 def as_map(x, who: str = "the") -> torch.Tensor:
-    """Features as a map [B, C, H, W]. A map stays as it is. Tokens [B, N, D] of a transformer are
-    laid out on their grid: leading tokens that stand for no patch (class, distillation, registers:
-    0, 1, 2 or 5 of them, the first number that leaves a square) are dropped.
+    """Give features as a map [B, C, H, W]. A vector [B, D] is a map of 1x1. Tokens [B, N, D] are
+    laid out on their grid, without leading tokens that stand for no patch (class, distillation,
+    registers: 0, 1, 2 or 5 of them, the first number that leaves a square).
 
     >>> as_map(torch.zeros(2, 17, 8)).shape  # a class token and 4 x 4 patches
     torch.Size([2, 8, 4, 4])
     """
-    x = features(x, who, 3, 4)
-    if x.ndim == 4:
-        return x
+    x = features(x, who, 2, 3, 4)
+    if x.ndim != 3:
+        return x if x.ndim == 4 else x[:, :, None, None]
     patches = x.shape[1]
     for extra in (0, 1, 2, 5):
         side = math.isqrt(max(patches - extra, 0))
         if side and side * side == patches - extra:
             return x[:, extra:].transpose(1, 2).unflatten(2, (side, side))
-    raise ValueError(
-        f"Expected {who} tokens that fill a square grid after 0, 1, 2 or 5 leading tokens, got "
-        f"{list(x.shape)}. Reshape them to [B, C, H, W] yourself."
-    )
+    raise ValueError(f"Expected {who} tokens that fill a square grid after 0, 1, 2 or 5 leading "
+                     f"tokens, got {list(x.shape)}. Reshape them to [B, C, H, W] yourself.")
 
 
 def as_tokens(x, who: str = "the") -> torch.Tensor:
-    """Features as a sequence [B, N, D]. A sequence stays as it is; each place of a map [B, C, H, W]
-    becomes a token, row by row; a vector [B, D] becomes one token.
+    """Give features as a sequence [B, N, D]: each place of a map [B, C, H, W] becomes a token, row
+    by row; a vector [B, D] becomes one token.
 
     >>> as_tokens(torch.zeros(2, 8, 4, 4)).shape
     torch.Size([2, 16, 8])
@@ -140,7 +146,7 @@ def as_tokens(x, who: str = "the") -> torch.Tensor:
 
 
 def as_vectors(x, who: str = "the") -> torch.Tensor:
-    """Features as one vector per sample [B, D]: everything else is flattened, nothing is averaged.
+    """Give features as one vector per sample [B, D]: maps and sequences are flattened.
 
     >>> as_vectors(torch.zeros(2, 8, 4, 4)).shape
     torch.Size([2, 128])
@@ -177,17 +183,12 @@ def check_weights(**weights) -> None:
 
 
 def reduce(values_B: torch.Tensor, reduction: str) -> torch.Tensor:
-    """The mean over samples, or one value per sample."""
+    """Take the mean over samples, or leave one value per sample."""
     check_choice("reduction", reduction, ("mean", "none"))
     return values_B.mean() if reduction == "mean" else values_B
 
 
-def _seen(x) -> str:
+def _described(x) -> str:
     if not isinstance(x, torch.Tensor):
         return type(x).__name__
     return f"{list(x.shape)}" if x.is_floating_point() else f"{list(x.shape)} of {x.dtype}"
-
-
-def _named(same: slice) -> str:
-    parts = ("the batch", "the channels (or tokens)", "the size")
-    return " and ".join(parts[: same.stop] if same.start is None else parts[same])

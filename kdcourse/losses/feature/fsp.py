@@ -1,7 +1,6 @@
-"""The flow of the solution procedure: how the channels of two layers go together.
+"""The flow of the solution procedure: which channels of two layers are active together.
 
-Shapes: B batch, C channels (P of the first layer, Q of the last), H W height and width, N tokens,
-D features.
+B batch, P Q channels of the first and last layer, H W height and width, N tokens, D features.
 """
 
 import torch
@@ -9,41 +8,36 @@ import torch.nn.functional as F
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import maps_of
+from kdcourse.losses.feature.projections import maps_pair
 
 VARIANTS = ("paper", "mean")
 
 
 def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
-    r"""Squared distance between the FSP matrices of both sides.
+    r"""Compute the squared distance between the FSP matrices of both sides.
 
-    .. math::
-
-        L = \lVert G^T - G^S \rVert_F^2, \qquad
+    .. math:: L = \lVert G^T - G^S \rVert_F^2, \qquad
         G_{pq} = \frac{1}{HW} \sum_{h, w} F^1_{p,h,w}\, F^2_{q,h,w}
 
     Yim et al. 2017, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization
     and Transfer Learning", equations 1 and 2 (CVPR 2017). Each side gives two layers, the first and
-    the last of a section: G says which of their channels are active in the same places. Where in
-    the image that is, is averaged away, so the two networks need not agree in the size of their
-    maps; in the numbers of channels they must. Sum over the P Q entries, mean over samples. For
-    several sections add several terms; the paper gives them equal weights.
-
-    The features are not normalised: with both layers k times as large, L is k⁴ times as large.
+    the last of a section: G says which of their channels are active in the same places, averaged
+    over the places. So the two networks need not agree in the size of their maps, only in the
+    numbers of channels. Sum over the P Q entries, mean over samples. For several sections add
+    several terms; the paper gives them equal weights. The features are not normalised: with both
+    layers k times as large, L is k⁴ times as large.
 
     student, teacher: a pair (first, last) each: maps [B, P, H, W] and [B, Q, H, W], or tokens
-        [B, N, D], which are laid out on their grid (class tokens are dropped). Of two layers of
-        different size, the larger is max-pooled to the smaller, as in the paper. No gradient
-        reaches the teacher.
+        [B, N, D], laid out on their grid without class tokens. Of two layers of different size, the
+        larger is max-pooled to the smaller, as in the paper. No gradient reaches the teacher.
     variant: "paper" sums over the entries of the matrix; "mean" averages them, as RepDistiller
         does: 1/(P Q) times as much.
     reduction: "mean", or "none" for one value per sample, [B].
 
-    Exactly 0, with a gradient of 0, where the matrices are equal, and that is not only for equal
-    features: for example both layers with the opposite sign will do.
-
-    Raises `ValueError` for anything that is not a pair of maps (or tokens on a square grid), for
-    different batch sizes or numbers of channels, and for an unknown variant.
+    Exactly 0, with a gradient of 0, where the matrices are equal, also for other features: both
+    layers with the opposite sign, for example. Raises `ValueError` for anything that is not a pair
+    of maps (or tokens on a square grid), for different batch sizes or numbers of channels, and for
+    an unknown variant.
 
     >>> first, last = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[3.0, 1.0]]]])
     >>> fsp((first, last), (first, 2 * last))  # G: (3 + 2)/2 = 2.5 and twice that; 2.5²
@@ -51,7 +45,7 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
     """
     inputs.check_choice("variant", variant, VARIANTS)
     student, teacher = _pair(student, "student"), _pair(teacher, "teacher")
-    pairs = [maps_of(s, t) for s, t in zip(student, teacher, strict=True)]
+    pairs = [maps_pair(s, t) for s, t in zip(student, teacher, strict=True)]
     for which, (s, t) in zip(("first", "last"), pairs, strict=True):
         if s.shape[1] != t.shape[1]:
             raise ValueError(
@@ -69,7 +63,7 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
 
 @inputs.full_precision
 def _flow(first_BPHW, last_BQHW) -> torch.Tensor:
-    """The FSP matrix [B, P, Q] of two layers."""
+    """Compute the FSP matrix [B, P, Q] of two layers."""
     size = [min(a, b) for a, b in zip(first_BPHW.shape[2:], last_BQHW.shape[2:], strict=True)]
     first, last = (x if list(x.shape[2:]) == size else F.adaptive_max_pool2d(x, size)
                    for x in (first_BPHW, last_BQHW))
@@ -84,27 +78,20 @@ def _pair(x, who: str):
     return x
 
 
-class FSP(FeatureLoss):
-    """`fsp` between two layers on each side: `FSP(["layer1", "layer2"], ["layer1", "layer2"])`.
+class FSP(FeatureLoss, function=fsp):
+    """Match the flow between two layers: `fsp`. Trains nothing, so the widths must agree.
 
-    Trains nothing of its own, so the widths must agree.
+    `FSP(["layer1", "layer2"], ["layer1", "layer2"])`: two module paths on each side.
     """
 
     def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
-        super().__init__(student, teacher)
         inputs.check_choice("variant", variant, VARIANTS)
+        super().__init__(student, teacher, variant=variant)
         for who, paths in (("student", self.student_paths), ("teacher", self.teacher_paths)):
             if len(paths) not in (0, 2):
                 raise ValueError(f"Expected two module paths of the {who}, the first and the last "
                                  f'layer, got {list(paths)}. Write FSP(["layer1", "layer2"], '
                                  '["layer1", "layer2"]).')
-        self.variant = variant
 
     def build(self, student, teacher, seed):
-        fsp(*self.pick(student, teacher))  # says what is wrong with the shapes
-
-    def values(self, student, teacher=None, labels=None):
-        return fsp(student, teacher, self.variant, "none")
-
-    def extra_repr(self):
-        return f"variant={self.variant!r}"
+        fsp(*self.pick(student, teacher))  # raises where the shapes do not fit

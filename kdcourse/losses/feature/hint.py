@@ -1,32 +1,31 @@
-"""Hints: the student's features, sent through a regressor, are to be the teacher's.
-
-Shapes: B batch, C channels, H W height and width, N tokens, D features.
-"""
+"""Hints (FitNets). B batch, C channels, H W height and width, N tokens, D features."""
 
 import torch  # noqa: F401 - for the example
 from torch import nn
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import between, of_one_kind, on_one_grid, pooled, projected
+from kdcourse.losses.feature.projections import (
+    comparable_pair,
+    on_one_grid,
+    pooled,
+    projected,
+    projection,
+)
 
 VARIANTS = ("paper", "mean")
-PROJECTIONS = ("paper", "1x1", None)
 
 
 def hint(student, teacher, variant: str = "paper", reduction: str = "mean"):
-    r"""Half the squared distance between the student's features and the teacher's.
+    r"""Compute half the squared distance between the student's features and the teacher's.
 
     .. math:: L = \tfrac12 \lVert u_h - r \rVert_2^2 = \tfrac12 \sum_i (u_{h,i} - r_i)^2
 
     Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", equation 3 (arXiv:1412.6550):
     :math:`u_h` is the teacher's hint, :math:`r` the student's guided layer behind a regressor (that
-    is `Hint`). Sum over all elements of a sample, mean over samples, so the value grows with the
-    map: weights near 1/(C H W) are usual.
-
-    The paper trains on hints first and on answers afterwards; as one term among others it needs a
-    weight. It also asks for one kind of non-linearity on both sides: tap both before the ReLU, or
-    both behind it.
+    is `Hint`). Sum over all elements of a sample, mean over samples: weights near 1/(C H W) are
+    usual. The paper trains on hints first and on the output afterwards. It asks for one kind of
+    non-linearity on both sides: tap both before the ReLU, or both behind it.
 
     student, teacher: features of one shape, [B, D], [B, N, D] or [B, C, H, W]. No gradient reaches
         the teacher.
@@ -34,8 +33,6 @@ def hint(student, teacher, variant: str = "paper", reduction: str = "mean"):
         half: 2/(C H W) times as much. That is what most code runs. (The authors' own code keeps the
         half, sums over one dimension and averages over the others.)
     reduction: "mean", or "none" for one value per sample, [B].
-
-    Exactly 0, with a gradient of 0, where both are equal.
 
     Raises `ValueError` for two different shapes, for anything that is not features and for an
     unknown variant.
@@ -51,54 +48,50 @@ def hint(student, teacher, variant: str = "paper", reduction: str = "mean"):
 
 
 class Hint(FeatureLoss):
-    """`hint` behind a regressor, which is trained along and thrown away at the end.
+    """Match features behind a regressor, which is trained along: `hint`.
 
     projection: "paper" is a linear regressor from the student's width to the teacher's. For maps it
         is a convolution without padding, with a kernel that takes the student's larger map to the
-        size of the teacher's (difference of sizes plus 1; 1x1 where they are equal). The authors'
-        code refuses a student with the smaller map; here the teacher's is averaged down to it.
-        "1x1" averages the larger map down first, whichever it is, and needs a 1x1 convolution only:
-        far fewer weights. None trains nothing and needs equal shapes.
+        size of the teacher's (difference of sizes plus 1). The authors' code refuses a student with
+        the smaller map; here the teacher's is averaged down to it. "1x1" averages the larger map
+        down first, whichever it is, and needs a 1x1 convolution only: far fewer weights. None
+        trains nothing and needs equal shapes.
     variant: as in `hint`.
 
-    Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]. Tokens meet a map, or a sequence
-    of another length, on their grid: class tokens are dropped. (The authors give the regressor the
-    teacher's non-linearity. Here it is linear: tap both sides before the ReLU.)
+    Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]. Tokens beside a map, or beside a
+    sequence of another length, are laid out on their grid without class tokens. (The authors give
+    the regressor the teacher's non-linearity. Here it is linear: tap both sides before the ReLU.)
     """
 
     def __init__(self, student=None, teacher=None, *, projection: str | None = "paper",
                  variant: str = "paper"):
-        super().__init__(student, teacher)
-        inputs.check_choice("projection", projection, PROJECTIONS)
+        inputs.check_choice("projection", projection, ("paper", "1x1", None))
         inputs.check_choice("variant", variant, VARIANTS)
-        self.projection, self.variant = projection, variant
+        super().__init__(student, teacher, projection=projection, variant=variant)
         self.regressor: nn.Module | None = None
 
     def build(self, student, teacher, seed):
-        student, teacher = self.fitted(*self.pick(student, teacher))
+        student, teacher = self._aligned(*self.pick(student, teacher))
         if self.projection is None:
-            hint(student, teacher)  # says what is wrong with the shapes
+            hint(student, teacher)  # raises where the shapes do not fit
         elif self.regressor is None:
             kernel = [s - t + 1 for s, t in zip(student.shape[2:], teacher.shape[2:], strict=True)]
             dim = -1 if student.ndim == 3 else 1
-            self.regressor = self.made(seed, student, lambda: between(
+            self.regressor = self.seeded(seed, student, lambda: projection(
                 student.shape[dim], teacher.shape[dim], student.ndim, kernel))
 
     def values(self, student, teacher=None, labels=None):
-        student, teacher = self.fitted(student, teacher)
+        student, teacher = self._aligned(student, teacher)
         if self.projection is not None:
             student = projected(student, self.regressor)
         return hint(student, teacher, self.variant, "none")
 
-    def fitted(self, student, teacher):
-        """Both sides as the regressor takes them: of one kind, the teacher's map not the larger."""
-        student, teacher = of_one_kind(student, teacher)
+    def _aligned(self, student, teacher):
+        """Give both sides as the regressor takes them: the teacher's map is not the larger one."""
+        student, teacher = comparable_pair(student, teacher)
         if student.ndim == 4 and self.projection == "1x1":
             return on_one_grid(student, teacher)
         if student.ndim == 4 and self.projection == "paper":
             size = [min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True)]
             teacher = pooled(teacher, size)
         return student, teacher
-
-    def extra_repr(self):
-        return f"projection={self.projection!r}, variant={self.variant!r}"

@@ -1,20 +1,18 @@
-"""Neuron selectivity transfer: which patterns in the image the channels answer to, as a set.
-
-Shapes: B batch, C channels, H W height and width, N tokens, D features.
-"""
+"""Neuron selectivity transfer. B batch, C D channels, H W height and width, N places."""
 
 import torch
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import maps_of, on_one_grid, unit
+from kdcourse.losses.feature.projections import maps_pair, on_one_grid
+from kdcourse.losses.numerics import unit
 
 KERNELS = ("poly", "linear", "gaussian")
 
 
 @inputs.full_precision
 def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
-    r"""Squared maximum mean discrepancy (MMD) between the channels' patterns of both sides.
+    r"""Compute the squared maximum mean discrepancy (MMD) between both sides' channel patterns.
 
     .. math::
 
@@ -27,33 +25,27 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
     points as samples of distributions: the numbers of channels may differ, their order and their
     scales do not matter. The paper adds :math:`\lambda/2` times this.
 
-    student, teacher: maps [B, C, H, W], or tokens [B, N, D], which are laid out on their grid
-        (class tokens are dropped). Of two grids of different size, the larger is averaged down. No
-        gradient reaches the teacher.
-    kernel: "linear" is x·y: then L is the squared distance between the means of the points, one
-        map of attention against the other. "poly" is (x·y)²: the distance between their second
-        moments (the paper's :math:`(x \cdot y + c)^d` with d=2 and c=0). "gaussian" is
-        :math:`\exp(-\lVert x - y \rVert^2 / 2\sigma^2)`, with :math:`\sigma^2` the mean squared
-        distance of the pairs: here of all pairs of a teacher's channel and a student's, sample by
-        sample, at least 1e-4. The gradient goes through :math:`\sigma^2` too.
+    student, teacher: maps [B, C, H, W], or tokens [B, N, D], laid out on their grid without class
+        tokens. Of two grids, the larger is averaged down. No gradient reaches the teacher.
+    kernel: "linear" is x·y: the squared distance between the means of the points. "poly" is (x·y)²:
+        the distance between their second moments (the paper's :math:`(x \cdot y + c)^d` with d=2
+        and c=0). "gaussian" is :math:`\exp(-\lVert x - y \rVert^2 / 2\sigma^2)`, with
+        :math:`\sigma^2` the mean squared distance of all pairs of a teacher's channel and a
+        student's, sample by sample, at least 1e-4. The gradient goes through :math:`\sigma^2` too.
     reduction: "mean", or "none" for one value per sample, [B].
 
-    The official code has "poly" and leaves the first sum out, which is a constant for the student:
-    the same gradient, but no 0. With it, L is 0 with a gradient of 0 where both agree. Rounding can
-    leave it a little below 0. A channel that is 0 everywhere has no direction: it counts as the
-    point 0, with a gradient of 0.
-
-    Raises `ValueError` for features that are neither maps nor tokens on a square grid, for two
-    batch sizes and for an unknown kernel.
+    The official code has "poly" and leaves the first sum out, which is a constant for the student.
+    With it, L is 0 with a gradient of 0 where both agree, up to rounding. A channel that is 0
+    everywhere counts as the point 0, with a gradient of 0. Raises `ValueError` for features that
+    are neither maps nor tokens on a square grid, for two batch sizes and for an unknown kernel.
 
     >>> left, right = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 3.0]]]])
-    >>> nst(left, torch.cat([left, right], dim=1), "linear")  # points (1, 0), mean (1/2, 1/2)
-    tensor(0.5000)
-    >>> nst(left, torch.cat([left, right], dim=1), "poly")  # 2/4 + 1 - 2 * 1/2
-    tensor(0.5000)
+    >>> both = torch.cat([left, right], dim=1)
+    >>> nst(left, both, "linear"), nst(left, both, "poly")  # mean (1/2, 1/2); 2/4 + 1 - 2 * 1/2
+    (tensor(0.5000), tensor(0.5000))
     """
     inputs.check_choice("kernel", kernel, KERNELS)
-    maps = on_one_grid(*maps_of(student, teacher))
+    maps = on_one_grid(*maps_pair(student, teacher))
     dtype = torch.promote_types(*(x.dtype for x in maps))  # products are of one dtype
     student_BCN, teacher_BCN = (unit(x.to(dtype).flatten(2)) for x in maps)
     pairs = (teacher_BCN, teacher_BCN), (student_BCN, student_BCN), (teacher_BCN, student_BCN)
@@ -70,23 +62,15 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
 
 
 def _squared_distances(a_BCN, b_BDN) -> torch.Tensor:
-    """||a_i - b_j||² of all pairs, [B, C, D]. The points are of length 1 or 0, so this is exact
-    enough, and needs no [B, C, D, N]."""
+    """Compute ||a_i - b_j||² of all pairs, [B, C, D]. The points are of length 1 or 0, so this
+    is exact enough, and needs no [B, C, D, N]."""
     lengths = a_BCN.square().sum(2)[:, :, None] + b_BDN.square().sum(2)[:, None]
     return lengths - 2 * a_BCN @ b_BDN.transpose(1, 2)
 
 
-class NST(FeatureLoss):
-    """`nst`: let the channels, as a set, answer to what the teacher's answer to. Trains nothing of
-    its own."""
+class NST(FeatureLoss, function=nst):
+    """Match the distribution of the channels' patterns: `nst`. Trains nothing of its own."""
 
     def __init__(self, student=None, teacher=None, *, kernel: str = "poly"):
-        super().__init__(student, teacher)
         inputs.check_choice("kernel", kernel, KERNELS)
-        self.kernel = kernel
-
-    def values(self, student, teacher=None, labels=None):
-        return nst(student, teacher, self.kernel, "none")
-
-    def extra_repr(self):
-        return f"kernel={self.kernel!r}"
+        super().__init__(student, teacher, kernel=kernel)

@@ -1,7 +1,4 @@
-"""Overhaul distillation: match what goes into the ReLU, where it makes a difference.
-
-Shapes: B batch, C channels, H W height and width.
-"""
+"""Overhaul distillation, before the ReLU. B batch, C channels, H W height and width."""
 
 import torch
 from torch import nn
@@ -13,20 +10,17 @@ from kdcourse.losses.feature.projections import on_one_grid, projected
 
 
 def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
-    r"""Squared distance before the ReLU, except where the student is negative enough already.
+    r"""Compute the squared distance before the ReLU, except where the student is low enough.
 
-    .. math::
-
-        L = \sum_{c, i} \begin{cases}
+    .. math:: L = \sum_{c, i} \begin{cases}
             0 & \text{if } s_{ci} \le \hat t_{ci} \le 0 \\
             (\hat t_{ci} - s_{ci})^2 & \text{otherwise}
         \end{cases}, \qquad \hat t_{ci} = \max(t_{ci}, m_c)
 
     Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation", section 3
-    (arXiv:1904.01866). Both maps are taken before the ReLU. Behind the ReLU all negative numbers
-    are alike. So where the teacher is far below zero, the student only has to reach the margin
-    (the paper's "margin ReLU"), and may lie below it for nothing (its "partial L2 distance").
-    `margins` gives the paper's margin.
+    (arXiv:1904.01866). Where the teacher is far below zero, the student only has to reach the
+    margin (the paper's "margin ReLU"), and may lie below it at no cost (its "partial L2 distance"),
+    as the ReLU maps all negative numbers to 0. `margins` gives the paper's margin.
 
     Sum over channels and places, mean over samples: values are large. The official code divides by
     1000 on CIFAR-100 and by 10000 on ImageNet, and gives each earlier layer half the weight of the
@@ -37,10 +31,8 @@ def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
     reduction: "mean", or "none" for one value per sample, [B].
 
     Value and gradient are exactly 0 where the student equals the clipped teacher, and where it is
-    lower while the clipped teacher is not positive. Positive responses are matched from both sides.
-
-    Raises `ValueError` for features that are not [B, C, H, W], for two different shapes, and for a
-    margin that is not [C].
+    lower while the clipped teacher is not positive. Raises `ValueError` for features that are not
+    [B, C, H, W], for two different shapes, and for a margin that is not [C].
 
     >>> teacher = torch.tensor([2.0, -5.0, -5.0, -5.0]).view(1, 1, 2, 2)
     >>> student = torch.tensor([1.0, -9.0, -1.0, 0.5]).view(1, 1, 2, 2)
@@ -56,30 +48,26 @@ def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
 
 
 def margins(mean_C, std_C=None):
-    r"""The margin of `overhaul`: what a channel says on average while it is negative.
+    r"""Compute the margin of `overhaul`: the mean of a channel's negative responses.
 
-    .. math::
-
-        m_c = E[x \mid x < 0] = \mu_c - \sigma_c\,
+    .. math:: m_c = E[x \mid x < 0] = \mu_c - \sigma_c\,
             \frac{\varphi(\mu_c / \sigma_c)}{\Phi(-\mu_c / \sigma_c)},
         \qquad x \sim N(\mu_c, \sigma_c^2)
 
     Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation", section 3
-    (arXiv:1904.01866): :math:`\varphi` and :math:`\Phi` are the density and the distribution
-    function of the standard normal. After batch normalisation a channel has the mean `bias` and the
-    standard deviation `|weight|`; that it is Gaussian is an assumption. As in the official code, a
-    channel that is negative no more than once in a thousand gets :math:`-3 \sigma_c`. One that
-    never changes gets its mean, or 0 if that is positive.
+    (arXiv:1904.01866), with the density :math:`\varphi` and the distribution function :math:`\Phi`
+    of the standard normal. After batch normalisation a channel has the mean `bias` and the standard
+    deviation `|weight|`; that it is Gaussian is an assumption. As in the official code, a channel
+    that is negative no more than once in a thousand gets :math:`-3 \sigma_c`. A constant channel
+    gets its mean, or 0 if that is positive.
 
     mean_C: means [C]; or, alone, the batch normalisation right before the ReLU.
     std_C: standard deviations [C]. Their sign does not matter.
 
-    In a residual block the shortcut is added between batch normalisation and ReLU, so these numbers
-    do not quite describe what the ReLU sees. The official code takes those of the block's last
-    normalisation all the same; `OFD(margin=None)` measures instead.
-
-    Raises `ValueError` for a layer without `weight` and `bias`, and for anything but two vectors of
-    one length.
+    In a residual block the shortcut is added between batch normalisation and ReLU, which these
+    numbers leave out, as the official code does; `OFD(margin=None)` measures instead. Raises
+    `ValueError` for a layer without `weight` and `bias`, and for anything but two vectors of one
+    length.
 
     >>> margins(torch.tensor([0.0, -9.0, 4.0]), torch.ones(3))  # -√(2/π); nearly the mean; -3σ
     tensor([-0.7979, -9.0000, -3.0000])
@@ -105,20 +93,19 @@ def margins(mean_C, std_C=None):
 
 
 class OFD(FeatureLoss):
-    """`overhaul`, after a 1x1 convolution with batch normalisation on the student: it trains these.
+    """Match features before the ReLU: `overhaul`. Trains a 1x1 convolution with batch normalisation
+    on the student's.
 
     student, teacher: paths of what goes *into* a ReLU: in our resnet of depth 8
         "layer2.0.relu:input", with two blocks a stage "layer2.1.relu:input"; in torchvision's,
         whose blocks call one ReLU several times, "layer2.1.relu#2:input". A ReLU that works in
         place has overwritten its input: `kdcourse.taps` raises, and you set `relu.inplace = False`.
-        Maps of different height or width are averaged to the smaller one (the paper's have one
-        size).
-    margin: one per channel of the teacher [C], such as `margins(batch_norm)`. None measures the
-        definition itself: the mean of a channel's negative responses in all training steps so far,
-        kept in buffers (with several processes: in one process's share of the data).
+        Maps of different height or width are averaged to the smaller one.
+    margin: one per channel of the teacher [C], such as `margins(batch_norm)`. None measures it: the
+        mean of a channel's negative responses in all training steps so far, kept in buffers (with
+        several processes: in one process's share of the data).
 
-    The official code runs the teacher in train mode, so that it normalises with the batch's own
-    statistics, as the student does. Here it is frozen in eval mode, like every teacher.
+    The official code runs the teacher in train mode. Here it is frozen in eval mode.
     """
 
     def __init__(self, student=None, teacher=None, *, margin=None):
@@ -134,7 +121,7 @@ class OFD(FeatureLoss):
         self.register_buffer("negative_count", None)
 
     def build(self, student, teacher, seed):
-        student, teacher = inputs.features_pair(*self.pick(student, teacher), 4, same=slice(1))
+        student, teacher = inputs.features_pair(*self.pick(student, teacher), 4, batch_only=True)
         ours, theirs = student.shape[1], teacher.shape[1]
         if self.margin is not None:
             _margin(self.margin, theirs)
@@ -142,37 +129,37 @@ class OFD(FeatureLoss):
             self.negative_sum = teacher.new_zeros(theirs)
             self.negative_count = teacher.new_zeros(theirs)
         if self.connector is None:
-            self.connector = self.made(seed, student, lambda: nn.Sequential(
+            self.connector = self.seeded(seed, student, lambda: nn.Sequential(
                 nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)))
 
     def values(self, student, teacher=None, labels=None):
-        student, teacher = inputs.features_pair(student, teacher, 4, same=slice(1))
+        student, teacher = inputs.features_pair(student, teacher, 4, batch_only=True)
         student, teacher = on_one_grid(projected(student, self.connector), teacher)
         margin = self._measured(teacher) if self.margin is None else self.margin
         return overhaul(student, teacher, margin, "none")
 
     def _measured(self, teacher):
-        """The mean negative response so far. A channel that has none yet: that of this batch."""
+        """Give the mean negative response so far; of this batch for a channel without one."""
         negative = teacher < 0
         here = (teacher * negative).sum((0, 2, 3)), negative.sum((0, 2, 3)).to(teacher.dtype)
         if self.training and torch.is_grad_enabled():
             self.negative_sum += here[0]
             self.negative_count += here[1]
-        seen = self.negative_count > 0
-        total, count = (torch.where(seen, before, now) for before, now in
+        known = self.negative_count > 0
+        total, count = (torch.where(known, before, now) for before, now in
                         zip((self.negative_sum, self.negative_count), here, strict=True))
         return total / count.clamp(min=1)
 
     def extra_repr(self):
         if self.margin is None:
             return ""
-        numbers = _files.digest(self.margin.cpu().numpy().tobytes())[:8]  # others may have the mean
+        numbers = _files.digest(self.margin.cpu().numpy().tobytes())[:8]  # margins may share a mean
         mean = float(self.margin.mean())
         return f"margin={len(self.margin)} channels around {mean:.4g}#{numbers}"
 
 
 def _margin(margin_C, channels: int | None = None) -> torch.Tensor:
-    """A vector of margins [C], for so many channels."""
+    """Check a vector of margins [C], for so many channels."""
     shape = list(margin_C.shape) if isinstance(margin_C, torch.Tensor) else type(margin_C).__name__
     expected = "C" if channels is None else channels
     fits = isinstance(shape, list) and len(shape) == 1 and channels in (None, *shape)

@@ -1,7 +1,4 @@
-"""Knowledge review: deep layers of the student help its earlier ones to explain the teacher's.
-
-Shapes: B batch, C channels, H W height and width, N tokens, D features.
-"""
+"""Knowledge review. B batch, C channels, H W height and width, N tokens, D features."""
 
 import functools
 
@@ -15,11 +12,9 @@ from kdcourse.losses.feature.projections import projected
 
 
 def review(students, teachers, reduction: str = "mean"):
-    r"""Hierarchical context loss: mean squared error in detail and in coarse outline.
+    r"""Compute the hierarchical context loss: the mean squared error at several resolutions.
 
-    .. math::
-
-        L = \sum_l \frac{1}{\sum_g w_g} \sum_g w_g \,
+    .. math:: L = \sum_l \frac{1}{\sum_g w_g} \sum_g w_g \,
             \mathrm{MSE}\big(\mathrm{pool}_g(S_l), \mathrm{pool}_g(T_l)\big), \qquad
         w = 1, \tfrac12, \tfrac14, \tfrac18
 
@@ -33,9 +28,6 @@ def review(students, teachers, reduction: str = "mean"):
     students, teachers: tuples of maps [B, C, H, W], one per level, of equal shapes; or one map. No
         gradient reaches the teacher. `ReviewKD` makes the student's maps equal.
     reduction: "mean", or "none" for one value per sample, [B].
-
-    Two maps with the same average differ in detail only; a map of 1x1 leaves the plain squared
-    error.
 
     Raises `ValueError` for features that are not maps, for different shapes, and for different
     numbers of levels.
@@ -54,10 +46,10 @@ def review(students, teachers, reduction: str = "mean"):
         student, teacher = inputs.features_pair(student, teacher, 4)
         error = student - teacher  # averaging is linear: the error of averages is its average
         grids = [grid for grid in (4, 2, 1) if grid < min(error.shape[2:])]
-        parts = [error, *(F.adaptive_avg_pool2d(error, grid) for grid in grids)]
-        weights = [0.5**i for i in range(len(parts))]
-        losses.append(sum(weight * part.square().mean((1, 2, 3))
-                          for weight, part in zip(weights, parts, strict=True)) / sum(weights))
+        errors = [error, *(F.adaptive_avg_pool2d(error, grid) for grid in grids)]
+        weights = [0.5**i for i in range(len(errors))]
+        losses.append(sum(weight * at_grid.square().mean((1, 2, 3))
+                          for weight, at_grid in zip(weights, errors, strict=True)) / sum(weights))
     if len({len(x) for x in losses}) > 1:
         raise ValueError(f"Expected student maps of one batch, got {[len(x) for x in losses]} "
                          "samples.")
@@ -65,15 +57,15 @@ def review(students, teachers, reduction: str = "mean"):
 
 
 class ReviewKD(FeatureLoss):
-    """`review`, after attention-based fusion of the student's levels, the deepest first:
+    """Match several levels, the student's fused by attention, the deepest first: `review`.
+
     `ReviewKD(["layer1", "layer2", "layer3"], ["layer1", "layer2", "layer3"])`.
 
     student, teacher: as many paths each, from shallow to deep. Sizes and channels may differ.
         Tokens of a transformer are laid out on their grid; a vector [B, D] is a map of 1x1. On
         CIFAR-100 the official code adds the pooled features ("fc:input") as the deepest level, and
         takes the other maps before the ReLU from the teacher, behind it from the student.
-    width: channels inside the fusion. None takes as many as the student's deepest level has, 512 at
-        most.
+    width: channels inside the fusion. None: as many as the student's deepest level, 512 at most.
 
     Each level passes a 1x1 convolution to `width` channels; two attention maps weigh it against the
     enlarged result of the deeper level; a 3x3 convolution leads to the teacher's channels. It
@@ -81,14 +73,15 @@ class ReviewKD(FeatureLoss):
     linearly over the first 20 of its 240 epochs on CIFAR-100.
     """
 
+    omitted = ("width",)
+
     def __init__(self, student=None, teacher=None, *, width: int | None = None):
-        super().__init__(student, teacher)
+        super().__init__(student, teacher, width=width)
         if len(self.student_paths) != len(self.teacher_paths):
             raise ValueError(f"Expected as many paths of the teacher as of the student, got "
                              f"{list(self.student_paths)} and {list(self.teacher_paths)}.")
         if width is not None and width < 1:
             raise ValueError(f"Expected a width of at least 1, got {width}.")
-        self.width = width
         self.fusions = None
 
     def build(self, student, teacher, seed):
@@ -96,7 +89,7 @@ class ReviewKD(FeatureLoss):
         width = self.width or min(512, students[-1].shape[1])
         if self.fusions is None:
             last = len(students) - 1
-            self.fusions = self.made(seed, students[0], lambda: nn.ModuleList(
+            self.fusions = self.seeded(seed, students[0], lambda: nn.ModuleList(
                 _Fusion(s.shape[1], width, t.shape[1], fuses=level < last)
                 for level, (s, t) in enumerate(zip(students, teachers, strict=True))))
 
@@ -111,21 +104,18 @@ class ReviewKD(FeatureLoss):
         return review(results, teachers, "none")
 
     def _maps(self, students, teachers):
-        """The levels of both sides as maps, as many on each."""
-        students = [_as_map(x, "student") for x in _levels(students, "student")]
-        teachers = [_as_map(x, "teacher") for x in _levels(teachers, "teacher")]
-        seen = [[list(x.shape) for x in side] for side in (students, teachers)]
+        """Give the levels of both sides as maps, as many on each."""
+        students = [inputs.as_map(x, "student") for x in _levels(students, "student")]
+        teachers = [inputs.as_map(x, "teacher") for x in _levels(teachers, "teacher")]
+        shapes = [[list(x.shape) for x in side] for side in (students, teachers)]
         if len(students) != len(teachers) or len({len(x) for x in [*students, *teachers]}) > 1:
             raise ValueError(f"Expected student and teacher maps of as many levels and one batch, "
-                             f"got {seen[0]} and {seen[1]}.")
+                             f"got {shapes[0]} and {shapes[1]}.")
         return students, teachers
-
-    def extra_repr(self):
-        return "" if self.width is None else f"width={self.width}"
 
 
 class _Fusion(nn.Module):
-    """One level: what it says itself, weighed against what the deeper level passed on."""
+    """Fuse one level with the result of the deeper one, weighted by attention."""
 
     def __init__(self, channels: int, width: int, outputs: int, fuses: bool):
         super().__init__()
@@ -138,7 +128,7 @@ class _Fusion(nn.Module):
             nn.init.kaiming_uniform_(layer.weight, a=1)
 
     def forward(self, x, deeper, size):
-        """The level in the teacher's shape, and what is passed on to the level before it."""
+        """Give the level in the teacher's shape, and what is passed on to the earlier level."""
         x = self.enter(x)
         if self.attend is not None:
             deeper = F.interpolate(deeper, x.shape[2:])  # nearest neighbour
@@ -150,15 +140,10 @@ class _Fusion(nn.Module):
 
 
 def _levels(x, who: str) -> tuple:
-    """One tensor, or several, as a tuple."""
+    """Give one tensor, or several, as a tuple."""
     levels = (x,) if isinstance(x, torch.Tensor) else x
     if not isinstance(levels, (tuple, list)) or not levels or not all(
             isinstance(level, torch.Tensor) for level in levels):
         raise ValueError(f"Expected {who} maps [B, C, H, W], one per level, got "
                          f"{type(x).__name__}. Pass a tuple of tensors.")
     return tuple(levels)
-
-
-def _as_map(x, who: str) -> torch.Tensor:
-    """A map; a vector is one of 1x1."""
-    return x[:, :, None, None] if x.ndim == 2 else inputs.as_map(x, who)

@@ -1,7 +1,4 @@
-"""Variational information distillation: predict the teacher's features, and how surely.
-
-Shapes: B batch, C channels, H W height and width, N tokens, D features.
-"""
+"""Variational information distillation. B batch, C channels, H W height and width, N tokens."""
 
 import itertools
 import math
@@ -12,29 +9,24 @@ from torch import nn
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import between, of_one_kind, on_one_grid, projected
+from kdcourse.losses.feature.projections import comparable_pair, on_one_grid, projected, projection
 
 VARIANTS = ("paper", "mean")
 LEAST = 1e-5  # the variance that is always there: log and division stay finite
 
 
 def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "mean"):
-    r"""How unlikely the teacher's features are under a Gaussian that the student predicts.
+    r"""Compute the negative log-likelihood of the teacher's features under a predicted Gaussian.
 
-    .. math::
-
-        L = -\log q(t \mid s) = \sum_{c,h,w} \left[ \log \sigma_c
+    .. math:: L = -\log q(t \mid s) = \sum_{c,h,w} \left[ \log \sigma_c
             + \frac{(t_{chw} - \mu_{chw}(s))^2}{2 \sigma_c^2} \right] + \text{const}
 
     Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer", equation 6
     (arXiv:1904.05835): -L, on average, is a lower bound of the mutual information between the
     layers, up to the teacher's entropy. The constant :math:`\tfrac12 \log 2\pi` per element is left
-    out. In nats; sum over channels and places, mean over samples.
-
-    It is a squared distance in which each channel has a weight of its own, and the logarithm keeps
-    the weights from vanishing: a channel that the student cannot predict gets a large variance and
-    is asked for less. With :math:`\mu` fixed, L is least where :math:`\sigma_c^2` is the mean
-    squared error of channel c.
+    out. In nats; sum over channels and places, mean over samples. A channel that the student cannot
+    predict gets a large variance, and counts less. With :math:`\mu` fixed, L is least where
+    :math:`\sigma_c^2` is the mean squared error of channel c.
 
     student: the prediction :math:`\mu(s)`, with the teacher's shape (`VID` makes it).
     teacher: features [B, D], [B, N, D] or [B, C, H, W]. No gradient reaches them.
@@ -43,11 +35,8 @@ def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "
         1/(C H W) times as much.
     reduction: "mean", or "none" for one value per sample, [B].
 
-    Not 0 where both agree, and not bounded below: a perfect prediction with a variance near 0 has
-    no limit. `VID` keeps every variance above 1e-5.
-
-    Raises `ValueError` for two different shapes, for variances that are not one per channel and for
-    an unknown variant.
+    Not 0 where both agree, and not bounded below as a variance tends to 0. Raises `ValueError` for
+    two different shapes, for variances that are not one per channel and for an unknown variant.
 
     >>> student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])
     >>> vid(student, teacher, torch.tensor([1.0, 4.0]))  # (0 + 0) + (log 2 + 2²/(2 * 4))
@@ -61,12 +50,12 @@ def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "
         raise ValueError(f"Expected one variance for each of the {C} channels, [{C}], got {got}.")
     variance = variance_C.to(student)
     variance = variance[:, None, None] if student.ndim == 4 else variance
-    surprise = (variance.log() + (teacher - student).square() / variance).flatten(1) / 2
-    return inputs.reduce(surprise.sum(1) if variant == "paper" else surprise.mean(1), reduction)
+    terms = (variance.log() + (teacher - student).square() / variance).flatten(1) / 2
+    return inputs.reduce(terms.sum(1) if variant == "paper" else terms.mean(1), reduction)
 
 
 class VID(FeatureLoss):
-    """`vid` with what it needs: a network for the mean and a variance per channel, both trained.
+    """Predict the teacher's features: `vid`. Trains a network for the mean, a variance per channel.
 
     hidden: channels inside the mean's network; None takes the teacher's number. It has three 1x1
         convolutions (linear layers for tokens and vectors) without biases and with ReLU between,
@@ -76,36 +65,38 @@ class VID(FeatureLoss):
     variant: as in `vid`.
 
     Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]; of two grids, the larger is
-    averaged down. Tokens meet a map, or a sequence of another length, on their grid.
+    averaged down. Tokens beside another shape are laid out on their grid.
     """
+
+    omitted = ("hidden",)
 
     def __init__(self, student=None, teacher=None, *, hidden: int | None = None,
                  variance: float = 5.0, variant: str = "paper"):
-        super().__init__(student, teacher)
         inputs.check_choice("variant", variant, VARIANTS)
         if not LEAST < variance < math.inf:
             raise ValueError(f"Expected a variance above {LEAST:g} to start from, got {variance}.")
         if hidden is not None and (not isinstance(hidden, int) or hidden < 1):
             raise ValueError(f"Expected hidden to be a whole number of at least 1, or None for the "
                              f"teacher's channels, got {hidden!r}.")
-        self.hidden, self.start, self.variant = hidden, variance, variant
+        super().__init__(student, teacher, hidden=hidden, variance=variance, variant=variant)
         self.mean: nn.Module | None = None
         self.alpha: nn.Parameter | None = None
 
     def build(self, student, teacher, seed):
-        student, teacher = self.fitted(*self.pick(student, teacher))
+        student, teacher = _aligned(*self.pick(student, teacher))
         if self.mean is not None:
             return
         dim = -1 if student.ndim == 3 else 1
         s, t = student.shape[dim], teacher.shape[dim]
         widths = [s, self.hidden or t, self.hidden or t, t]
-        self.mean = self.made(seed, student, lambda: _mean(widths, student.ndim))
+        self.mean = self.seeded(seed, student, lambda: _mean(widths, student.ndim))
         like = next(self.mean.parameters())
-        alpha = math.log(math.expm1(self.start - LEAST)) if self.start < 30 else self.start
+        start = self.variance
+        alpha = math.log(math.expm1(start - LEAST)) if start < 30 else start  # softplus(alpha)
         self.alpha = nn.Parameter(torch.full((t,), alpha, dtype=like.dtype, device=like.device))
 
     def values(self, student, teacher=None, labels=None):
-        student, teacher = self.fitted(student, teacher)
+        student, teacher = _aligned(student, teacher)
         return vid(projected(student, self.mean), teacher, self.variance_C, self.variant, "none")
 
     @property
@@ -113,16 +104,13 @@ class VID(FeatureLoss):
         """The variances as they are now."""
         return F.softplus(self.alpha) + LEAST
 
-    def fitted(self, student, teacher):
-        """Both sides of one kind, and on one grid."""
-        student, teacher = of_one_kind(student, teacher)
-        return on_one_grid(student, teacher) if student.ndim == 4 else (student, teacher)
 
-    def extra_repr(self):
-        hidden = "" if self.hidden is None else f"hidden={self.hidden}, "
-        return f"{hidden}variance={self.start:.10g}, variant={self.variant!r}"
+def _aligned(student, teacher):
+    """Give both sides in one kind of shape, maps on one grid."""
+    student, teacher = comparable_pair(student, teacher)
+    return on_one_grid(student, teacher) if student.ndim == 4 else (student, teacher)
 
 
 def _mean(widths, ndim) -> nn.Sequential:
-    layers = [between(a, b, ndim, bias=False) for a, b in itertools.pairwise(widths)]
+    layers = [projection(a, b, ndim, bias=False) for a, b in itertools.pairwise(widths)]
     return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])

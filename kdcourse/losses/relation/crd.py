@@ -1,7 +1,4 @@
-"""Contrastive representation distillation: tell the teacher's answer to this sample from others.
-
-Shapes: B batch, D features, N negatives, M samples of the training set.
-"""
+"""Contrastive distillation. B batch, D features, N negatives, M samples of the training set."""
 
 import math
 
@@ -12,7 +9,9 @@ from torch import nn
 from kdcourse.data import generator
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import projected, unit
+from kdcourse.losses.feature.projections import projected
+from kdcourse.losses.numerics import unit
+from kdcourse.losses.relation.negatives import OtherClasses
 from kdcourse.losses.relation.pairs import VARIANTS, vectors_pair
 from kdcourse.models import View
 
@@ -20,11 +19,9 @@ from kdcourse.models import View
 @inputs.full_precision
 def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float = 0.07,
         normalizer=None, reduction: str = "mean"):
-    r"""How badly a critic tells the other side's view of the same sample from N other samples.
+    r"""Compute the loss of a critic that tells the positive pair from N negative ones.
 
-    .. math::
-
-        L = -\log h(a, p) - \sum_{n=1}^N \log\big(1 - h(a, b_n)\big), \qquad
+    .. math:: L = -\log h(a, p) - \sum_{n=1}^N \log\big(1 - h(a, b_n)\big), \qquad
         h(a, b) = \frac{e^{a^\top b / \tau}}{e^{a^\top b / \tau} + N / M}
 
     Tian, Krishnan & Isola 2020, "Contrastive Representation Distillation", equations 15 to 19
@@ -33,7 +30,7 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
     lower bound of the information that the two sides share. In nats; sum over negatives, mean over
     anchors.
 
-    anchor_BD: embeddings [B, D] of unit length, of the side that learns.
+    anchor_BD: embeddings [B, D] of unit length (not normalised here), of the side that learns.
     positive_BD: the other side's embeddings of the same samples, [B, D]. They get no gradient.
     negatives_BND: the other side's embeddings of other samples, [B, N, D]. They get no gradient.
     samples: M, the size of the training set.
@@ -43,11 +40,9 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
         that. (The 1e-7 that the code adds to denominators is left out.)
     reduction: "mean", or "none" for one value per anchor, [B].
 
-    Nothing is normalised here. Finite for any embedding, vectors of 0 included. Not 0 where both
-    sides agree.
-
-    Raises `ValueError` for shapes that do not fit, for samples below 1, for a temperature or a
-    normalizer of 0 or less.
+    Finite for any embedding, vectors of 0 included. Not 0 where both sides agree. Raises
+    `ValueError` for shapes that do not fit, for samples below 1, for a temperature or a normalizer
+    of 0 or less.
 
     >>> here, there = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])  # at a right angle
     >>> crd(here, here, there[:, None], samples=1, temperature=1)  # log(1 + 1/e) + log(1 + 1)
@@ -78,7 +73,7 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
 
 
 def _contrast(positive_B, negatives_BN, threshold) -> torch.Tensor:
-    """-log h - sum log(1 - h), where h = sigmoid(score - threshold): so nothing overflows."""
+    """Compute -log h - sum log(1 - h) with h = sigmoid(score - threshold): nothing overflows."""
     return F.softplus(threshold - positive_B) + F.softplus(negatives_BN - threshold).sum(1)
 
 
@@ -94,12 +89,12 @@ def _check_temperature(temperature) -> None:
 
 
 class CRD(FeatureLoss):
-    """`crd` in both directions, with two memories of the whole training set.
+    """Contrast in both directions, with two memories of the whole training set: `crd`.
 
-    Trains two linear layers, `heads`, onto the unit sphere: the student's and one for the teacher
-    (whose own features stay as they are). Two buffers, [samples, dim], remember what each head said
-    of every training sample. The student's embedding is contrasted with the teacher's memory, and
-    the teacher's with the student's; the loss is the sum of both.
+    Trains two linear layers, `heads`, onto the unit sphere: the student's and one for the teacher.
+    Two buffers, [samples, dim], keep the embedding of every training sample. The student's
+    embedding is contrasted with the teacher's memory, and the teacher's with the student's; the
+    loss is the sum of both.
 
     dim: the width of the embeddings.
     negatives: N, drawn afresh for every anchor from the samples of *other* classes, with
@@ -110,24 +105,21 @@ class CRD(FeatureLoss):
         the paper's table was made. Z is the mean exponential of the first training batch, times
         `samples`, for each direction; the buffer `log_z` keeps its logarithm. "paper" has no Z: the
         value is then far larger at the start (hundreds to thousands, as each negative counts), and
-        the weight 0.8 of the authors' scripts is too much for it.
+        the weight 0.8 of the authors' scripts is too large for it.
     samples: M, the size of the training set. A scheme finds that out, and the classes, in `check`.
     classes: the class numbers [M], for use without a scheme. Without, every other sample may be a
         negative.
 
     Without paths it compares the logits. The paper takes the layer before them, such as "fc:input"
-    in `kdcourse`'s resnet. Needs the sample ids, rows of the training set: a `View` has them;
+    in `kdcourse`'s resnet. Needs the sample ids, rows of the training set: a scheme passes them;
     otherwise call `term(student, teacher, labels, index=index)`.
 
-    Memory and Z are written only in train mode with gradients enabled, after they were read. The
-    negatives come from a generator of the term's own; its seed and the count of steps are part of
-    the state, so that a resumed training draws the same ones. With the memories, a step takes
-    memory for [B, M] and [B, N] numbers.
-
-    The batch does not matter for the contrast, only for Z. Under several processes the memories are
-    per process: each writes the samples of its own share. `DistributedDataParallel` with its
-    default `broadcast_buffers=True` then hands everybody the first process's memories before each
-    step, so that what the others wrote is lost.
+    Memory and Z are written only in train mode with gradients enabled, after they were read. Seed
+    and count of steps, from which negatives are drawn, are part of the state, so that a resumed
+    training draws the same ones. A step takes memory for [B, M] and [B, N] numbers. Under several
+    processes each writes the samples of its own share. `DistributedDataParallel` with its default
+    `broadcast_buffers=True` then hands every process the first one's memories before each step, so
+    that what the others wrote is lost.
     """
 
     needs_paths = False
@@ -135,7 +127,6 @@ class CRD(FeatureLoss):
     def __init__(self, student=None, teacher=None, *, dim: int = 128, negatives: int = 16384,
                  T: float = 0.07, momentum: float = 0.5, variant: str = "code",
                  samples: int | None = None, classes: torch.Tensor | None = None):
-        super().__init__(student, teacher)
         for name, value in (("dim", dim), ("negatives", negatives)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"Expected {name} to be a whole number of at least 1, got "
@@ -144,27 +135,26 @@ class CRD(FeatureLoss):
         if not 0 <= momentum < 1:
             raise ValueError(f"Expected momentum from 0 to below 1, got {momentum}.")
         inputs.check_choice("variant", variant, VARIANTS)
-        self.dim, self.negatives, self.T = dim, negatives, T
-        self.momentum, self.variant = momentum, variant
+        super().__init__(student, teacher, dim=dim, negatives=negatives, T=T, momentum=momentum,
+                         variant=variant)
         self.heads: nn.ModuleList | None = None
         for name in ("memory_student", "memory_teacher", "log_z"):
             self.register_buffer(name, None)
-        for name in ("order", "start", "size"):  # follow from the data
-            self.register_buffer(name, None, persistent=False)
+        self.others: OtherClasses | None = None
         self.seed, self.step = 0, 0
         self.classes_given = classes is not None
         if classes is not None:
-            self._sort(classes, samples)
+            self.others = OtherClasses(classes, samples)
         elif samples is not None:
             if not isinstance(samples, int) or samples < 2:
                 raise ValueError(f"Expected samples to be the size of the training set, at least "
                                  f"2, got {samples!r}.")
-            self._sort(torch.arange(samples))  # a class for each: the others are its negatives
+            self.others = OtherClasses(torch.arange(samples))  # a class for each sample
 
     @property
     def samples(self) -> int | None:
         """M, the size of the training set, once it is known."""
-        return None if self.order is None else len(self.order)
+        return None if self.others is None else len(self.others.order)
 
     def check(self, data):
         y = data.train.y
@@ -173,26 +163,10 @@ class CRD(FeatureLoss):
                              f"that this term remembers, got {len(y)} in {data.name}. Make a new "
                              "CRD for other data.")
         if not self.classes_given:
-            with self.named():
-                self._sort(y if y.ndim == 1 else y.argmax(1))
-
-    def _sort(self, classes, samples=None):
-        """Lay the samples out by class, in `order`; a sample's class is `size` places there, from
-        `start` on."""
-        if (not isinstance(classes, torch.Tensor) or classes.ndim != 1
-                or classes.is_floating_point() or samples not in (None, len(classes))):
-            got = f"{list(classes.shape)}" if isinstance(classes, torch.Tensor) else classes
-            raise ValueError(f"Expected class numbers [{samples or 'M'}], one for each training "
-                             f"sample, got {got}.")
-        home = self.memory_student if self.memory_student is not None else classes
-        classes = classes.detach().long().to(home.device)
-        self.order = classes.argsort(stable=True)
-        laid = classes[self.order]
-        self.start = torch.searchsorted(laid, classes)
-        self.size = torch.searchsorted(laid, classes, right=True) - self.start
-        if int(self.size.max()) == len(classes):
-            raise ValueError("Expected training samples of at least two classes, to draw negatives "
-                             "from another one, got one class.")
+            with self.named_errors():
+                self.others = OtherClasses(y if y.ndim == 1 else y.argmax(1))
+            if self.memory_student is not None:
+                self.others.to(self.memory_student.device)
 
     def build(self, student, teacher, seed):
         student, teacher = vectors_pair(*self.pick(student, teacher), least=1)
@@ -203,7 +177,7 @@ class CRD(FeatureLoss):
                              "scheme finds it out in scheme.check(data); in your own loop write "
                              "CRD(samples=len(train)), or give classes=.")
         widths = (student.shape[1], teacher.shape[1])
-        self.heads = self.made(seed, student, lambda: nn.ModuleList(
+        self.heads = self.seeded(seed, student, lambda: nn.ModuleList(
             nn.Linear(width, self.dim) for width in widths))
         like = self.heads[0].weight
         for side in ("student", "teacher"):
@@ -211,15 +185,14 @@ class CRD(FeatureLoss):
             setattr(self, f"memory_{side}", unit(random).to(like))
         if self.variant == "code":
             self.log_z = torch.full((2,), math.nan).to(like)  # not known yet
-        for name in ("order", "start", "size"):
-            setattr(self, name, getattr(self, name).to(like.device))
+        self.others.to(like.device)
         self.seed = seed
 
     def forward(self, student, teacher=None, labels=None, index=None):
         if index is None and isinstance(student, View):
             index = student.index
         student, teacher = self.pick(student, teacher)
-        with self.named():
+        with self.named_errors():
             return self.values(student, teacher, labels, index).mean()
 
     def values(self, student, teacher=None, labels=None, index=None):
@@ -242,20 +215,18 @@ class CRD(FeatureLoss):
 
     @torch.compiler.disable  # the count of steps is Python's, and differs at each
     def _draw(self, index_B, count: bool) -> torch.Tensor:
-        """For every anchor N samples of other classes, [B, N]: uniform, with replacement."""
+        """Draw for every anchor N samples of other classes, [B, N]: uniform, with replacement."""
         drawn = torch.randint(2**62, (len(index_B), self.negatives),
                               generator=generator(self.seed, "crd", self.step))
         self.step += count
-        start, size = self.start[index_B][:, None], self.size[index_B][:, None]
-        place = drawn.to(index_B.device, non_blocking=True) % (self.samples - size)
-        return self.order[torch.where(place < start, place, place + size)]  # its class left out
+        return self.others.pick(index_B, drawn)
 
     @torch.no_grad()
     def _log_z(self, scores, writing: bool) -> torch.Tensor:
-        """log Z of both directions, [2]: of the first training batch, or of this one before."""
+        """Give log Z of both directions, [2]: of the first training batch, before that of this."""
         if self.variant == "paper":
             return scores[0][0].new_zeros(2)
-        now = torch.stack([torch.cat(parts, 1).flatten().logsumexp(0) for parts in scores])
+        now = torch.stack([torch.cat(pair, 1).flatten().logsumexp(0) for pair in scores])
         now = now - math.log(len(scores[0][0]) * (self.negatives + 1) / self.samples)
         known = torch.where(self.log_z.isnan(), now, self.log_z)
         if writing:
@@ -282,7 +253,3 @@ class CRD(FeatureLoss):
 
     def set_extra_state(self, state):
         self.seed, self.step = state.tolist()
-
-    def extra_repr(self):
-        return (f"dim={self.dim}, negatives={self.negatives}, T={self.T:.10g}, "
-                f"momentum={self.momentum:.10g}, variant={self.variant!r}")

@@ -1,30 +1,24 @@
-"""Relational knowledge distillation: the distances and the angles between samples.
-
-Shapes: B batch, D features. Every sample is one vector; what is a map or a sequence is flattened.
-"""
+"""Relational distillation: distances and angles between samples. B batch, D features."""
 
 import torch
 import torch.nn.functional as F
 
 from kdcourse.losses import inputs
-from kdcourse.losses.feature.projections import unit
-from kdcourse.losses.relation.pairs import VARIANTS, OfVariant, vectors_pair
+from kdcourse.losses.numerics import unit
+from kdcourse.losses.relation.pairs import VARIANTS, Relation, vectors_pair
 
 
 @inputs.full_precision
 def rkd_distance(student, teacher, variant: str = "paper"):
-    r"""How differently student and teacher space the samples of a batch, whatever the scale.
+    r"""Compare the distances between samples, each divided by the mean distance.
 
-    .. math::
-
-        L = \sum_{i \neq j} \ell\left(\frac{\lVert s_i - s_j \rVert}{\mu_s},
+    .. math:: L = \sum_{i \neq j} \ell\left(\frac{\lVert s_i - s_j \rVert}{\mu_s},
             \frac{\lVert t_i - t_j \rVert}{\mu_t}\right), \qquad
         \ell(a, b) = \begin{cases} \tfrac12 (a - b)^2 & |a - b| \le 1 \\
             |a - b| - \tfrac12 & \text{else} \end{cases}
 
-    :math:`\mu` is the mean distance between two samples of the batch, of each side's own.
-
-    Park, Kim, Lu & Cho 2019, "Relational Knowledge Distillation", section 3.2, distance-wise loss
+    :math:`\mu` is the mean distance between two samples of the batch, of each side's own. Park,
+    Kim, Lu & Cho 2019, "Relational Knowledge Distillation", section 3.2, distance-wise loss
     (arXiv:1904.05068). The sum runs over ordered pairs: each pair counts twice.
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths. No gradient
@@ -34,17 +28,12 @@ def rkd_distance(student, teacher, variant: str = "paper"):
         them, with :math:`\mu` over the distances above 0 only. Without identical samples it is the
         paper's value divided by B².
 
-    The batch is part of the formula: its size sets the number of pairs (the paper's value grows
-    with B², the code's hardly), its samples set :math:`\mu`. Under several processes each compares
-    the samples of its own share; so does each part where gradients are accumulated. In a batch of 2
-    the one distance is its own mean, and the loss is always 0.
-
-    Turning, moving or scaling the features of one side changes nothing. Distances are computed from
-    differences, not from products, so that close points far from 0 keep their digits. Two
-    identical samples have the distance 0 with a gradient of 0; if all are identical, so are all
-    :math:`\psi = 0`.
-
-    Raises `ValueError` for fewer than 2 samples, for two batch sizes and for an unknown variant.
+    The paper's value grows with B², the code's hardly. Each process, and each part of an
+    accumulated gradient, compares its own samples. In a batch of 2 the loss is always 0. Turning,
+    moving or scaling the features of one side changes nothing. Distances are computed from
+    differences, so that close points far from 0 keep their digits. Two identical samples have the
+    distance 0 with a gradient of 0. Raises `ValueError` for fewer than 2 samples, for two batch
+    sizes and for an unknown variant.
 
     >>> student, teacher = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [3.0]])
     >>> rkd_distance(student, teacher)  # 3/4, 3/4, 3/2 and 1/2, 1, 3/2: 4 times 1/2 * (1/4)²
@@ -56,13 +45,35 @@ def rkd_distance(student, teacher, variant: str = "paper"):
     return F.smooth_l1_loss(ours, theirs, reduction="sum" if variant == "paper" else "mean")
 
 
+class RKDDistance(Relation, function=rkd_distance):
+    """Match the distances between samples: `rkd_distance`. Trains nothing of its own.
+
+    Without paths it compares the logits. The paper takes the final embedding; for classification,
+    the last pooling layer, such as "fc:input" in `kdcourse`'s resnet.
+    """
+
+    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
+        inputs.check_choice("variant", variant, VARIANTS)
+        super().__init__(student, teacher, variant=variant)
+
+
+def _relative_distances(x_BD, variant) -> torch.Tensor:
+    """Divide every distance by the mean distance, [B, B]."""
+    top = x_BD.detach().abs().amax()
+    # Only the ratio matters. A power of 2 changes no digit, and keeps the squares in range.
+    x_BD = x_BD / torch.where(top > 1e-30, top.log2().floor().exp2(), 1)
+    distances = torch.cdist(x_BD, x_BD, compute_mode="donot_use_mm_for_euclid_dist")
+    B = len(x_BD)
+    pairs = B * (B - 1) if variant == "paper" else (distances > 0).sum().clamp(min=1)
+    mean = distances.sum() / pairs
+    return distances / torch.where(mean > 0, mean, 1)
+
+
 @inputs.full_precision
 def rkd_angle(student, teacher, variant: str = "paper"):
-    r"""How differently student and teacher see the angles in the triangles of three samples.
+    r"""Compare the angles in the triangles of three samples.
 
-    .. math::
-
-        L = \sum_{i \neq j \neq k \neq i} \ell\big(\cos \angle s_i s_j s_k,
+    .. math:: L = \sum_{i \neq j \neq k \neq i} \ell\big(\cos \angle s_i s_j s_k,
             \cos \angle t_i t_j t_k\big), \qquad
         \cos \angle x_i x_j x_k = \left\langle \frac{x_i - x_j}{\lVert x_i - x_j \rVert},
             \frac{x_k - x_j}{\lVert x_k - x_j \rVert} \right\rangle
@@ -78,15 +89,10 @@ def rkd_angle(student, teacher, variant: str = "paper"):
         with equal samples among them. Without identical samples it is the paper's value divided
         by B³.
 
-    The batch is part of the formula: the paper's value grows with the number of triplets, B³, the
-    code's hardly. Under several processes each compares the samples of its own share; so does each
-    part where gradients are accumulated. Takes memory for B² D and B³ numbers: average maps over
-    their places first, or tap vectors.
-
-    Turning, moving or scaling the features of one side changes nothing. Between identical samples
-    there is no direction: the cosine is 0, with a gradient of 0.
-
-    Raises `ValueError` for fewer than 3 samples, for two batch sizes and for an unknown variant.
+    Takes memory for B² D and B³ numbers: average maps over their places first, or tap vectors.
+    Processes and invariances as for `rkd_distance`. Between identical samples the cosine is 0, with
+    a gradient of 0. Raises `ValueError` for fewer than 3 samples, for two batch sizes and for an
+    unknown variant.
 
     >>> student = torch.tensor([[0.0], [1.0], [2.0]])  # on a line: cosines 1, -1, 1
     >>> teacher = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])  # a right angle: √½, 0, √½
@@ -103,39 +109,18 @@ def rkd_angle(student, teacher, variant: str = "paper"):
     return loss_BBB.masked_fill(same, 0).sum()
 
 
-def _relative_distances(x_BD, variant) -> torch.Tensor:
-    """Every distance over the mean distance, [B, B]."""
-    top = x_BD.detach().abs().amax()
-    # Only the ratio matters. A power of 2 changes no digit, and keeps the squares in range.
-    x_BD = x_BD / torch.where(top > 1e-30, top.log2().floor().exp2(), 1)
-    distances = torch.cdist(x_BD, x_BD, compute_mode="donot_use_mm_for_euclid_dist")
-    B = len(x_BD)
-    pairs = B * (B - 1) if variant == "paper" else (distances > 0).sum().clamp(min=1)
-    mean = distances.sum() / pairs
-    return distances / torch.where(mean > 0, mean, 1)
+class RKDAngle(Relation, function=rkd_angle):
+    """Match the angles between three samples: `rkd_angle`. Trains nothing of its own.
+
+    Without paths it compares the logits. Layers as for `RKDDistance`.
+    """
+
+    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
+        inputs.check_choice("variant", variant, VARIANTS)
+        super().__init__(student, teacher, variant=variant)
 
 
 def _cosines(x_BD) -> torch.Tensor:
-    """Entry [j, i, k] is the cosine of the angle at sample j between i and k, [B, B, B]."""
+    """Compute all cosines [B, B, B]: entry [j, i, k] of the angle at sample j between i and k."""
     directions = unit(x_BD[None] - x_BD[:, None])
     return directions @ directions.transpose(1, 2)
-
-
-class RKDDistance(OfVariant):
-    """`rkd_distance`: space the samples as the teacher does. Trains nothing of its own.
-
-    Without paths it compares the logits. The paper takes the final embedding; for classification,
-    the last pooling layer, such as "fc:input" in `kdcourse`'s resnet.
-    """
-
-    function = staticmethod(rkd_distance)
-
-
-class RKDAngle(OfVariant):
-    """`rkd_angle`: the teacher's angles between three samples. Trains nothing of its own.
-
-    Without paths it compares the logits. The paper takes the final embedding; for classification,
-    the last pooling layer, such as "fc:input" in `kdcourse`'s resnet.
-    """
-
-    function = staticmethod(rkd_angle)

@@ -1,8 +1,7 @@
 """The rows of losses on logits."""
 
-import oracles
-from laws import Law, randn
-
+from helpers import oracles
+from helpers.laws import Law, randn
 from kdcourse import losses
 
 

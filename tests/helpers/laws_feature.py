@@ -1,9 +1,9 @@
-"""The rows of hints, attention transfer, FSP, NST and VID."""
+"""The rows of losses on inner tensors."""
 
-import oracles_feature as oracles
 import torch
-from laws import Law, each, randn
 
+from helpers import oracles_feature as oracles
+from helpers.laws import Law, each, randn
 from kdcourse import losses
 
 
@@ -23,6 +23,15 @@ def layers(student, teacher):
                  for i, side in enumerate((student, teacher))]
         return *sides, None
 
+    return example
+
+
+def levels(*shapes):
+    """An example maker: a tuple of maps on both sides."""
+    def example(B=5, seed=0):
+        s, t = (tuple(randn(B, *shape, seed=seed + 10 * side + i) for i, shape in enumerate(shapes))
+                for side in (1, 2))
+        return s, t, None
     return example
 
 
@@ -48,6 +57,7 @@ def on_grids(oracle, extra):
 
 
 VARIANCES = torch.tensor([0.3, 2.0], dtype=torch.float64)
+MARGIN = torch.tensor([-0.8, -0.1, 0.0], dtype=torch.float64)
 
 
 def vid_oracle(channel=0):
@@ -55,7 +65,7 @@ def vid_oracle(channel=0):
                                                                 channel)
 
 
-ROWS_MAPS = [
+ROWS = [
     row("hint", "maps", oracle=oracles.hint, example=pair(), equal=same, term=losses.Hint,
         projects=True),
     row("hint", "maps, mean", "mean", oracle=oracles.hint, example=pair(), equal=same,
@@ -96,4 +106,23 @@ ROWS_MAPS = [
     row("vid", "maps, mean", VARIANCES, "mean", oracle=vid_oracle(), example=pair()),
     row("vid", "tokens", VARIANCES, oracle=vid_oracle(channel=1), example=pair((5, 2))),
     row("vid", "vectors", VARIANCES, oracle=vid_oracle(), example=pair((2,))),
+
+    Law("overhaul", "",
+        call=lambda s, t, y: losses.overhaul(s, t, MARGIN),
+        values=lambda s, t, y: losses.overhaul(s, t, MARGIN, "none"),
+        oracle=lambda s, t, y: oracles.overhaul(s, t, MARGIN.tolist()),
+        example=pair((3, 2, 3)), term=lambda: losses.OFD("a", "b", margin=MARGIN), kind="features",
+        projects=True, equal=lambda t: torch.maximum(t, MARGIN.to(t)[:, None, None])),
+    Law("review", "",
+        call=lambda s, t, y: losses.review(s, t),
+        values=lambda s, t, y: losses.review(s, t, "none"),
+        oracle=lambda s, t, y: oracles.review(s, t),
+        example=levels((2, 5, 6), (1, 3, 2), (3, 1, 1)),
+        term=lambda: losses.ReviewKD(["a", "b"], ["a", "b"]), kind="features", projects=True,
+        equal=same),
+    Law("review", "one level",
+        call=lambda s, t, y: losses.review(s, t),
+        values=lambda s, t, y: losses.review(s, t, "none"),
+        oracle=lambda s, t, y: oracles.review([s], [t]),
+        example=pair((2, 4, 4)), kind="features", equal=same),
 ]

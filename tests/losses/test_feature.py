@@ -10,12 +10,13 @@ import math
 import pytest
 import torch
 from conftest import network
-from laws import each, randn
+from helpers.laws import each, randn
 from torch import nn
 
 import kdcourse as kd
 from kdcourse import losses
 from kdcourse.losses import AT, CE, FSP, NST, VID, Hint
+from kdcourse.losses.feature.projections import on_one_grid
 
 MAP, WIDE = randn(2, 8, 4, 4, seed=1), randn(2, 6, 8, 8, seed=2)
 TOKENS, PATCHES = randn(2, 17, 8, seed=3), randn(2, 16, 5, seed=4)  # with and without class token
@@ -393,7 +394,7 @@ def test_the_variances_are_trained():
         optimizer.zero_grad()
         term(WIDE, MAP).backward()
         optimizer.step()
-    student, teacher = term.fitted(WIDE, MAP)
+    student, teacher = on_one_grid(WIDE, MAP)
     best = (term.mean(student) - teacher).square().mean((0, 2, 3))
     torch.testing.assert_close(term.variance_C, best, rtol=1e-2, atol=1e-3)
 

@@ -1,9 +1,8 @@
 """The rows of losses on relations between samples."""
 
-import oracles_relation as oracles
-from laws import Law, randn
-
-from kdcourse.losses import relation
+from helpers import oracles_relation as oracles
+from helpers.laws import Law, randn
+from kdcourse import losses
 
 
 def same(teacher):
@@ -28,7 +27,7 @@ def contrast(B=5, seed=0):
 
 def rows_of(function, term, settings, least=2, exact=True):
     """Rows of a relation: in every setting, with equal and with different widths, with maps."""
-    ours, loop = getattr(relation, function), getattr(oracles, function)
+    ours, loop = getattr(losses, function), getattr(oracles, function)
     examples = {"": widths(), "other width": widths(3, 2), "maps": maps}
     for number, setting in enumerate(settings):
         for name, example in examples.items():
@@ -45,18 +44,18 @@ def rows_of(function, term, settings, least=2, exact=True):
 
 
 ROWS = [
-    *rows_of("rkd_distance", relation.RKDDistance, [{}, {"variant": "code"}]),
-    *rows_of("rkd_angle", relation.RKDAngle, [{}, {"variant": "code"}], least=3),
-    *rows_of("similarity_preserving", relation.SP, [{}]),
-    *rows_of("correlation_congruence", relation.CC,
+    *rows_of("rkd_distance", losses.RKDDistance, [{}, {"variant": "code"}]),
+    *rows_of("rkd_angle", losses.RKDAngle, [{}, {"variant": "code"}], least=3),
+    *rows_of("similarity_preserving", losses.SP, [{}]),
+    *rows_of("correlation_congruence", losses.CC,
              [{}, {"gamma": 1.5, "order": 5}, {"kernel": "rbf"}, {"kernel": "bilinear"}]),
-    # The code's 1e-7 moves its least value off the teacher; test_relations.py says how far.
-    *rows_of("pkt", relation.PKT, [{}, {"variant": "code"}], exact=False),
+    # The code's 1e-7 moves its least value off the teacher; test_relation.py says how far.
+    *rows_of("pkt", losses.PKT, [{}, {"variant": "code"}], exact=False),
     *[Law("crd", f"temperature={T}, normalizer={Z}",
-          call=lambda s, t, y, T=T, Z=Z: relation.crd(s, t[:, 0], t, 50, T, Z),
-          values=lambda s, t, y, T=T, Z=Z: relation.crd(s, t[:, 0], t, 50, T, Z, "none"),
+          call=lambda s, t, y, T=T, Z=Z: losses.crd(s, t[:, 0], t, 50, T, Z),
+          values=lambda s, t, y, T=T, Z=Z: losses.crd(s, t[:, 0], t, 50, T, Z, "none"),
           oracle=lambda s, t, y, T=T, Z=Z: oracles.crd(s, t[:, 0], t, 50, T, Z or 1.0),
-          term=lambda: relation.CRD(samples=6), projects=True,
+          term=lambda: losses.CRD(samples=6), projects=True,
           example=contrast, kind="features")
       for T, Z in ((0.5, None), (0.2, 60.0))],
 ]

@@ -1,7 +1,7 @@
-"""What a loss promises, as a row of a table. `test_laws.py` puts every row through every law.
+"""What a loss promises, as a row of a table. `tests/losses/test_laws.py` puts it through every law.
 
-A new loss adds its row to the `ROWS` of its family: `laws_response.py`, `laws_feature.py` or
-`laws_relation.py`. The oracle is written from the paper, in NumPy, float64, without kdcourse.
+A new loss adds its row to the `ROWS` of its family, in the file `laws_FAMILY.py` beside this one.
+The oracle is written from the paper, in NumPy, float64, without kdcourse.
 """
 
 import dataclasses

@@ -12,7 +12,7 @@ from importlib.metadata import version
 import pytest
 import torch
 import torch.nn.functional as F
-from laws import randn
+from helpers.laws import randn
 
 from kdcourse import losses
 

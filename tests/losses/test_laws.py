@@ -6,18 +6,16 @@ import itertools
 import math
 import re
 
-import laws_feature
-import laws_relation
-import laws_response
 import numpy as np
-import oracles
 import pytest
 import torch
-from laws import Law, each, tensors
+from helpers import laws_attention, laws_feature, laws_relation, laws_response, oracles
+from helpers.laws import Law, each, tensors
 
 from kdcourse import data, losses
 
-ROWS: list[Law] = [*laws_response.ROWS, *laws_feature.ROWS, *laws_relation.ROWS]
+ROWS: list[Law] = [*laws_response.ROWS, *laws_feature.ROWS, *laws_attention.ROWS,
+                   *laws_relation.ROWS]
 
 
 def rows(condition=lambda row: True):

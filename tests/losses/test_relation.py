@@ -4,16 +4,15 @@ import copy
 import math
 
 import numpy as np
-import oracles_relation as oracles
 import pytest
 import torch
 from conftest import network, state
-from laws import randn
+from helpers import oracles_relation as oracles
+from helpers.laws import randn
 from torch import nn
 
 import kdcourse as kd
-from kdcourse.losses import relation
-from kdcourse.losses.relation import (
+from kdcourse.losses import (
     CC,
     CRD,
     PKT,
@@ -665,9 +664,9 @@ def test_the_data_set_gives_size_and_classes(data):
     term = CRD()
     term.check(data)
     assert term.samples == 144
-    order = term.order.clone()
+    order = term.others.order.clone()
     term.check(data)
-    assert torch.equal(term.order, order)
+    assert torch.equal(term.others.order, order)
     assert (data.train.y[order].diff() >= 0).all()
     few = kd.data.glyphs(train=72, val=36, test=36, size=12)
     with pytest.raises(ValueError, match=r"CRD\(.*the 144 samples.*got 72 in glyphs"):
@@ -677,7 +676,7 @@ def test_the_data_set_gives_size_and_classes(data):
     own = torch.arange(144) % 2  # given by hand, these stay
     given = CRD(classes=own)
     given.check(data)
-    assert given.size.tolist() == [72] * 144
+    assert given.others.size.tolist() == [72] * 144
 
 
 def test_soft_labels_count_as_their_largest():
@@ -686,7 +685,7 @@ def test_soft_labels_count_as_their_largest():
     hard = soft.train.y.argmax(1)
     term = CRD()
     term.check(soft)
-    assert torch.equal(term.size, torch.bincount(hard)[hard])
+    assert torch.equal(term.others.size, torch.bincount(hard)[hard])
     one = kd.data.from_arrays(torch.rand(30, 4), torch.zeros(30, dtype=torch.int64), classes="ab")
     with pytest.raises(ValueError, match=r"CRD\(.*at least two classes"):
         CRD().check(one)
@@ -751,6 +750,3 @@ def test_the_embeddings_of_one_sample_meet():
                     zip(term.heads, (s, t), strict=True))
     assert (ours @ theirs.T).argmax(1).tolist() == index.tolist()
 
-
-def test_everything_is_public():
-    assert set(relation.__all__) <= set(kd.losses.__all__)

@@ -1,0 +1,45 @@
+"""DistilBERT: directions of hidden states. B batch, N tokens, D features."""
+
+import torch  # noqa: F401 - for the example
+
+from kdcourse.losses import inputs
+from kdcourse.losses.attention.pairs import HiddenLoss, tokens_pair
+from kdcourse.losses.numerics import unit
+
+
+@inputs.full_precision
+def hidden_cosine(student_BND, teacher_BND, reduction: str = "mean"):
+    r"""Compute one minus the cosine between hidden states.
+
+    .. math:: L = \frac{1}{N} \sum_n \left(1 -
+        \frac{h^S_n \cdot h^T_n}{\lVert h^S_n \rVert \, \lVert h^T_n \rVert}\right)
+
+    Sanh et al. 2019, "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and
+    lighter" (arXiv:1910.01108): its cosine embedding loss, one of three. Mean over tokens, then
+    over samples. Between 0 (one direction) and 2 (opposite directions); lengths do not matter.
+
+    student_BND, teacher_BND: hidden states [B, N, D], of one shape. A map [B, C, H, W] counts as H
+        W tokens, a vector [B, D] as one. No gradient reaches the teacher.
+    reduction: "mean", or "none" for one value per sample, [B].
+
+    The cosine of a token of zeros counts as 0, so the loss there is 1. Raises `ValueError` for
+    other shapes, and for different numbers of tokens or widths.
+
+    >>> states = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
+    >>> hidden_cosine(states, torch.tensor([[[5.0, 0.0], [5.0, 0.0]]]))  # (0 + 1) / 2
+    tensor(0.5000)
+    """
+    student_BND, teacher_BND = tokens_pair(student_BND, teacher_BND)
+    cosine_BN = (unit(student_BND) * unit(teacher_BND)).sum(2)
+    return inputs.reduce((1 - cosine_BN).mean(1), reduction)
+
+
+class HiddenCosine(HiddenLoss, function=hidden_cosine):
+    """Match the directions of hidden states: `hidden_cosine`. Where the widths differ, it trains a
+    matrix without bias on the student's features first; DistilBERT's widths agree.
+
+    project: True trains a matrix in any case; False never does.
+    """
+
+    def __init__(self, student=None, teacher=None, *, project: bool | None = None):
+        super().__init__(student, teacher, project=project)

@@ -1,0 +1,129 @@
+"""MiniLM: attention, relations of values. B batch, A heads, N tokens, D features, d of a head."""
+
+import re
+
+import torch
+import torch.nn.functional as F
+
+from kdcourse.losses import inputs
+from kdcourse.losses.attention.pairs import attention_pair
+from kdcourse.losses.base import FeatureLoss
+from kdcourse.losses.numerics import kl
+
+
+def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: str = "mean"):
+    r"""Compute the Kullback-Leibler divergence between attention distributions.
+
+    .. math:: L = \frac{1}{A N} \sum_{a, n} D_{KL}(A^T_{a n} \,\|\, A^S_{a n})
+
+    Wang et al. 2020, "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of
+    Pre-Trained Transformers", section 3.1 (arXiv:2002.10957). Sum over keys; mean over heads,
+    queries and samples. In nats. The paper compares the last layers only.
+
+    student_BANN, teacher_BANN: attention [B, A, N, N], of one shape: both need as many heads. No
+        gradient reaches the teacher.
+    scores: False takes probabilities, rows that sum to 1. True takes scores before the softmax.
+    reduction: "mean", or "none" for one value per sample, [B].
+
+    A key to which the teacher gives no probability adds nothing. One to which only the student
+    gives none makes the loss large but finite with probabilities, which are kept above the smallest
+    normal number of their dtype, and +inf with a score of -inf. Probabilities are compared by
+    :math:`p \log (p / q) - p + q`: the same for rows that sum to 1, and never below 0 where half
+    precision has rounded them. Raises `ValueError` for features that are not [B, A, N, N] and for
+    two different shapes.
+
+    >>> uniform, sure = torch.full((1, 1, 1, 2), 0.5), torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
+    >>> attention_kl(uniform, sure)  # 1 log(1 / 0.5) = log 2
+    tensor(0.6931)
+    """
+    student, teacher = attention_pair(student_BANN, teacher_BANN)
+    if scores:
+        return inputs.reduce(_kl(student, teacher).mean((1, 2)), reduction)
+    smallest = torch.finfo(student_BANN.dtype).tiny
+    log_ratio = teacher.clamp(min=smallest).log() - student.clamp(min=smallest).log()
+    divergence = (teacher * log_ratio - teacher + student).sum(3)
+    return inputs.reduce(divergence.mean((1, 2)), reduction)
+
+
+class AttentionKL(FeatureLoss, function=attention_kl):
+    """Match attention [B, A, N, N] as distributions over keys: `attention_kl`. Trains nothing."""
+
+    def __init__(self, student=None, teacher=None, *, scores: bool = False):
+        super().__init__(student, teacher, scores=bool(scores))
+
+
+@inputs.full_precision
+def value_relation(student_BANd, teacher_BANd, reduction: str = "mean"):
+    r"""Compute the Kullback-Leibler divergence between relations of values to each other.
+
+    .. math:: L = \frac{1}{A N} \sum_{a, n} D_{KL}(R^T_{a n} \,\|\, R^S_{a n}), \qquad
+        R_a = \mathrm{softmax}\left(\frac{V_a V_a^\top}{\sqrt d}\right)
+
+    Wang et al. 2020, "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of
+    Pre-Trained Transformers", section 3.2 (arXiv:2002.10957). Sum over keys; mean over heads,
+    queries and samples. In nats. A relation is N x N, so the widths of the heads may differ.
+
+    student_BANd, teacher_BANd: the values of each head, [B, A, N, d]: as many heads and tokens on
+        both sides. No gradient reaches the teacher. `ValueRelation` cuts [B, N, D] into heads.
+    reduction: "mean", or "none" for one value per sample, [B].
+
+    A rotation of a head's d features changes nothing. Raises `ValueError` for features that are not
+    [B, A, N, d], and for different numbers of samples, heads or tokens.
+
+    >>> student, teacher = torch.zeros(1, 1, 2, 3), torch.tensor([[[[2.0], [0.0]]]])
+    >>> value_relation(student, teacher)  # rows softmax(4, 0) and (1/2, 1/2): (0.6031 + 0) / 2
+    tensor(0.3015)
+    """
+    student, teacher = attention_pair(student_BANd, teacher_BANd, what="values", last="d")
+    student, teacher = (x @ x.transpose(2, 3) / x.shape[3] ** 0.5 for x in (student, teacher))
+    return inputs.reduce(_kl(student, teacher).mean((1, 2)), reduction)
+
+
+class ValueRelation(FeatureLoss):
+    """Match relations between values, as models hold them: `value_relation`. Trains nothing.
+
+    Takes values [B, N, D], queries, keys and values in one tensor [B, N, 3 D], or [B, A, N, d].
+
+    heads: into how many heads to cut D on both sides: the models' own number for MiniLM. Where the
+        two models have different numbers, any that divides both widths serves: these are the
+        "relation heads" of Wang et al. 2021, "MiniLMv2" (arXiv:2012.15828).
+    fused: whether only the last third of the features are values; a pair for student and teacher.
+        None: where the path ends in "qkv", as in timm.
+    """
+
+    omitted = ("fused",)
+
+    def __init__(self, student=None, teacher=None, *, heads: int | None = None, fused=None):
+        if heads is not None and (not isinstance(heads, int) or heads < 1):
+            raise ValueError(f"Expected heads to be a number of at least 1, got {heads!r}.")
+        pair = tuple(fused) if isinstance(fused, (tuple, list)) else (fused, fused)
+        if len(pair) != 2 or not all(one in (True, False, None) for one in pair):
+            raise ValueError(f"Expected fused True, False, None or a pair of them, got {fused!r}.")
+        super().__init__(student, teacher, heads=heads, fused=fused)
+        self._fused = tuple(
+            one if one is not None else any(re.search(r"qkv(#\d+)?$", path) for path in paths)
+            for one, paths in zip(pair, (self.student_paths, self.teacher_paths), strict=True))
+
+    def values(self, student, teacher=None, labels=None):
+        return value_relation(self._cut(student, "student", self._fused[0]),
+                              self._cut(teacher, "teacher", self._fused[1]), "none")
+
+    def _cut(self, x, who, fused):
+        """Cut out the values of each head, [B, A, N, d]."""
+        if isinstance(x, torch.Tensor) and x.ndim == 4:
+            return x
+        x = inputs.features(x, who, 3)
+        blocks = 3 if fused else 1
+        if self.heads is None or x.shape[2] % (blocks * self.heads):
+            told = f"of {self.heads} heads" if self.heads else "of each head [B, A, N, d]"
+            kind = "queries, keys and values" if fused else "values"
+            raise ValueError(f"Expected {who} {kind} {told}, got {list(x.shape)}. Say how many "
+                             "heads they have, ValueRelation(..., heads=4), and, where queries and "
+                             "keys come along, fused=True.")
+        values = x[:, :, -(x.shape[2] // blocks):]
+        return values.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+def _kl(student_scores, teacher_scores) -> torch.Tensor:
+    """Compute the KL divergence of softmaxes over the last dimension, the teacher's first."""
+    return kl(F.log_softmax(teacher_scores, -1), F.log_softmax(student_scores, -1))

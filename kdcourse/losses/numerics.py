@@ -1,0 +1,51 @@
+"""Arithmetic that stays finite: logarithms of 0, directions of vectors of 0, roots at 0."""
+
+import math
+
+import torch
+
+
+def kl(log_a, log_b) -> torch.Tensor:
+    """Compute KL(a || b) over the last dimension, with 0 log 0 = 0, also in the gradient."""
+    a = log_a.exp()
+    return (a * (log_a - log_b).masked_fill(a == 0, 0)).sum(-1)
+
+
+def unit(x, dim=-1) -> torch.Tensor:
+    """Divide x by its length along `dim` (one or several), however small or large x is.
+
+    A vector of 0 (below 1e-35) stays 0, and its gradient is 0.
+
+    >>> unit(torch.tensor([[3.0, 4.0], [3e-25, 4e-25], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    x = scaled(x, dim)
+    square = x.square().sum(dim, keepdim=True)
+    return x * torch.where(square > 0, square, 1).rsqrt()
+
+
+def scaled(x, dim) -> torch.Tensor:
+    """Divide x by its largest absolute value along `dim`, so that no power of it leaves float32.
+
+    For functions that do not depend on the scale of x: the divisor counts as a constant.
+    """
+    top = x.detach().abs().amax(dim, keepdim=True)
+    return x / torch.where(top > 1e-35, top, math.inf)
+
+
+def centred_unit(x, dim):
+    """Subtract the mean along a dimension and divide by the length; also give a mask, True where x
+    is constant up to rounding. There the result is 0: the direction would be noise.
+    """
+    size = x.square().sum(dim, keepdim=True)
+    x = x - x.mean(dim, keepdim=True)
+    spread = x.square().sum(dim, keepdim=True)
+    flat = spread <= (64 * torch.finfo(x.dtype).eps) ** 2 * size
+    return (x / spread.masked_fill(flat, 1).sqrt()).masked_fill(flat, 0), flat
+
+
+def root(square) -> torch.Tensor:
+    """Take the square root, with the gradient 0 instead of infinity at 0."""
+    return torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)

@@ -1,0 +1,91 @@
+"""Correlation congruence: a kernel between samples. B batch, D features."""
+
+import math
+
+import torch
+
+from kdcourse.losses import inputs
+from kdcourse.losses.numerics import unit
+from kdcourse.losses.relation.pairs import Relation, vectors_pair
+
+KERNELS = ("taylor", "rbf", "bilinear")
+
+
+@inputs.full_precision
+def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: float = 0.4,
+                           order: int = 2):
+    r"""Compare the correlations of samples, measured by a kernel.
+
+    .. math:: L = \frac{1}{B^2} \sum_{ij} \big(k(s_i, s_j) - k(t_i, t_j)\big)^2, \qquad
+        k(x, y) = \sum_{p=0}^P e^{-2\gamma} \frac{(2\gamma)^p}{p!} (x^\top y)^p
+
+    with every x and y divided by its length. Peng et al. 2019, "Correlation Congruence for
+    Knowledge Distillation", section 3 (arXiv:1904.01802). For vectors of unit length k is the
+    Taylor expansion of the Gaussian :math:`e^{-\gamma \lVert x - y \rVert^2}
+    = e^{-2\gamma} e^{2\gamma x^\top y}`, up to the order P.
+
+    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths. No gradient
+        reaches the teacher.
+    kernel: "taylor"; "rbf", the Gaussian itself; "bilinear", :math:`x^\top y` of the unit vectors,
+        their cosine. (The paper also compares means, "MMD".)
+    gamma: how narrow the Gaussian is, above 0. Unused by "bilinear".
+    order: the last power P of the Taylor series, at least 1.
+
+    RepDistiller's table has another formula under this name (CC.py, which it had from the paper's
+    author): products of differences of neighbours in the batch, behind trained layers. It changes
+    with the order of the batch, and is not offered here.
+
+    Each process, and each part of an accumulated gradient, compares its own samples. Turning the
+    features of one side, or scaling single samples, changes nothing. A sample that is 0 has the
+    product 0 with all, itself included, with a gradient of 0. Raises `ValueError` for fewer than 2
+    samples, two batch sizes, an unknown kernel, gamma of 0 or less and an order below 1.
+
+    >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # products 1 and 0
+    >>> teacher = torch.tensor([[1.0], [2.0]])  # products 1 only, whatever the lengths
+    >>> correlation_congruence(student, teacher, kernel="bilinear")  # 2 of 4 entries are off by 1
+    tensor(0.5000)
+    >>> correlation_congruence(student, teacher)  # ... and by (0.8 + 0.8²/2) exp(-0.8) = 0.503
+    tensor(0.1266)
+    """
+    _check_settings(kernel, gamma, order)
+    student, teacher = vectors_pair(student, teacher)
+    ours, theirs = (_kernel(x, kernel, gamma, order) for x in (student, teacher))
+    return (ours - theirs).square().mean()
+
+
+class CC(Relation, function=correlation_congruence):
+    """Match the correlations between samples: `correlation_congruence`. Trains nothing.
+
+    Without paths it compares the logits. It is meant for the features before the last layer, such
+    as "fc:input" in `kdcourse`'s resnet.
+    """
+
+    def __init__(self, student=None, teacher=None, *, kernel: str = "taylor", gamma: float = 0.4,
+                 order: int = 2):
+        _check_settings(kernel, gamma, order)
+        read = {"bilinear": {}, "rbf": {"gamma": gamma}, "taylor": {"gamma": gamma, "order": order}}
+        super().__init__(student, teacher, kernel=kernel, **read[kernel])
+
+
+def _kernel(x_BD, kernel, gamma, order) -> torch.Tensor:
+    x_BD = unit(x_BD)
+    product = x_BD @ x_BD.T
+    if kernel == "bilinear":
+        return product
+    if kernel == "rbf":
+        return torch.exp(2 * gamma * (product - 1))
+    factor = math.exp(-2 * gamma)
+    series = torch.full_like(product, factor)
+    for p in range(1, order + 1):
+        factor *= 2 * gamma / p
+        series = series + factor * product**p
+    return series
+
+
+def _check_settings(kernel, gamma, order) -> None:
+    inputs.check_choice("kernel", kernel, KERNELS)
+    if not 0 < gamma < math.inf:
+        raise ValueError(f"Expected gamma above 0, got {gamma}. The usual value is 0.4.")
+    if not isinstance(order, int) or order < 1:
+        raise ValueError(f"Expected order to be a whole number of at least 1, got {order!r}. The "
+                         "usual value is 2.")

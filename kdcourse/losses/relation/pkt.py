@@ -1,0 +1,73 @@
+"""Probabilistic knowledge transfer: neighbours as distributions. B batch, D features."""
+
+import torch
+
+from kdcourse.losses import inputs
+from kdcourse.losses.numerics import unit
+from kdcourse.losses.relation.pairs import VARIANTS, Relation, vectors_pair
+
+LEAST = 1e-7  # the smallest kernel value (or what is added to a probability): the log stays finite
+
+
+@inputs.full_precision
+def pkt(student, teacher, variant: str = "paper"):
+    r"""Compute the divergence between the distributions over each sample's neighbours.
+
+    .. math:: L = \sum_i \sum_{j \neq i} p_{j|i} \log \frac{p_{j|i}}{q_{j|i}}, \qquad
+        p_{j|i} = \frac{k(t_i, t_j)}{\sum_{l \neq i} k(t_i, t_l)}, \quad
+        k(x, y) = \frac12 \left(\frac{x^\top y}{\lVert x \rVert \lVert y \rVert} + 1\right)
+
+    and q alike, from the student's features. Passalis & Tefas 2018, "Learning Deep Representations
+    with Probabilistic Knowledge Transfer", section 3 (arXiv:1803.10837), with its cosine kernel. In
+    nats, summed over the samples.
+
+    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths. No gradient
+        reaches the teacher.
+    variant: "paper". "code" is what the authors' code minimises, and RepDistiller (with a weight of
+        30000 at B = 64): each sample is a neighbour of itself, and the mean over all B² entries is
+        taken, with 1e-7 added to both probabilities inside the logarithm. Its least value is about
+        1e-7 beside the teacher's features. (The 1e-7 that the code adds to lengths is left out.)
+
+    The paper's value grows with B, the code's falls as 1/B. Each process, and each part of an
+    accumulated gradient, compares its own samples. In a batch of 2 the paper's loss is always 0.
+    Turning the features of one side, or scaling single samples, changes nothing. A sample that is 0
+    has the cosine 0 with all, with a gradient of 0. Kernel values below 1e-7 (opposite directions)
+    count as 1e-7 in the paper's variant, so that the logarithm stays finite. Raises `ValueError`
+    for fewer than 2 samples, for two batch sizes and for an unknown variant.
+
+    >>> student = torch.eye(3)  # nobody is near: every neighbour has 1/2
+    >>> teacher = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])  # the first two have 2/3, 1/3
+    >>> pkt(student, teacher)  # 2 (2/3 log(4/3) + 1/3 log(2/3)) + 0
+    tensor(0.1133)
+    """
+    inputs.check_choice("variant", variant, VARIANTS)
+    student, teacher = vectors_pair(student, teacher)
+    ours, theirs = _neighbours(student, variant), _neighbours(teacher, variant)
+    if variant == "code":
+        return (theirs * ((theirs + LEAST).log() - (ours + LEAST).log())).mean()
+    itself = torch.eye(len(ours), dtype=ours.dtype, device=ours.device)  # 0 log(1 / 1)
+    return (theirs * ((theirs + itself).log() - (ours + itself).log())).sum()
+
+
+class PKT(Relation, function=pkt):
+    """Match every sample's neighbours: `pkt`. Trains nothing of its own.
+
+    Without paths it compares the logits. The authors' code takes the features before the last
+    layer, such as "fc:input" in `kdcourse`'s resnet.
+    """
+
+    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
+        inputs.check_choice("variant", variant, VARIANTS)
+        super().__init__(student, teacher, variant=variant)
+
+
+def _neighbours(x_BD, variant) -> torch.Tensor:
+    """Compute the probability of each neighbour, [B, B]; rows sum to 1."""
+    x_BD = unit(x_BD)
+    kernel = (x_BD @ x_BD.T + 1) / 2
+    if variant == "code":
+        kernel = kernel.clamp(min=0)  # rounding
+    else:
+        itself = torch.eye(len(x_BD), dtype=torch.bool, device=x_BD.device)
+        kernel = kernel.clamp(min=LEAST).masked_fill(itself, 0)
+    return kernel / kernel.sum(1, keepdim=True)

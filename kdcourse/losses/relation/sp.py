@@ -1,0 +1,54 @@
+"""Similarity-preserving distillation. B batch, D features."""
+
+import torch
+
+from kdcourse.losses import inputs
+from kdcourse.losses.numerics import scaled, unit
+from kdcourse.losses.relation.pairs import Relation, vectors_pair
+
+
+@inputs.full_precision
+def similarity_preserving(student, teacher):
+    r"""Compare each sample's similarities to the batch, as a row of length 1.
+
+    .. math:: L = \frac{1}{B^2} \lVert G_T - G_S \rVert_F^2, \qquad
+        G_{[i,:]} = \frac{\tilde G_{[i,:]}}{\lVert \tilde G_{[i,:]} \rVert_2}, \quad
+        \tilde G = A A^\top
+
+    Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation", equations 1 to 4
+    (arXiv:1907.09682): A has one flattened sample in each row. A value lies between 0 and 4/B; the
+    weight must make up for that (RepDistiller takes 3000 at B = 64). Rows have unit length in the
+    sense of L2, as in RepDistiller, whose code the paper's author verified. torchdistill divides by
+    the sum of absolute values instead: another loss.
+
+    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths. No gradient
+        reaches the teacher.
+
+    Each process, and each part of an accumulated gradient, compares its own samples. Turning the
+    features of one side, or scaling all of them, changes nothing; scaling or moving single samples
+    does. A sample that is 0 has a row of 0, with a gradient of 0. Raises `ValueError` for fewer
+    than 2 samples and for two batch sizes.
+
+    >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # nothing in common: rows (1, 0), (0, 1)
+    >>> teacher = torch.tensor([[1.0], [1.0]])  # the same twice: rows (√½, √½)
+    >>> similarity_preserving(student, teacher)  # 2 ((1 - √½)² + ½) / 2² = 1 - √½
+    tensor(0.2929)
+    """
+    student, teacher = vectors_pair(student, teacher)
+    return (_similarity_rows(teacher) - _similarity_rows(student)).square().mean()
+
+
+def _similarity_rows(x_BD) -> torch.Tensor:
+    x_BD = scaled(x_BD, (0, 1))
+    return unit(x_BD @ x_BD.T)
+
+
+class SP(Relation, function=similarity_preserving):
+    """Match the similarities between samples: `similarity_preserving`. Trains nothing.
+
+    Without paths it compares the logits. The paper takes the activations of the last convolutional
+    layers, such as "layer3" in `kdcourse`'s resnet.
+    """
+
+    def __init__(self, student=None, teacher=None):
+        super().__init__(student, teacher)

@@ -1,0 +1,79 @@
+"""DIST: correlation. B batch, K classes; q, p: the softmax of student and teacher at T."""
+
+import torch
+import torch.nn.functional as F
+
+from kdcourse.losses import inputs
+from kdcourse.losses.base import Loss
+from kdcourse.losses.numerics import centred_unit
+
+
+def dist(student_BK, teacher_BK, beta: float = 1.0, gamma: float = 1.0, T: float = 1.0,
+         variant: str = "paper"):
+    r"""Compute 1 - correlation of the probabilities, within each sample and within each class.
+
+    .. math::
+
+        L = \frac{\beta}{B} \sum_i d(q_{i:}, p_{i:}) + \frac{\gamma}{K} \sum_k d(q_{:k}, p_{:k}),
+        \qquad d = 1 - \text{Pearson's correlation}
+
+    Huang et al. 2022, "Knowledge Distillation from A Stronger Teacher" (arXiv:2205.10536). The
+    first sum is the paper's inter-class relation, one sample's probabilities over the classes; the
+    second the intra-class relation, one class's probabilities over the batch. Shift and scale do
+    not count, so a student can follow a teacher that is much more confident.
+
+    student_BK, teacher_BK: logits [B, K]. No gradient reaches the teacher.
+    beta, gamma: weights of the two sums, 0 or more, not both 0.
+    T: temperature of the softmaxes (the paper's τ), above 0.
+    variant: "paper" as above, also the code printed in its appendix; "code" times T², as in the
+        authors' repository. A correlation does not shrink as probabilities become even, so as T
+        grows the gradient of "paper" tends to a constant, and that of "code" grows as T².
+
+    Each process of several sees its own part of the batch, and the batch size matters: with 2
+    samples every intra-class correlation is +1 or -1, without a gradient, and with 2 classes so is
+    every inter-class one. A row or column that is constant up to rounding has d = 1 without a
+    gradient, 0 if both sides are; the authors' code adds 1e-8 to the product of the norms instead.
+    A class that is ruled out (-inf) has the probability 0 and still counts as one of the K. Raises
+    `ValueError` for weights below 0, T <= 0, another variant, logits that are not [B, K], two
+    different shapes, and a single sample (unless gamma is 0).
+
+    >>> s, t = torch.tensor([[0.0, 1.0], [0.0, 0.5]]), torch.tensor([[0.0, 9.0], [0.0, 8.0]])
+    >>> dist(s, t)  # both sides: class 1 before class 0, and sample 0 surer than sample 1
+    tensor(0.)
+    """
+    _check_settings(beta, gamma, T, variant)
+    student_BK, teacher_BK = inputs.logits_pair(student_BK, teacher_BK)
+    if gamma and len(student_BK) < 2:
+        raise ValueError(f"Expected at least 2 samples to compare within a class, got "
+                         f"{len(student_BK)}. Use a larger batch, or gamma=0.")
+    log_q, log_p = F.log_softmax(student_BK / T, dim=1), F.log_softmax(teacher_BK / T, dim=1)
+    inter, intra = (_correlation_distance(log_q, log_p, dim).mean() for dim in (1, 0))
+    return (T**2 if variant == "code" else 1) * (beta * inter + gamma * intra)
+
+
+class DIST(Loss, function=dist):
+    """Correlate with the teacher, within samples and within classes: `dist`."""
+    per_sample = False
+
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0, T: float = 1.0,
+                 variant: str = "paper", student=None, teacher=None):
+        _check_settings(beta, gamma, T, variant)
+        super().__init__(student, teacher, beta=beta, gamma=gamma, T=T, variant=variant)
+
+
+def _check_settings(beta, gamma, T, variant) -> None:
+    inputs.check_weights(beta=beta, gamma=gamma)
+    inputs.check_temperature(T)
+    inputs.check_choice("variant", variant, ("paper", "code"))
+
+
+def _correlation_distance(log_a, log_b, dim):
+    """Compute 1 - Pearson's correlation along a dimension; 0 if both are flat, 1 if one is."""
+    # A column of probabilities may be as small as 1e-40. Its scale does not count: take it out
+    # while it is still a logarithm.
+    tops = (x.amax(dim, keepdim=True).detach().clamp(min=torch.finfo(x.dtype).min)
+            for x in (log_a, log_b))
+    (a, a_flat), (b, b_flat) = (centred_unit((x - top).exp(), dim)
+                                for x, top in zip((log_a, log_b), tops, strict=True))
+    # 1 - a·b of unit vectors, written so that it is exactly 0 where they agree
+    return (a - b).square().sum(dim) / 2 + (a_flat ^ b_flat).squeeze(dim) / 2

@@ -1,0 +1,45 @@
+"""Regression on the logits. B batch, K classes; z, v: logits of student and teacher."""
+
+import torch  # noqa: F401 - for the example
+
+from kdcourse.losses import inputs
+from kdcourse.losses.base import Loss
+
+VARIANTS = ("half", "sum", "mean")
+
+
+def logit_mse(student_BK, teacher_BK, variant: str = "half", reduction: str = "mean"):
+    r"""Compute the squared distance of the logits.
+
+    .. math:: L = \frac{1}{2} \sum_k (z_k - v_k)^2
+
+    Ba & Caruana 2014, "Do Deep Nets Really Need to be Deep?", equation 1 (arXiv:1312.6184). Unlike
+    `kd` it changes when a constant is added to all logits. As T grows, `kd` tends to this loss of
+    the *centred* logits, divided by K.
+
+    student_BK, teacher_BK: finite logits [B, K]. No gradient reaches the teacher. Leave classes
+        that are ruled out (-inf) out on both sides first.
+    variant: "half" as above; "sum" without the 1/2, as in Kim et al. 2021, "Comparing
+        Kullback-Leibler Divergence and Mean Squared Error Loss in Knowledge Distillation"
+        (arXiv:2105.08919); "mean" also divided by K, as in the code of Kim et al.
+    reduction: "mean", or "none" for one value per sample, [B].
+
+    Raises `ValueError` for another variant, logits that are not [B, K] and two different shapes.
+
+    >>> s, t = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]])
+    >>> logit_mse(s, t), logit_mse(s, t, "sum"), logit_mse(s, t, "mean")  # of 3² = 9
+    (tensor(4.5000), tensor(9.), tensor(4.5000))
+    """
+    inputs.check_choice("variant", variant, VARIANTS)
+    student_BK, teacher_BK = inputs.logits_pair(student_BK, teacher_BK)
+    squares_BK = (student_BK - teacher_BK).square()
+    values_B = squares_BK.mean(1) if variant == "mean" else squares_BK.sum(1)
+    return inputs.reduce(values_B / 2 if variant == "half" else values_B, reduction)
+
+
+class LogitMSE(Loss, function=logit_mse):
+    """Regress on the teacher's logits: `logit_mse`."""
+
+    def __init__(self, variant: str = "half", student=None, teacher=None):
+        inputs.check_choice("variant", variant, VARIANTS)
+        super().__init__(student, teacher, variant=variant)

@@ -1,0 +1,29 @@
+"""Terms that train something, and what they compare."""
+
+import torch
+
+from helpers.laws import randn
+from kdcourse.losses import OFD, HiddenCosine, HiddenMSE, ReviewKD
+
+
+def maps(*shape, seed=0):
+    return randn(*shape, seed=seed).float()
+
+
+TRAINED = {  # how to make the term, and what it compares
+    "OFD": (lambda: OFD("a", "b"), (maps(4, 3, 5, 5), maps(4, 6, 5, 5, seed=1))),
+    "OFD, margin": (lambda: OFD("a", "b", margin=-torch.ones(6)),
+                    (maps(4, 3, 5, 5), maps(4, 6, 5, 5, seed=1))),
+    "ReviewKD": (lambda: ReviewKD(["a", "b"], ["c", "d"], width=4),
+                 ((maps(4, 3, 6, 6), maps(4, 5, 3, 3)),
+                  (maps(4, 6, 8, 8, seed=1), maps(4, 2, 4, 4, seed=1)))),
+    "HiddenMSE": (lambda: HiddenMSE("a", "b"), (maps(4, 5, 3), maps(4, 5, 6, seed=1))),
+    "HiddenCosine": (lambda: HiddenCosine("a", "b"), (maps(4, 5, 3), maps(4, 5, 6, seed=1))),
+}
+
+
+def built(name, seed=0):
+    make, features = TRAINED[name]
+    term = make()
+    term.build(*features, seed)
+    return term, features
