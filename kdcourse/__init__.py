@@ -12,16 +12,16 @@
 
 __version__ = "0.1.0"
 
-from kdcourse import checks, data, experiment, losses, measure, models, plot, streams
-from kdcourse._machine import RESULTS  # noqa: F401
+from kdcourse import checks, data, experiment, losses, measure, models, plot
+from kdcourse._machine import RESULTS, default_device  # noqa: F401
+from kdcourse.data import augmented
 from kdcourse.doctor import doctor
 from kdcourse.experiment import compare
 from kdcourse.measure import report
-from kdcourse.models import taps
 from kdcourse.schemes import Distiller, MultiExit, Mutual, Supervised, export
+from kdcourse.taps import Output, taps
 from kdcourse.teachers import EMA, Cached, Ensemble, Live
 from kdcourse.training import History, Recipe, fit
-from kdcourse.views import augmented
 from kdcourse.zoo import teacher
 
 __all__ = [
@@ -33,12 +33,14 @@ __all__ = [
     "Live",
     "MultiExit",
     "Mutual",
+    "Output",
     "Recipe",
     "Supervised",
     "augmented",
     "checks",
     "compare",
     "data",
+    "default_device",
     "doctor",
     "experiment",
     "explore",
@@ -49,7 +51,6 @@ __all__ = [
     "models",
     "plot",
     "report",
-    "streams",
     "taps",
     "teacher",
 ]

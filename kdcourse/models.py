@@ -1,376 +1,33 @@
-"""Small reference networks, and what one sees of any network.
+"""Small reference networks.
 
-Shapes: B batch, K classes, C channels, H W height and width, N samples. Every network takes inputs
-in [0, 1] and normalises them itself, so that a teacher and a student may differ in that.
+Shapes: B batch, K classes, C channels, H W height and width. Every network takes inputs in [0, 1]
+and normalises them itself, so that a teacher and a student may differ in that.
 """
 
-import contextlib
-import copy
-import dataclasses
-import difflib
 import functools
 import inspect
 import itertools
-import re
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdcourse import _files
 from kdcourse._key import stamp
-
-
-@dataclasses.dataclass
-class View:
-    """What a model says about a batch: `logits` [B, K], tapped tensors by module path, and the
-    sample ids `index` [B] where a scheme knows them."""
-
-    logits: torch.Tensor
-    taps: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
-    index: torch.Tensor | None = None
-
-    def detached(self) -> "View":
-        """The same numbers, through which no gradient flows."""
-        taps = {name: tensor.detach() for name, tensor in self.taps.items()}
-        return View(self.logits.detach(), taps, self.index)
-
-
-def logits_of(output) -> torch.Tensor:
-    """The logits in a model's output: a tensor, a tuple's first entry, or a `.logits` field."""
-    if hasattr(output, "logits"):
-        output = output.logits
-    if isinstance(output, (tuple, list)):
-        output = output[0]
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        got = f"shape {list(output.shape)}" if isinstance(output, torch.Tensor) else type(output)
-        raise TypeError(
-            f"Expected logits of shape [B, K] from the model, got {got}. "
-            "Wrap the model so that forward returns logits [B, K], or has them in .logits."
-        )
-    return output
-
-
-def taps(model: nn.Module, names) -> "Taps":
-    """Look inside a model: `taps(model, names)(x)` is a `View`, with the tensor of every name.
-
-    names: module paths as in `model.named_modules()`, for example `["layer2", "fc:input"]`:
-
-    * `"layer2"`: what that module returns (of a tuple, the first tensor);
-    * `"fc:input"`: what goes into it (its first tensor), here the features before the last layer;
-    * `"layer1.0.relu#2"`: the second call, where a model calls one module several times;
-    * `"attention[1]"`: the second entry of a returned tuple.
-
-    Works on any model as it stands, torchvision's, timm's and transformers' among them, also inside
-    `torch.compile` and `DistributedDataParallel` (paths are those of the model within; tap before
-    the first call of a compiled model). The tensors are the model's own: gradients flow through
-    them. Nothing is kept after the call, and other calls of the model cost nothing.
-
-    Fused attention never has its map in memory, so there is nothing to tap: in timm switch it off
-    (`block.attn.fused_attn = False`) and tap `"blocks.0.attn.attn_drop:input"`; in transformers
-    load with `attn_implementation="eager"`.
-
-    Raises `ValueError` for a path that the model does not have, with the nearest names; when
-    called, `RuntimeError` for a module that was not called, or was called more than once, and for a
-    tensor that a later module overwrote in place (`ReLU(inplace=True)`).
-
-    >>> model = resnet(depth=8, width=8)
-    >>> view = taps(model, ["layer2", "fc:input"])(torch.rand(2, 1, 28, 28))
-    >>> view.taps["layer2"].shape, view.taps["fc:input"].shape
-    (torch.Size([2, 16, 14, 14]), torch.Size([2, 32]))
-    """
-    return Taps(model, names)
-
-
-class Taps:
-    """A model with some of its modules tapped; see `taps`. `remove()` takes the hooks away that no
-    other `Taps` needs."""
-
-    def __init__(self, model: nn.Module, names):
-        self.model = model
-        names = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
-        modules = _paths(model)
-        self._hooks = [_attach(name, modules, model) for name in names]
-        self._proven = False
-
-    def __call__(self, *args, **kwargs) -> View:
-        """The model's view of these inputs: logits [B, K] and the tapped tensors."""
-        # Compiled code does not count how often a tensor is written to, so the first call of a
-        # compiled model is made without the compiler: there an overwritten tap shows.
-        eager = not self._proven and hasattr(self.model, "_orig_mod")
-        for hook in self._hooks:
-            hook.start()
-        try:
-            with torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext():
-                logits = logits_of(self.model(*args, **kwargs))
-            self._proven = True
-            return View(logits, {hook.name: hook.take() for hook in self._hooks})
-        finally:
-            for hook in self._hooks:
-                hook.stop()
-
-    def remove(self) -> None:
-        """Take these hooks off the model; this object taps nothing afterwards."""
-        for hook in self._hooks:
-            hook.users -= 1
-        _unhook(self.model, lambda hook: hook in self._hooks and hook.users < 1)
-        self._hooks = []
-
-
-class Early(nn.Module):
-    """A model that stops at a module and answers from there: `head` of the tensor that `taps` finds
-    at this path, "fc:input" and "relu#2" included.
-
-    What lies behind it is not computed.
-    """
-
-    def __init__(self, model: nn.Module, path: str, head: nn.Module):
-        super().__init__()
-        self.model, self.path, self.head = model, path, head
-        self._leave = _Leave(path, model)
-
-    def forward(self, x):
-        self._leave.tap.start()
-        try:
-            self.model(x)
-        except _Left as left:
-            return self.head(left.args[0])
-        finally:
-            self._leave.tap.stop()
-        raise RuntimeError(f"Expected the model to call {self.path!r}, but it did not.")
-
-
-class _Left(Exception):
-    """Carries a tensor from inside a model out of it."""
-
-
-class _Leave:
-    """A hook that leaves the model as soon as its tap has seen what it waits for.
-
-    It has a tap and is none, so that it stays when a model is freed of its taps.
-    """
-
-    def __init__(self, name: str, model: nn.Module):
-        self.tap = _Tap(name)
-        _register(self.tap, _found(self.tap, _paths(model), model), self)
-
-    def __call__(self, module, args, *more):
-        self.tap(module, args, *more)
-        if self.tap.calls >= max(self.tap.call, 1):
-            raise _Left(self.tap.take())
-
-
-def alone(model: nn.Module) -> nn.Module:
-    """A copy of the model in eval mode, as it was before anybody compiled, wrapped or tapped it."""
-    # A tensor that a module keeps of its last call has a history, and torch does not copy that.
-    memo = {id(value): value.detach().clone() for module in model.modules()
-            for value in vars(module).values()
-            if isinstance(value, torch.Tensor) and not value.is_leaf}
-    model = unwrapped(copy.deepcopy(model, memo))
-    _unhook(model, lambda hook: isinstance(hook, _Tap))
-    return model.eval()
-
-
-def _unhook(model: nn.Module, unwanted) -> None:
-    for module in model.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if unwanted(hook)]:
-                hooks.pop(key)
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside `torch.compile` and `DistributedDataParallel`."""
-    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    while True:
-        if isinstance(model, wrappers):
-            model = model.module
-        elif hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        else:
-            return model
-
-
-class _Tap:
-    """A forward hook: an object, so that it is copied together with its model.
-
-    It records only between `start` and `stop`, and keeps nothing afterwards.
-    """
-
-    grammar = re.compile(r"(?P<path>[^#:\[]*)(#(?P<call>\d+))?(?P<input>:input)?"
-                         r"(\[(?P<entry>\d+)\])?")
-
-    def __init__(self, name: str):
-        found = self.grammar.fullmatch(name)
-        if not found:
-            raise ValueError(f"Expected a tap such as \"layer2\", \"fc:input\", \"relu#2\" or "
-                             f"\"attention[1]\", got {name!r}.")
-        self.name, self.path, self.input = name, found["path"], bool(found["input"])
-        self.call = int(found["call"] or 0)
-        self.entry = int(found["entry"]) if found["entry"] else None
-        self.users = 1
-        self.stop()
-
-    def start(self) -> None:
-        self.on = True
-
-    def stop(self) -> None:
-        self.on, self.calls, self.tensor, self.version = False, 0, None, None
-
-    def __call__(self, module, args, *more):
-        if not self.on:
-            return
-        self.calls += 1
-        if self.call in (0, self.calls):
-            seen = (*args, *more[0].values()) if self.input else more[0]
-            if hasattr(seen, "to_tuple"):  # an output object of transformers
-                seen = seen.to_tuple()
-            if isinstance(seen, (tuple, list)):
-                entries = [entry for entry in seen if isinstance(entry, torch.Tensor)]
-                if self.entry is not None:
-                    entries = list(seen[self.entry : self.entry + 1])
-                seen = entries[0] if entries else None
-            elif self.entry is not None:
-                seen = None  # one tensor has no entries
-            self.tensor, self.version = seen, _version(seen)
-
-    def take(self) -> torch.Tensor:
-        """The tensor of this forward pass, or what is wrong with it."""
-        if self.calls == 0 or self.call > self.calls:
-            often = f"{self.calls} times" if self.calls else "never"
-            raise RuntimeError(
-                f"Expected {self.path!r} to be called, for the tap {self.name!r}; it was called "
-                f"{often} in this forward pass. Tap a module that the model calls. Of a compiled "
-                "model, tap it before its first call; where one of its class was compiled before, "
-                "call torch.compiler.reset() first."
-            )
-        if not self.call and self.calls > 1:
-            raise RuntimeError(
-                f"Expected {self.path!r} to be called once, got {self.calls} calls in one forward "
-                f"pass. Say which: {self.path}#1 to {self.path}#{self.calls}."
-            )
-        if not isinstance(self.tensor, torch.Tensor):
-            raise RuntimeError(f"Expected a tensor at {self.name!r}, got "
-                               f"{type(self.tensor).__name__}.")
-        if self.version is not None and self.tensor._version != self.version:
-            raise RuntimeError(
-                f"Expected {self.name!r} to stay as it was tapped, but a later module overwrote it "
-                "in place, so its numbers are another layer's. Tap the block around it, or set "
-                "inplace=False on the activation that follows."
-            )
-        return self.tensor
-
-
-def _version(tensor) -> int | None:
-    """How often a tensor was written to; None where that is not counted."""
-    if torch.compiler.is_compiling() or not isinstance(tensor, torch.Tensor):
-        return None
-    return None if tensor.is_inference() else tensor._version
-
-
-def _paths(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by path, as if nothing in the model were compiled."""
-    return {re.sub(r"(^|(?<=\.))_orig_mod(\.|$)", "", path).removesuffix("."): module
-            for path, module in unwrapped(model).named_modules()}
-
-
-def _attach(name: str, modules: dict[str, nn.Module], model: nn.Module) -> _Tap:
-    """The hook of that name: the one which is already there, or a new one."""
-    tap = _Tap(name)
-    module = _found(tap, modules, model)
-    hooks = module._forward_pre_hooks if tap.input else module._forward_hooks
-    for hook in hooks.values():
-        if isinstance(hook, _Tap) and hook.name == name:
-            hook.users += 1
-            return hook
-    _register(tap, module, tap)
-    return tap
-
-
-def _found(tap: _Tap, modules: dict[str, nn.Module], model: nn.Module) -> nn.Module:
-    """The module that the tap is for."""
-    if not tap.path or tap.path not in modules:
-        near = difflib.get_close_matches(tap.path, filter(None, modules), n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"Expected the path of a module in {type(unwrapped(model)).__name__}, got "
-                         f"{tap.path!r}.{hint} It has:\n{_tree(modules)}")
-    return modules[tap.path]
-
-
-def _register(tap: _Tap, module: nn.Module, hook) -> None:
-    """Hang the hook on that side of the module which the tap looks at."""
-    if tap.input:
-        module.register_forward_pre_hook(hook, with_kwargs=True)
-    else:
-        module.register_forward_hook(hook)
-
-
-def _tree(modules: dict[str, nn.Module], lines: int = 40) -> str:
-    """The module paths with their classes, as deep as fits into so many lines."""
-    for depth in range(4, 0, -1):
-        shown = [(path, type(module).__name__) for path, module in modules.items()
-                 if path and path.count(".") < depth]
-        if len(shown) <= lines:
-            break
-    rest = [f"  … and {len(shown) - lines} more"] if len(shown) > lines else []
-    return "\n".join([f"  {path}  ({kind})" for path, kind in shown[:lines]] + rest)
-
-
-@torch.no_grad()
-def predict(model: nn.Module, x: torch.Tensor, batch: int = 500) -> torch.Tensor:
-    """The model's logits [N, K] for inputs [N, C, H, W], in eval mode and without gradients.
-
-    Every submodule is left in the mode (train or eval) in which it was found. The result lies on
-    the device of the model.
-    """
-    with evaluating(model):
-        device = device_of(model)
-        return torch.cat([logits_of(model(part.to(device))).float() for part in x.split(batch)])
-
-
-def answers(predict, split) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Logits [N, K] for a split, in memory or a stream, and its labels in the same order.
-
-    predict: a function of inputs [B, C, H, W], such as a teacher's `predict`. Where it has no
-        answer (None), there are no logits either.
-
-    >>> from kdcourse.data import glyphs
-    >>> model, split = mlp(hidden=(8,)), glyphs(train=36, val=36, test=36).val
-    >>> logits, labels = answers(functools.partial(predict, model), split)
-    >>> logits.shape, labels.equal(split.y)
-    (torch.Size([36, 36]), True)
-    """
-    pairs = [(predict(batch.x), batch.y) for batch in split.batches(500)]
-    labels = torch.cat([y for _, y in pairs])
-    if any(logits is None for logits, _ in pairs):
-        return None, labels
-    return torch.cat([logits for logits, _ in pairs]), labels
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module):
-    """Eval mode inside the block; afterwards every submodule is in the mode it was found in, and
-    one that was made inside in the mode of the model."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module in {*modes, *model.modules()}:
-            module.training = modes.get(module, modes[model])
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters lie (the CPU for a model without any)."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def describe(model: nn.Module) -> str:
-    """One line that identifies a model: how our own were made, or class, size and structure."""
-    if hasattr(model, "spec"):
-        return model.spec
-    parameters = sum(p.numel() for p in model.parameters())
-    return f"{type(model).__name__}({parameters} parameters, {_files.digest(repr(model))[:8]})"
+from kdcourse._random import seeded
+from kdcourse.taps import (
+    Output,
+    alone,
+    answers,
+    describe,
+    device_of,
+    evaluating,
+    predict,
+    unwrapped,
+)
+
+__all__ = ["BasicBlock", "MeanOverImage", "Normalize", "Output", "ResNet", "alone", "answers",
+           "convnet", "describe", "device_of", "evaluating", "mlp", "predict", "resnet",
+           "unwrapped", "vit"]
 
 
 def _seeded(build):
@@ -388,8 +45,7 @@ def _seeded(build):
             for number in value if isinstance(value, (tuple, list)) else (value,):
                 if name not in ("dropout", "stem", "init") and number < 1:
                     raise ValueError(f"Expected {name} of at least 1, got {value}.")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(bound.arguments["seed"])
+        with seeded(bound.arguments["seed"]):
             model = build(**bound.arguments)
         model.spec = f"{build.__name__}({', '.join(f'{k}={v}' for k, v in settings.items())})"
         stamp(model, [build.__name__, settings, bound.arguments["seed"]])

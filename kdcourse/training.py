@@ -17,13 +17,15 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from kdcourse import _checkpoint, _files, models
+from kdcourse import _checkpoint, _files
 from kdcourse._key import key_of, named, stamp
 from kdcourse._machine import default_device
+from kdcourse._random import generator
 from kdcourse._team import Team
-from kdcourse.data import Batch, Dataset, Split, generator
+from kdcourse.data import Batch, Dataset, Split
+from kdcourse.data.loaders import Stream
 from kdcourse.schemes import Scheme
-from kdcourse.streams import Stream
+from kdcourse.taps import device_of, predict
 from kdcourse.teachers import Teacher
 
 
@@ -300,7 +302,7 @@ class _Run:
         """Make optimiser and schedule; return the history so far: of a checkpoint, or empty."""
         recipe, history = self.recipe, History(device=str(self.device))
         if recipe.label_smoothing:  # over all of the student's outputs
-            self.classes = models.predict(self.scheme.student, first.x[:2]).shape[1]
+            self.classes = predict(self.scheme.student, first.x[:2]).shape[1]
         part = self.divided(first)[0]
         if self.checkpoint and self.checkpoint.exists():
             self.header, self.tensors = _checkpoint.load(self.checkpoint, self.settings)
@@ -586,11 +588,11 @@ def _accuracy(model: nn.Module, split, team, recipe) -> float:
     else:
         mine = slice(team.rank, None, team.size)
         parts = [Split(split.x[mine], split.y[mine])]
-    counts = torch.zeros(2, dtype=torch.int64, device=models.device_of(model))  # right, seen
+    counts = torch.zeros(2, dtype=torch.int64, device=device_of(model))  # right, seen
     for part in parts:
         if len(part.x):
             labels = part.y if part.y.ndim == 1 else part.y.argmax(1)
-            counts[0] += (models.predict(model, part.x, size).argmax(1) == labels).sum()
+            counts[0] += (predict(model, part.x, size).argmax(1) == labels).sum()
             counts[1] += len(labels)
     right, seen = team.sum(counts)
     return float(right.float() / seen)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from kdcourse import _files, data, measure, models, schemes
 from kdcourse._key import key_of, stamp
 from kdcourse._machine import RESULTS, where
+from kdcourse.taps import describe, device_of, predict
 from kdcourse.training import Recipe, fit
 
 # What each teacher is: its network, its own images (not those of any student), and how it learns.
@@ -51,7 +52,7 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
     model = entry["model"]()
     model.spec = f"teacher({name!r})"
     expected = {
-        "name": name, "model": models.describe(entry["model"]()),
+        "name": name, "model": describe(entry["model"]()),
         "recipe": key_of(entry["recipe"]).exact, "data": entry["data"],
         "fingerprint": data.glyphs_fingerprint(), "results": RESULTS,
         "smoke": _files.smoke(),
@@ -86,8 +87,8 @@ def _train(model, entry, expected) -> dict:
                   label=f"training the teacher {expected['name']!r} once")
     if history.interrupted:
         raise KeyboardInterrupt("The teacher's training was stopped; the next call starts anew.")
-    accuracy = measure.accuracy(models.predict(model, own.val.x), own.val.y.to(
-        models.device_of(model)))
+    accuracy = measure.accuracy(predict(model, own.val.x), own.val.y.to(
+        device_of(model)))
     return expected | {"accuracy": accuracy, "seconds": time.perf_counter() - start,
                        **where(history.device)}
 

@@ -448,7 +448,7 @@ def test_a_teacher_without_a_network_costs_nothing_here(data, smoke):
         """Answers that come over a wire."""
 
         def forward(self, batch, paths=()):
-            return kd.models.View(self.predict(batch.x))
+            return kd.Output(self.predict(batch.x))
 
         def predict(self, x, y=None):
             return x.flatten(1)[:, :36]
@@ -532,7 +532,7 @@ def test_the_student_is_measured_without_hooks_and_keeps_them(data, smoke):
 def test_a_report_on_data_from_a_loader(data, smoke):
     from torch.utils.data import DataLoader, TensorDataset
 
-    from kdcourse.streams import from_loaders
+    from kdcourse.data.loaders import from_loaders
 
     loaders = [DataLoader(TensorDataset(part.x, part.y), batch_size=36)
                for part in (data.train, data.val, data.test)]

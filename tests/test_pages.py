@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from kdcourse import losses
 from kdcourse.losses import CE, DKD, JS, KD, ReverseKL
-from kdcourse.models import View
+from kdcourse.taps import Output
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text("utf-8") for path in (ROOT / "book").glob("*.md")}
@@ -193,7 +193,7 @@ def test_conversions_of_the_notation_page(name):
     s, t = (3 * torch.randn(7, K, generator=draw, dtype=torch.float64) for _ in range(2))
     y = torch.randint(K, (7,), generator=draw)
     s.requires_grad_()
-    value, same = theirs(s, t, y), ours(View(s, {}, None), View(t, {}, None), y)
+    value, same = theirs(s, t, y), ours(Output(s, {}, None), Output(t, {}, None), y)
     (gradient,), (expected,) = torch.autograd.grad(same, s), torch.autograd.grad(value, s)
     torch.testing.assert_close(gradient, expected)
     if name not in ("TextBrewer", "TinyBERT"):  # a cross-entropy: other value, same gradient

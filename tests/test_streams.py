@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 import kdcourse as kd
 from kdcourse import losses, models
 from kdcourse._team import Team
+from kdcourse.data.loaders import Stream, from_loaders
 from kdcourse.schemes import Supervised
-from kdcourse.streams import Stream, from_loaders
 
 RECIPE = kd.Recipe(epochs=3, batch=40, lr=0.01)  # 3 batches of 144 samples, and 24 left over
 
@@ -406,14 +406,14 @@ else:
 recipe = kd.Recipe(epochs=3, batch=40, lr=0.01, accumulate=2)
 results = []
 for val in vals:
-    stream = kd.streams.from_loaders(train, val, classes=data.classes)
+    stream = kd.data.from_loaders(train, val, classes=data.classes)
     net = lambda seed: kd.models.mlp(hidden=(16,), size=12, seed=seed)  # no batch statistics
     scheme = kd.Distiller(net(0), net(1))
     results.append(kd.fit(scheme, stream, recipe, device="cpu").to_dict()["rows"])
 if world > 1:
     for train, recipe, words in ((DataLoader(pairs, 20), recipe, "another part in each process"),
                                  (train, kd.Recipe(batch=41), "multiple of the 2 processes")):
-        stream = kd.streams.from_loaders(train, data.val, classes=data.classes)
+        stream = kd.data.from_loaders(train, data.val, classes=data.classes)
         try:
             kd.fit(scheme, stream, recipe, device="cpu")
         except ValueError as error:
@@ -455,7 +455,7 @@ def test_two_processes_with_a_loader_each_train_what_one_would(tmp_path):
 
 def test_what_needs_all_of_the_data_says_so_at_the_door():
     loader = [(torch.rand(4, 1, 12, 12), torch.arange(4)) for _ in range(3)]
-    data = kd.streams.from_loaders(loader, loader, loader, classes=tuple("abcd"))
+    data = kd.data.from_loaders(loader, loader, loader, classes=tuple("abcd"))
     scheme = kd.Supervised(kd.models.mlp(hidden=(4,), classes=4, size=12))
     for call in (lambda: kd.doctor(scheme, data),
                  lambda: kd.compare({"a": lambda seed: scheme}, data, kd.Recipe(epochs=1, batch=4),

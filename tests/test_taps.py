@@ -14,7 +14,7 @@ from conftest import network, state
 from torch import nn
 
 import kdcourse as kd
-from kdcourse.models import View, alone, unwrapped
+from kdcourse.taps import Output, alone, unwrapped
 
 X = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -60,7 +60,7 @@ def test_models_as_they_stand(name):
     before = state(model)
     seen = kd.taps(model, names)
     view = seen(X)
-    assert isinstance(view, View)
+    assert isinstance(view, Output)
     torch.testing.assert_close(view.logits, model(X))
     assert list(view.taps) == names
     for name in names:

@@ -437,7 +437,7 @@ def test_the_default_device_has_no_surprises(data):
     assert kd.fit(Supervised(network()), data, RECIPE, device="cpu").device == "cpu"
     expected = "cuda" if torch.cuda.is_available() else "mps" if (
         torch.backends.mps.is_available()) else "cpu"
-    assert kd.training.default_device().type == expected
+    assert kd.default_device().type == expected
 
 
 # --- recipes ------------------------------------------------------------------------------------

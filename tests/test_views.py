@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kdcourse as kd
-from kdcourse.views import Augment
+from kdcourse.data.augment import Augment
 
 
 def views(data, **limits):

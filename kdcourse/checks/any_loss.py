@@ -4,7 +4,7 @@ import contextlib
 
 import torch
 
-from kdcourse.data import generator
+from kdcourse._random import generator
 
 
 @contextlib.contextmanager

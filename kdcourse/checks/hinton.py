@@ -4,8 +4,8 @@ import math
 
 import torch
 
+from kdcourse._random import generator
 from kdcourse.checks.any_loss import no_number, reached, stub
-from kdcourse.data import generator
 
 
 def distillation_loss(fn, T: float = 4.0, *, masked: bool = False) -> None:

@@ -6,8 +6,8 @@ import re
 import torch
 
 from kdcourse import _files
+from kdcourse._random import generator
 from kdcourse.checks.any_loss import stub
-from kdcourse.data import generator
 from kdcourse.teachers import as_teacher
 
 

@@ -4,12 +4,12 @@ import contextlib
 
 import torch
 
-from kdcourse import models
 from kdcourse.data import Dataset
 from kdcourse.doctor import copies, plan, step, teacher
 from kdcourse.doctor.findings import Diagnosis, Finding
 from kdcourse.doctor.setup import Setup
 from kdcourse.schemes import Scheme
+from kdcourse.taps import device_of, evaluating
 
 __all__ = ["Diagnosis", "Finding", "doctor"]
 
@@ -59,7 +59,7 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
     if not isinstance(scheme, Scheme):
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}.")
-    device = models.device_of(scheme.student)
+    device = device_of(scheme.student)
     _ = data.train.x, data.val.x  # a stream says in a sentence what to do instead
     with copies.left_as_it_was(scheme), copies.seeded(device), \
             torch.inference_mode(False), torch.enable_grad(), \
@@ -70,7 +70,7 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
             step.own_terms(setup)
         with contextlib.ExitStack() as eval_mode:
             for network in (setup.scheme, *setup.networks):
-                eval_mode.enter_context(models.evaluating(network))
+                eval_mode.enter_context(evaluating(network))
             for source in setup.teachers:
                 teacher.answers(source)
                 teacher.accuracy(source)

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from kdcourse import models
 from kdcourse.data import Batch
 from kdcourse.doctor import copies
 from kdcourse.doctor.findings import Diagnosis, Finding
+from kdcourse.taps import logits_of
 from kdcourse.teachers import Teacher
 
 
@@ -101,7 +101,7 @@ class Source:
             self.setup.scheme(Batch(x, y[rows % len(y)], rows % len(self.setup.train)))
         finally:
             hook.remove()
-        return models.logits_of(outputs[0]).float()
+        return logits_of(outputs[0]).float()
 
 
 def on_batch(teacher: Teacher, batch: Batch) -> torch.Tensor | None:

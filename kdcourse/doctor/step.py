@@ -5,9 +5,10 @@ import copy
 import torch
 from torch import nn
 
-from kdcourse import checks, models, schemes
+from kdcourse import checks, schemes
 from kdcourse.doctor import copies
 from kdcourse.doctor.setup import are_probabilities, first_three
+from kdcourse.taps import Output, evaluating
 
 
 def fits(setup) -> bool:
@@ -17,7 +18,7 @@ def fits(setup) -> bool:
         scheme, few = setup.scheme, setup.batch[:4]
         scheme.check(setup.data)
         scheme.build(few, 0)
-        with torch.no_grad(), models.evaluating(scheme):
+        with torch.no_grad(), evaluating(scheme):
             few = scheme.with_inputs(few)
             setup.edges = list(scheme.edges(few))
             setup.terms = set(schemes.outcome(setup.edges, few).parts)
@@ -207,7 +208,7 @@ def _broken(term, T: float) -> dict[str, str]:
     def loss(student, teacher, at):
         term.T = at
         labels = torch.arange(len(student)) % student.shape[1]
-        return term(models.View(student), models.View(teacher), labels)
+        return term(Output(student), Output(teacher), labels)
 
     try:
         return checks.broken_laws(loss, T)

@@ -8,9 +8,10 @@ import math
 
 import torch
 
-from kdcourse import measure, models
-from kdcourse.data import generator
+from kdcourse import measure
+from kdcourse._random import generator
 from kdcourse.doctor.setup import are_probabilities, on_batch, on_inputs
+from kdcourse.taps import predict
 from kdcourse.teachers import Cached, Ensemble, Live
 
 SAMPLES = 500  # on which the teacher's accuracy is measured
@@ -164,7 +165,7 @@ def accuracy(source) -> None:
             "inputs what it was trained on?")
     elif x is not None and setup.fits:
         source.look("the teacher is better than the student")
-        theirs = measure.accuracy(models.predict(setup.scheme.student, x).cpu(), y)
+        theirs = measure.accuracy(predict(setup.scheme.student, x).cpu(), y)
         if _better(theirs, right, len(y), 0.02):
             source.report(
                 f"The student is better than its teacher already: {theirs:.1%} against "
@@ -225,7 +226,7 @@ def _other_inputs(source, x, y) -> bool:
     if isinstance(teacher, Live) and teacher.transform is not None:
         with contextlib.suppress(Exception):  # without it the network may not take the inputs
             right["the transform of kd.Live left out"] = (
-                measure.accuracy(models.predict(teacher.model, x).cpu(), y),
+                measure.accuracy(predict(teacher.model, x).cpu(), y),
                 "Leave it out: the model normalises for itself.")
     asis, _ = right.pop("", (1.0, ""))
     words = max(right, key=lambda words: right[words][0], default=None)

@@ -7,13 +7,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 
-from kdcourse import _files, measure, models
+from kdcourse import _files, measure
 from kdcourse._key import Key, key_of
 from kdcourse._machine import RESULTS, default_device, where
 from kdcourse.data import Dataset, Split
 from kdcourse.experiment.comparison import Comparison, minutes
 from kdcourse.experiment.records import KEYS, Store, keyed, rounded
 from kdcourse.schemes import Scheme
+from kdcourse.taps import predict
 from kdcourse.teachers import Teacher, as_teacher
 from kdcourse.training import Recipe, fit
 
@@ -277,7 +278,7 @@ class _Answers:
 
 def _measured(scheme, data, split, answers, history) -> dict:
     part = getattr(data, split)
-    logits = models.predict(scheme.student, part.x)
+    logits = predict(scheme.student, part.x)
     labels = part.y.to(logits.device)
     found = {"agreement": None, "teacher_kl": None}
     found |= measure.evaluate(logits, labels, answers.for_scheme(scheme))
@@ -285,7 +286,7 @@ def _measured(scheme, data, split, answers, history) -> dict:
             for row in measure.reliability(logits, labels)]
     curve = [[row["epoch"], row["loss"], row["val_accuracy"]] for row in history.rows
              if row["val_accuracy"] is not None]
-    fitted = measure.accuracy(models.predict(scheme.student, data.train.x),
+    fitted = measure.accuracy(predict(scheme.student, data.train.x),
                               data.train.y.to(logits.device))
     return rounded({
         **found,

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdcourse.data import generator
+from kdcourse._random import generator
 from kdcourse.grading import extract
 from kdcourse.grading.assignment import Assignment, Law, differs
 from kdcourse.grading.process import Lost, Worker

@@ -8,8 +8,8 @@ import numbers
 import torch
 from torch import nn
 
-from kdcourse.data import generator
-from kdcourse.models import View
+from kdcourse._random import generator
+from kdcourse.taps import Output
 
 
 class Loss(nn.Module):
@@ -81,7 +81,7 @@ class Loss(nn.Module):
                 self._pick(teacher, self.teacher_paths, "teacher"))
 
     def _pick(self, output, paths, who):
-        if not isinstance(output, View):
+        if not isinstance(output, Output):
             return output
         if not paths:
             if self.needs_paths:

@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from kdcourse.models import View
+from kdcourse.taps import Output
 
 
 def full_precision(function):
@@ -39,7 +39,7 @@ def floats(x: torch.Tensor) -> torch.Tensor:
 
 def logits(x, who: str) -> torch.Tensor:
     """Check logits [B, K], and give them in float32 at least."""
-    if isinstance(x, View):
+    if isinstance(x, Output):
         x = x.logits
     if not isinstance(x, torch.Tensor) or x.ndim != 2:
         raise ValueError(f"Expected {who} logits of shape [B, K], got {_described(x)}.")

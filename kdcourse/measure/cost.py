@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdcourse import _files, models
+from kdcourse import _files
+from kdcourse.taps import device_of, evaluating
 
 
 def parameters(model: nn.Module) -> int:
@@ -31,8 +32,8 @@ def macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     """
     plain = sdpa_kernel(SDPBackend.MATH)  # attention as matrix products: every torch counts those
     counter = FlopCounterMode(display=False)
-    with models.evaluating(model), torch.no_grad(), plain, counter:
-        model(torch.zeros(1, *shape, device=models.device_of(model)))
+    with evaluating(model), torch.no_grad(), plain, counter:
+        model(torch.zeros(1, *shape, device=device_of(model)))
     return counter.get_total_flops() // 2  # it counts the multiplication and the addition
 
 
@@ -86,11 +87,11 @@ def throughput(model: nn.Module, shape: tuple[int, ...], batch: int = 128, secon
 
 def _times(model, shape, batch, seconds, least) -> list[float]:
     """Milliseconds of the calls of a network, after a warm-up."""
-    device = models.device_of(model)
+    device = device_of(model)
     x = torch.rand(batch, *shape, device=device)
     wait = getattr(torch, device.type).synchronize if device.type != "cpu" else lambda: None
     seconds = 0.02 if _files.smoke() else seconds
-    with models.evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         times, end = [], time.perf_counter() + 1.2 * seconds
         while time.perf_counter() < end or len(times) < least:
             start = time.perf_counter()
@@ -116,9 +117,9 @@ def peak_memory(model: nn.Module, shape: tuple[int, ...], batch: int = 1) -> flo
     >>> round(peak_memory(nn.Linear(1000, 250), (1000,)), 3)  # 251,000 for input, weights, output
     1.006
     """
-    device = models.device_of(model)
+    device = device_of(model)
     backend = getattr(torch, device.type, None)
-    with models.evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         def call():
             model(torch.zeros(batch, *shape, device=device))
 

@@ -8,8 +8,9 @@ import math
 import torch
 from torch import nn
 
-from kdcourse import models
 from kdcourse.data import Batch
+from kdcourse.taps import device_of, evaluating
+from kdcourse.taps import taps as taps_of
 from kdcourse.teachers import Teacher
 
 
@@ -70,10 +71,10 @@ def cka_matrix(model_a: nn.Module, paths_a, model_b: nn.Module, paths_b, x: torc
 def _layers(model, paths, x: torch.Tensor, batch: int) -> list[torch.Tensor]:
     """What each layer says about all of x."""
     paths = (paths,) if isinstance(paths, str) else tuple(paths)
-    device = models.device_of(model)
-    tapped = models.taps(model, paths) if not isinstance(model, Teacher) else (
+    device = device_of(model)
+    tapped = taps_of(model, paths) if not isinstance(model, Teacher) else (
         lambda part: model(Batch(part, None, None), paths))
-    with models.evaluating(model):
+    with evaluating(model):
         views = [tapped(part.to(device)) for part in x.split(batch)]
     return [torch.cat([view.taps[path].cpu() for view in views]) for path in paths]
 

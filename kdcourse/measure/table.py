@@ -10,9 +10,10 @@ import statistics
 import torch
 from torch import nn
 
-from kdcourse import models, schemes
+from kdcourse import schemes
 from kdcourse.data import Dataset
 from kdcourse.measure import cost, quality
+from kdcourse.taps import answers, device_of, predict
 from kdcourse.teachers import Teacher
 
 
@@ -98,10 +99,10 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     for name, teacher in teachers.items():
         asked[name] = teacher.predict, _AsNetwork(teacher) if teacher.networks() else None
     for name, network in scheme.networks().items():
-        asked[name] = functools.partial(models.predict, network), network
+        asked[name] = functools.partial(predict, network), network
     logits, labels = {}, None
-    for name, (predict, _) in asked.items():
-        logits[name], labels = models.answers(predict, part)
+    for name, (answer, _) in asked.items():
+        logits[name], labels = answers(answer, part)
     answered = [name for name in asked if logits[name] is not None]
     rows = {}
     for name in answered:
@@ -115,7 +116,7 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     if teachers:
         partner = next(iter(teachers)) if len(teachers) == 1 else "its teachers"
     return Report(f"{data.name}, {len(labels):,} samples of the {split} split", rows, partner,
-                  batch, models.device_of(scheme.student).type, torch.get_num_threads())
+                  batch, device_of(scheme.student).type, torch.get_num_threads())
 
 
 def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:

@@ -9,9 +9,11 @@ import itertools
 import torch
 from torch import nn
 
-from kdcourse import losses, models
-from kdcourse.data import Batch, Dataset, generator
-from kdcourse.models import View
+from kdcourse import losses
+from kdcourse._random import generator
+from kdcourse.data import Batch, Dataset
+from kdcourse.taps import Output, alone, describe, evaluating, predict
+from kdcourse.taps import taps as taps_of
 from kdcourse.teachers import Teacher, as_teacher
 
 
@@ -28,8 +30,8 @@ class Edge:
         there, so three peers with a weight of 1/3 each give their mean.
     """
 
-    student: View
-    teacher: View | None
+    student: Output
+    teacher: Output | None
     objective: losses.Objective
     name: str = ""
     weight: float = 1.0
@@ -138,7 +140,7 @@ class Scheme(nn.Module):
 
     def networks(self) -> dict[str, nn.Module]:
         """Copies of what can be used after training, by name, each as `export` makes it."""
-        copies = [models.alone(student) for student in self.students]
+        copies = [alone(student) for student in self.students]
         names = [f"student {i}" for i in range(1, len(copies) + 1)] if copies[1:] else ["student"]
         return dict(zip(names, copies, strict=True))
 
@@ -154,9 +156,9 @@ class Scheme(nn.Module):
         `ValueError` for the path of no module.
         """
         paths = [*paths, *(path for one in self.objectives() for path in one.student_paths)]
-        self._taps = [models.taps(student, paths) for student in self.students]
+        self._taps = [taps_of(student, paths) for student in self.students]
 
-    def output(self, batch: Batch, number: int = 0) -> View:
+    def output(self, batch: Batch, number: int = 0) -> Output:
         """Run a student on `batch.x`: logits, tapped tensors and sample ids. number: which of
         `students`."""
         if self._taps is None:
@@ -181,7 +183,7 @@ class Scheme(nn.Module):
         Runs in eval mode and writes nothing: batch statistics stay as they are. Calling it twice
         changes nothing. Raises `ValueError` where classes or shapes do not fit.
         """
-        with models.evaluating(self), torch.compiler.set_stance("force_eager"):
+        with evaluating(self), torch.compiler.set_stance("force_eager"):
             batch = self.with_inputs(batch)
             edges, numbers = list(self.edges(batch)), itertools.count()
             for edge in edges:
@@ -201,7 +203,7 @@ class Scheme(nn.Module):
                     raise ValueError(
                         f"Expected a student with weights in float32, got {name} in {p.dtype}. "
                         'Call student.float(); half precision is Recipe(precision="bf16").')
-            outputs = models.predict(student, data.train.head(2)).shape[1]
+            outputs = predict(student, data.train.head(2)).shape[1]
             if outputs < len(data.classes):
                 raise ValueError(
                     f"Expected a student with an output for each of the {len(data.classes)} "
@@ -228,7 +230,7 @@ class Scheme(nn.Module):
                 for name, _ in [*part.named_parameters(), *part.named_buffers()]}
 
     def __repr__(self):
-        parts = [models.describe(self.student)]
+        parts = [describe(self.student)]
         for name, part in sorted(self._modules.items(), key=lambda item: item[0] in self.teachers):
             if name == "objective" and part is not None:
                 parts.append(repr(part))
@@ -321,4 +323,4 @@ def export(scheme: Scheme) -> nn.Module:
     if not isinstance(scheme, Scheme):
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}.")
-    return models.alone(scheme.student)
+    return alone(scheme.student)

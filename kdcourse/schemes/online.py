@@ -7,9 +7,10 @@ import copy
 
 from torch import nn
 
-from kdcourse import losses, models
+from kdcourse import losses
 from kdcourse.data import Batch
 from kdcourse.schemes.base import Edge, Scheme
+from kdcourse.taps import describe
 
 
 class Mutual(Scheme):
@@ -82,5 +83,5 @@ class Mutual(Scheme):
             for i, output in enumerate(outputs) for j, peer in enumerate(fixed) if i != j]
 
     def __repr__(self):
-        students = ", ".join(models.describe(student) for student in self.students)
+        students = ", ".join(describe(student) for student in self.students)
         return f"Mutual([{students}], {self._sentence})"

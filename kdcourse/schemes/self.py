@@ -10,10 +10,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from kdcourse import losses, models
-from kdcourse.data import Batch, generator
-from kdcourse.models import View
+from kdcourse import losses
+from kdcourse._random import generator
+from kdcourse.data import Batch
 from kdcourse.schemes.base import Edge, Scheme
+from kdcourse.taps import Early, Output, alone, describe, device_of, evaluating
 
 
 class MultiExit(Scheme):
@@ -68,14 +69,14 @@ class MultiExit(Scheme):
         end = self.output(batch)
         edges = [Edge(end, None, self.of_end)]
         for path, head, objective in zip(self.exits, self.heads or [], self.of_exits):
-            exit = View(head(end.taps[path]), end.taps, batch.index)
+            exit = Output(head(end.taps[path]), end.taps, batch.index)
             edges.append(Edge(exit, end.detached(), objective, path))
         return edges
 
     @torch.no_grad()
     def build(self, batch: Batch, seed: int) -> None:
         if self.heads is None:
-            with models.evaluating(self), torch.compiler.set_stance("force_eager"):
+            with evaluating(self), torch.compiler.set_stance("force_eager"):
                 end = self.output(self.with_inputs(batch))
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(generator(seed, "exits").initial_seed())
@@ -94,9 +95,9 @@ class MultiExit(Scheme):
             raise ValueError(f"Expected one of the exits {list(self.exits)} after training, got "
                              f"{path!r}{'' if self.heads else ' before it'}.")
         head = copy.deepcopy(self.heads[self.exits.index(path)])
-        exit = models.Early(models.alone(self.student), path, head).eval()
+        exit = Early(alone(self.student), path, head).eval()
         with torch.no_grad(), _Reads() as reads:
-            exit(torch.zeros(1, *self._shape, device=models.device_of(exit)))
+            exit(torch.zeros(1, *self._shape, device=device_of(exit)))
         for module in exit.modules():
             own = dict([*module.named_parameters(recurse=False),
                         *module.named_buffers(recurse=False)])
@@ -116,7 +117,7 @@ class MultiExit(Scheme):
         return [] if name == "student" else ["student"]
 
     def __repr__(self):
-        return f"MultiExit({models.describe(self.student)}, {list(self.exits)}, {self._sentence})"
+        return f"MultiExit({describe(self.student)}, {list(self.exits)}, {self._sentence})"
 
 
 class _Head(nn.Module):

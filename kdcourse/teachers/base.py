@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kdcourse.data import Batch, Dataset
-from kdcourse.models import View
+from kdcourse.taps import Output
 
 
 class Teacher(nn.Module):
@@ -20,7 +20,7 @@ class Teacher(nn.Module):
     `state_dict()` (strict `load_state_dict` works without it), and copies of a scheme share it. As
     a part of a scheme it moves with it: `scheme.to(…)` reaches its weights and buffers.
 
-    For a teacher of your own write `forward(batch, paths)`, which returns a `View` of the batch
+    For a teacher of your own write `forward(batch, paths)`, which returns a `Output` of the batch
     with a tensor for each of the module paths. Where it can be asked about any inputs write
     `predict` as well, and `check` where it fits some data only.
 
@@ -31,7 +31,7 @@ class Teacher(nn.Module):
     >>> class FromLabels(Teacher):
     ...     uses_labels = True
     ...     def forward(self, batch, paths=()):
-    ...         return View(5 * nn.functional.one_hot(batch.y, 36).float(), index=batch.index)
+    ...         return Output(5 * nn.functional.one_hot(batch.y, 36).float(), index=batch.index)
     >>> batch = Batch(torch.rand(2, 1, 28, 28), torch.tensor([3, 0]), torch.arange(2))
     >>> FromLabels()(batch).logits.argmax(1)
     tensor([3, 0])
@@ -41,13 +41,13 @@ class Teacher(nn.Module):
     uses_labels = False
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, paths: tuple[str, ...] = ()) -> View:
+    def __call__(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         """The answer to a batch: logits [B, K], and the tensors at the module paths."""
         self.eval()  # the caller may have the network, too, and have called its train()
         answer = super().__call__(batch, tuple(paths))
-        if not isinstance(answer, View):
-            raise TypeError(f"Expected a View from the forward of {type(self).__name__}, got "
-                            f"{type(answer).__name__}. Return kd.models.View(logits).")
+        if not isinstance(answer, Output):
+            raise TypeError(f"Expected a Output from the forward of {type(self).__name__}, got "
+                            f"{type(answer).__name__}. Return kd.models.Output(logits).")
         return answer.detached()  # no_grad does not detach what was stored with a gradient
 
     def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor | None:

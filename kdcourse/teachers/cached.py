@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from kdcourse import _files, models
+from kdcourse import _files
 from kdcourse._key import fingerprint, named
 from kdcourse.data import Batch, Dataset, Split
-from kdcourse.models import View
+from kdcourse.data.augment import Augmented
+from kdcourse.taps import Output, device_of
 from kdcourse.teachers.base import Teacher
 from kdcourse.teachers.live import as_teacher
-from kdcourse.views import Views
 
 TRIED = 8  # samples for which loaded answers are compared with the teacher's
 
@@ -123,7 +123,7 @@ class Cached(Teacher):
             raise ValueError(f"Expected a teacher with its layers for the taps {list(paths)}, got "
                              "stored logits. Use the network itself, or Live(network).")
 
-    def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> View:
+    def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         self.tap(paths)
         plain, V = "views" not in self.params, len(self._logits_VNK)
         if plain != (batch.view == 0) or batch.view > V:
@@ -132,7 +132,8 @@ class Cached(Teacher):
                 f"are answers, got view {batch.view}. Make Cached(teacher, data) for the data that "
                 "you train on, or use Live(teacher).")
         logits_NK = self._logits_VNK[max(batch.view - 1, 0)]
-        return View(logits_NK.index_select(0, batch.index.to(logits_NK.device)), index=batch.index)
+        places = batch.index.to(logits_NK.device)
+        return Output(logits_NK.index_select(0, places), index=batch.index)
 
     def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor | None:
         """Logits for any inputs, from the teacher that gave the answers; None without one."""
@@ -169,7 +170,7 @@ class Cached(Teacher):
 def _answers(teacher: Teacher, data: Dataset) -> torch.Tensor:
     """[V, N, K]: to the plain samples, or to every view."""
     train = data.train
-    views = train.views if isinstance(train, Views) else 1
+    views = train.views if isinstance(train, Augmented) else 1
     if views is None:
         raise ValueError("Expected data with a stated number of views to store answers for, "
                          "got ever new ones. Use kd.augmented(data, views=…), or Live(teacher).")
@@ -181,8 +182,8 @@ def _answers(teacher: Teacher, data: Dataset) -> torch.Tensor:
 def _ask(teacher: Teacher, train: Split, places: torch.Tensor, view: int) -> torch.Tensor:
     """The teacher's answers [B, K] to training samples, of augmented ones in view number view + 1,
     on the CPU."""
-    index, device = places.to(train.x.device), models.device_of(teacher)
-    number = view + 1 if isinstance(train, Views) else 0
+    index, device = places.to(train.x.device), device_of(teacher)
+    number = view + 1 if isinstance(train, Augmented) else 0
     x = train.seen(index, number) if number else train.x.index_select(0, index)
     batch = Batch(x.to(device), train.y[index].to(device), index.to(device), number)
     return teacher(batch).logits.float().cpu()

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from kdcourse import models
+from kdcourse.taps import alone, describe, unwrapped
 from kdcourse.teachers.live import Live
 
 
@@ -39,14 +39,14 @@ class EMA(Live):
     def __init__(self, model: nn.Module, decay: float = 0.999):
         if not 0 <= decay < 1:
             raise ValueError(f"Expected a decay from 0 to below 1, got {decay}.")
-        super().__init__(models.alone(model) if isinstance(model, nn.Module) else model)
+        super().__init__(alone(model) if isinstance(model, nn.Module) else model)
         self.decay = decay
         self._followed = (model,)  # in a tuple, or the student would be a part of the teacher
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Move the average towards the network as it is now."""
-        followed = models.unwrapped(self._followed[0])
+        followed = unwrapped(self._followed[0])
         pairs = [*zip(self.model.parameters(), followed.parameters(), strict=True),
                  *zip(self.model.buffers(), followed.buffers(), strict=True)]
         averaged = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -62,4 +62,4 @@ class EMA(Live):
         return [*super().identity(), self.decay]
 
     def __repr__(self):
-        return f"EMA({models.describe(self.model)}, decay={self.decay})"
+        return f"EMA({describe(self.model)}, decay={self.decay})"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdcourse.data import Batch, Dataset
-from kdcourse.models import View
+from kdcourse.taps import Output
 from kdcourse.teachers.base import Teacher
 from kdcourse.teachers.live import as_teacher
 
@@ -60,9 +60,9 @@ class Ensemble(Teacher):
         """With weights of "confidence", and where one of the teachers does."""
         return self.weights == "confidence" or any(t.uses_labels for t in self.teachers)
 
-    def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> View:
+    def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         self.tap(paths)
-        return View(self._averaged([teacher(batch).logits for teacher in self.teachers], batch.y),
+        return Output(self._averaged([teacher(batch).logits for teacher in self.teachers], batch.y),
                     index=batch.index)
 
     def _averaged(self, answers, labels=None) -> torch.Tensor:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from kdcourse import models
 from kdcourse._key import fingerprint
 from kdcourse.data import Batch, Dataset
-from kdcourse.models import View
+from kdcourse.taps import Output, describe, device_of, evaluating, logits_of
+from kdcourse.taps import taps as taps_of
 from kdcourse.teachers.base import Teacher
 
 
@@ -48,9 +48,9 @@ class Live(Teacher):
                             f"{transform!r}. Write lambda x: …, or take one of torchvision's.")
         self.model, self.transform = model, transform
         self.eval().requires_grad_(False)
-        self._taps = {(): models.taps(model, ())}
+        self._taps = {(): taps_of(model, ())}
 
-    def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> View:
+    def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         self.tap(paths)
         view = self._taps[paths](self._inputs(batch.x))
         view.index = batch.index
@@ -62,15 +62,15 @@ class Live(Teacher):
     def tap(self, paths: tuple[str, ...]) -> None:
         """Raise `ValueError` unless the network has modules at these paths."""
         if paths not in self._taps:
-            self._taps[paths] = models.taps(self.model, paths)
+            self._taps[paths] = taps_of(self.model, paths)
 
     @torch.no_grad()
     def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [N, K] for any inputs [N, C, H, W], on the device of the network."""
-        device = models.device_of(self.model)
-        with models.evaluating(self):
+        device = device_of(self.model)
+        with evaluating(self):
             return torch.cat([
-                models.logits_of(self.model(self._inputs(part.to(device)))).float()
+                logits_of(self.model(self._inputs(part.to(device)))).float()
                 for part in x.split(500)])
 
     def check(self, data: Dataset) -> None:
@@ -94,7 +94,7 @@ class Live(Teacher):
         if made and made["weights"] == digest and made["how"][0] == "teacher":
             name = self.model.spec
         else:  # weights that change are no part of the name
-            name = models.describe(self.model) + ("" if self.saved else f"#{digest[:8]}")
+            name = describe(self.model) + ("" if self.saved else f"#{digest[:8]}")
         return name if self.transform is None else f"Live({name}, {_described(self.transform)})"
 
 

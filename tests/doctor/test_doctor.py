@@ -20,8 +20,8 @@ from kdcourse import losses
 from kdcourse.data import Split
 from kdcourse.doctor import Diagnosis, Finding, doctor
 from kdcourse.losses import CE, KD
-from kdcourse.models import View
 from kdcourse.schemes import Edge, Outcome, Scheme
+from kdcourse.taps import Output
 
 
 class Oracle(nn.Module):
@@ -225,7 +225,7 @@ class Own(Scheme):
     def edges(self, batch):
         with torch.set_grad_enabled(self.attached):
             logits = kd.models.logits_of(self.teacher(self.change(batch.x)))
-        return [Edge(self.output(batch), View(logits), self.objective)]
+        return [Edge(self.output(batch), Output(logits), self.objective)]
 
 
 class Leaky(losses.Loss):
@@ -310,7 +310,7 @@ class Answering(kd.teachers.Teacher):
         self.call, self.on_inputs = call, predict
 
     def forward(self, batch, paths=()):
-        return View(self.call(batch))
+        return Output(self.call(batch))
 
     def predict(self, x, y=None):
         return self.on_inputs(x)

@@ -10,7 +10,7 @@ from conftest import network, restless, state
 from torch import nn
 
 import kdcourse as kd
-from kdcourse import losses, models
+from kdcourse import losses
 from kdcourse.data import Split, generator
 from kdcourse.schemes import Edge, Scheme
 from kdcourse.teachers import as_teacher
@@ -72,7 +72,7 @@ def test_peers_that_are_not_detached(data, count):
                    "peers are not detached")
     assert "peer.detach()" in one.remedy
     assert ("2 and 3" in one.problem) is (count == 3)
-    assert not found(Together(students, models.View.detached, Towards(divergence)), data,
+    assert not found(Together(students, Output.detached, Towards(divergence)), data,
                      "detached")
 
 
@@ -87,7 +87,7 @@ class Wrapped(nn.Module):
         return self.answer(self.net(x))
 
 
-ANSWERS = {"a tensor": lambda z: z, "a tuple": lambda z: (z, None), "an object": models.View}
+ANSWERS = {"a tensor": lambda z: z, "a tuple": lambda z: (z, None), "an object": Output}
 PULLS = {
     "answers": losses.KD(T=1),
     "divergence": Towards(divergence),
@@ -101,7 +101,7 @@ PULLS = {
     *(("a tensor", pull) for pull in PULLS),
     *itertools.product(["a tuple", "an object"], ["divergence", "features"])])
 def test_peers_are_found_whatever_they_pull_by(data, answer, pull):
-    for fix, sick in ((attached, pull != "answers"), (models.View.detached, False)):
+    for fix, sick in ((attached, pull != "answers"), (Output.detached, False)):
         students = [Wrapped(seed, ANSWERS[answer]) for seed in (0, 1)]
         diagnosis = kd.doctor(Together(students, fix, PULLS[pull]), data)
         assert len(diagnosis) == sick, diagnosis
@@ -114,7 +114,7 @@ class Tame(Together):
 
     def __init__(self, how, students=None):
         students = [restless(0), restless(1), network(2)] if students is None else students
-        super().__init__(students, models.View.detached, losses.KD(T=1))
+        super().__init__(students, Output.detached, losses.KD(T=1))
         self.how = how
         self.register_buffer("centre", torch.zeros(36))
         self.queue, self.calls = [], 0
@@ -125,7 +125,7 @@ class Tame(Together):
         for output in outputs:
             yield Edge(output, None, self.objective)
         told = getattr(self, self.how)([output.logits for output in outputs], batch)
-        yield Edge(outputs[0], models.View(told), self.between)
+        yield Edge(outputs[0], Output(told), self.between)
 
     def without_gradient(self, z, batch):
         with torch.no_grad():
@@ -195,7 +195,7 @@ def test_students_that_share_layers_or_feed_each_other_are_no_peers(data):
 
         def edges(self, batch):
             first = self.student(batch.x)
-            return [Edge(models.View(z), None, self.objective)
+            return [Edge(Output(z), None, self.objective)
                     for z in (first, self.peers[0](first))]
 
     cascade = Cascade([network(0), nn.Linear(36, 36)], None, losses.CE())

@@ -11,7 +11,7 @@ from conftest import network, state
 import kdcourse as kd
 from kdcourse import losses
 from kdcourse.losses import CE, KD, LabelSmoothing, Loss, Objective
-from kdcourse.models import View
+from kdcourse.taps import Output
 
 INF = math.inf
 
@@ -97,7 +97,7 @@ def test_a_term_of_ones_own_joins_the_algebra():
     assert objective.needs_teacher
     assert [name for name, _ in objective.named_parameters()] == ["terms.Gap.scale"]
     expected = losses.cross_entropy(s, y) + 0.5 * (s - t).square().mean()
-    torch.testing.assert_close(objective(View(s), View(t), y), expected)
+    torch.testing.assert_close(objective(Output(s), Output(t), y), expected)
 
 
 def test_the_algebra_keeps_the_terms_that_it_is_given():

@@ -26,7 +26,7 @@ from kdcourse.losses import (
     rkd_distance,
     similarity_preserving,
 )
-from kdcourse.models import View
+from kdcourse.taps import Output
 
 FUNCTIONS = {
     "rkd_distance": rkd_distance,
@@ -322,7 +322,7 @@ def test_they_say_what_they_are():
 def test_logits_without_paths_and_taps_with_them(name):
     term, function = TERMS[name]
     (s, t), (a, b) = pair(), (randn(6, 2, 3, 3, seed=5), randn(6, 4, 2, seed=6))
-    views = View(s, {"x": a}), View(t, {"y": b})
+    views = Output(s, {"x": a}), Output(t, {"y": b})
     torch.testing.assert_close(term()(*views), function(s, t))
     torch.testing.assert_close(term("x", "y")(*views), function(a, b))
     assert term().per_sample is False

@@ -25,7 +25,7 @@ from kdcourse.losses import (
     ReverseKL,
     TfKD,
 )
-from kdcourse.models import View
+from kdcourse.taps import Output
 
 INF = math.inf
 
@@ -711,11 +711,11 @@ def test_a_term_looks_where_it_is_told(kind):
     s, t, y, _ = example()
     term = kind(student="exit", teacher="head.fc")
     assert repr(term).endswith("student='exit', teacher='head.fc')")
-    views = View(0 * s, {"exit": s}), View(0 * t, {"head.fc": t})
+    views = Output(0 * s, {"exit": s}), Output(0 * t, {"head.fc": t})
     torch.testing.assert_close(term(*views, y), kind()(s, t, y))
-    torch.testing.assert_close(kind()(View(s), View(t), y), kind()(s, t, y))
+    torch.testing.assert_close(kind()(Output(s), Output(t), y), kind()(s, t, y))
     with pytest.raises(ValueError, match=r"a view of the student with 'exit' in it"):
-        term(View(s), views[1], y)
+        term(Output(s), views[1], y)
 
 
 def test_a_complaint_names_the_term():

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 import kdcourse as kd
 from kdcourse.data import Batch
-from kdcourse.models import View
+from kdcourse.taps import Output
 from kdcourse.teachers import Teacher
 
 RECIPE = kd.Recipe(epochs=2, batch=36)
@@ -58,7 +58,7 @@ class Given(Teacher):
         self.logits = logits
 
     def forward(self, batch, paths=()):
-        return View(self.logits)
+        return Output(self.logits)
 
 
 def test_an_ensemble_with_masked_classes():

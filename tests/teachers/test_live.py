@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 import kdcourse as kd
 from kdcourse import zoo
 from kdcourse.data import Batch
-from kdcourse.models import View
+from kdcourse.taps import Output
 from kdcourse.teachers import Teacher, as_teacher
 
 RECIPE = kd.Recipe(epochs=2, batch=36)
@@ -320,7 +320,7 @@ class Net(Teacher):
         self.net = net
 
     def forward(self, batch, paths=()):
-        return View(self.net(batch.x), index=batch.index)
+        return Output(self.net(batch.x), index=batch.index)
 
     def predict(self, x, y=None):
         return kd.models.predict(self.net, x)
@@ -336,7 +336,7 @@ class Oracle(Teacher):
         self.data = data
 
     def forward(self, batch, paths=()):
-        return View(10 * torch.eye(36)[batch.y])
+        return Output(10 * torch.eye(36)[batch.y])
 
     def check(self, data):
         assert data is self.data
@@ -372,7 +372,7 @@ def test_an_answer_has_no_gradient_whatever_the_teacher_does(data):
         def forward(self, batch, paths=()):
             with torch.enable_grad():
                 x = batch.x.clone().requires_grad_()
-                return View(self.net(x), {"x": x})
+                return Output(self.net(x), {"x": x})
 
     answer = Attached(network(1))(batch_of(data))
     assert not answer.logits.requires_grad
@@ -384,5 +384,5 @@ def test_a_teacher_that_returns_a_tensor_is_told(data):
         def forward(self, batch, paths=()):
             return self.net(batch.x)
 
-    with pytest.raises(TypeError, match=r"a View from the forward of Bare, got Tensor. Return kd"):
+    with pytest.raises(TypeError, match=r"an Output from the forward of Bare, got Tensor. Return kd"):
         Bare(network(1))(batch_of(data))

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdcourse.data import generator
+from kdcourse._random import generator
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.feature.projections import projected
 from kdcourse.losses.numerics import unit
 from kdcourse.losses.relation.negatives import OtherClasses
 from kdcourse.losses.relation.pairs import VARIANTS, vectors_pair
-from kdcourse.models import View
+from kdcourse.taps import Output
 
 
 @inputs.full_precision
@@ -189,7 +189,7 @@ class CRD(FeatureLoss):
         self.seed = seed
 
     def forward(self, student, teacher=None, labels=None, index=None):
-        if index is None and isinstance(student, View):
+        if index is None and isinstance(student, Output):
             index = student.index
         student, teacher = self.pick(student, teacher)
         with self.named_errors():

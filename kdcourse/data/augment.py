@@ -1,4 +1,4 @@
-"""Views: the same sample seen differently, drawn so that it can be seen that way again.
+"""Augmented: the same sample seen differently, drawn so that it can be seen that way again.
 
 Shapes: N samples, B batch, C channels, H W height and width. `(seed, view, index)` decides what a
 sample looks like, whatever batch it is in and on whatever device it is drawn: so a teacher's
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from kdcourse.data import Batch, Dataset, Split, generator
+from kdcourse._random import generator
+from kdcourse.data.dataset import Batch, Dataset, Split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Views(Split):
+class Augmented(Split):
     """A training split whose batches are augmented; in order and without a seed, it is plain.
 
     views: how many different ones there are; epoch e shows number 1 + e % views. None: a new one in
@@ -77,7 +78,7 @@ class Views(Split):
     seed: int = 0
     _drawn: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
-    def to(self, device) -> "Views":
+    def to(self, device) -> "Augmented":
         """The same split on another device, with the same views."""
         return dataclasses.replace(self, x=self.x.to(device), y=self.y.to(device), _drawn={})
 
@@ -112,7 +113,7 @@ def augmented(data: Dataset, views: int | None = None, seed: int = 0, **limits) 
     Augmentation happens on the device, a batch at a time. Raises `ValueError` for inputs that are
     not images [C, H, W], and for views below 1.
 
-    >>> from kdcourse.data import glyphs
+    >>> from kdcourse.data.glyphs import glyphs
     >>> data = augmented(glyphs(train=64, val=36, test=36), views=4, shift=0.1, rotate=0.2)
     >>> next(data.train.batches(8, seed=0, epoch=5)).view  # 1 + 5 % 4
     2
@@ -123,7 +124,7 @@ def augmented(data: Dataset, views: int | None = None, seed: int = 0, **limits) 
     if views is not None and views < 1:
         raise ValueError(f"Expected at least 1 view, or None for ever new ones, got {views}.")
     augment = Augment(**limits)
-    train = Views(data.train.x, data.train.y, augment, views, seed)
+    train = Augmented(data.train.x, data.train.y, augment, views, seed)
     params = data.params | {"augment": dataclasses.asdict(augment), "views": views,
                             "view_seed": seed}
     made = dataclasses.replace(data, train=train, params=params)

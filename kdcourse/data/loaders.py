@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
-from kdcourse.data import Batch, Dataset, Split, _as_inputs, _check_labels, _split, generator
+from kdcourse._random import generator
+from kdcourse.data.arrays import as_inputs, as_split
+from kdcourse.data.dataset import Batch, Dataset, Split, check_labels
 
 
 def from_loaders(train, val, test=None, *, classes, name: str = "loaders", version: str = "",
@@ -66,7 +68,7 @@ def from_loaders(train, val, test=None, *, classes, name: str = "loaders", versi
     unknown = set(counts or {}) - set(given)
     if unknown:
         raise ValueError(f"Expected counts for train, val or test, got {sorted(unknown)}.")
-    splits = {part: _as_split(part, loader, len(classes), (counts or {}).get(part))
+    splits = {part: _loaded(part, loader, len(classes), (counts or {}).get(part))
               for part, loader in given.items()}
     known = {part: len(split) if isinstance(split, Split) else split.count
              for part, split in splits.items()}
@@ -218,13 +220,13 @@ class Stream:
             raise ValueError(f"Expected as many labels (and ids) as inputs in {self.name}, and at "
                              f"least one, got shapes {got}.")
         if y.device.type == "cpu":  # elsewhere it would wait for the device
-            _check_labels(y, self.classes, self.name)
+            check_labels(y, self.classes, self.name)
         return Batch(x, y, index)
 
     def _moved(self, batch: Batch) -> Batch:
         x, y, index = (self._sent(tensor) for tensor in (batch.x, batch.y, batch.index))
         y = y.float() if y.is_floating_point() else y.long()
-        return Batch(_as_inputs(x), y, None if index is None else index.long())
+        return Batch(as_inputs(x), y, None if index is None else index.long())
 
     def _sent(self, tensor):
         if tensor is None:
@@ -257,7 +259,7 @@ class _Missing:
     __len__ = batches = head = to = _tell
 
 
-def _as_split(name: str, loader, classes: int, count: int | None):
+def _loaded(name: str, loader, classes: int, count: int | None):
     if isinstance(loader, Split):
         return loader
     if loader is None and name == "test":
@@ -278,7 +280,7 @@ def _as_split(name: str, loader, classes: int, count: int | None):
     if item is None:
         raise ValueError(f"Expected at least one batch in {name}, got none.")
     x, y, _ = _parts(item, name)
-    return dataclasses.replace(bare, first=_split(x, y, name), count=count or _count(loader))
+    return dataclasses.replace(bare, first=as_split(x, y, name), count=count or _count(loader))
 
 
 def _count(loader) -> int | None:

@@ -1,0 +1,29 @@
+"""Chance: streams of random numbers that do not disturb each other."""
+
+import contextlib
+
+import torch
+
+from kdcourse import _files
+
+
+def generator(*key) -> torch.Generator:
+    """A CPU random generator for a key such as `(seed, "order", epoch)`.
+
+    Different keys give independent streams, so that initialisation, data order and augmentation
+    do not disturb each other.
+
+    >>> torch.rand(1, generator=generator(0, "a")) == torch.rand(1, generator=generator(0, "a"))
+    tensor([True])
+    """
+    return torch.Generator().manual_seed(int(_files.digest(list(key))[:15], 16))
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | None = None):
+    """Seed torch's global generators inside the block, that of the CPU and that of a GPU; outside
+    they are as they were."""
+    gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if gpu else []):
+        torch.manual_seed(seed)
+        yield
