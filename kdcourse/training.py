@@ -35,7 +35,7 @@ class Recipe:
 
     epochs: passes over the training split.
     batch: samples per step, over all processes; a last incomplete batch is left out. A loader in
-        `kdcourse.streams` must bring batches of this size.
+        `kdcourse.data.from_loaders` must bring batches of this size.
     lr: the peak of the learning rate.
     weight_decay: on matrices and kernels only; biases and norms are left alone.
     clip: the largest gradient norm, over everything that is trained; None does not clip.
@@ -184,7 +184,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     per-sample losses on networks without batch statistics the gradient is that of one process;
     relations and batch normalisation see the share. Losses and accuracies in the history are those
     of all processes; the first writes the checkpoint. A stream is not shared out again: every
-    process reads its part with a loader of its own (see `kdcourse.streams`).
+    process reads its part with a loader of its own (see `kdcourse.data.from_loaders`).
 
     Ctrl-C ends the training and returns the history so far, with `interrupted=True`. The student
     keeps what it has learned. The global random generator is left as it was.

@@ -110,7 +110,7 @@ class Split:
 class Dataset:
     """Three splits and what they are called.
 
-    Each is a `Split`, in memory, or does what one does: see `kdcourse.streams`.
+    Each is a `Split`, in memory, or does what one does: see `kdcourse.data.from_loaders`.
 
     params: what reproduces the data (`{"name": "glyphs", "train": 4000, "seed": 0, …}`).
     made: a digest of the samples that `params` gave, where this package drew them: other samples

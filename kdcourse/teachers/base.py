@@ -46,8 +46,8 @@ class Teacher(nn.Module):
         self.eval()  # the caller may have the network, too, and have called its train()
         answer = super().__call__(batch, tuple(paths))
         if not isinstance(answer, Output):
-            raise TypeError(f"Expected a Output from the forward of {type(self).__name__}, got "
-                            f"{type(answer).__name__}. Return kd.models.Output(logits).")
+            raise TypeError(f"Expected an Output from the forward of {type(self).__name__}, got "
+                            f"{type(answer).__name__}. Return kd.Output(logits).")
         return answer.detached()  # no_grad does not detach what was stored with a gradient
 
     def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor | None:

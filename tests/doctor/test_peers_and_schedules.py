@@ -13,6 +13,7 @@ import kdcourse as kd
 from kdcourse import losses
 from kdcourse.data import Split, generator
 from kdcourse.schemes import Edge, Scheme
+from kdcourse.taps import Output
 from kdcourse.teachers import as_teacher
 
 

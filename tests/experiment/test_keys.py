@@ -161,7 +161,8 @@ def test_the_distance_of_sketches_is_that_of_the_tensors():
 @pytest.mark.parametrize("thing", [
     1, True, "a", 2.5, float("inf"), None, (1, 2), [1, [2]], {"a": {2: 3}}, {1, 2}, b"x",
     torch.float32, torch.device("cpu"), slice(1, 2), len, functools.partial(max, 1),
-    torch.arange(3), torch.Generator().manual_seed(1), nn.ReLU(), CE() + 2 * KD(T=3), RECIPE, json, ...,
+    torch.arange(3), torch.Generator().manual_seed(1), nn.ReLU(), CE() + 2 * KD(T=3), RECIPE,
+    json, ...,
 ], ids=repr)
 def test_a_thing_has_one_key(thing):
     assert key_of(thing) == key_of(thing)
@@ -172,8 +173,8 @@ def test_things_that_differ_have_different_keys():
     things = [1, 2, True, "1", 1.0, [1], (1, 2), {"a": 1}, {"a": 2}, torch.arange(2),
               torch.arange(2).int(), torch.arange(2)[None], functools.partial(max, 1),
               functools.partial(min, 1), nn.ReLU(), nn.LeakyReLU(0.1), nn.LeakyReLU(0.2), CE(),
-              KD(), KD(T=2), KD() + CE(), CE() + KD(), 2 * CE() + KD(), kd.Recipe(), kd.Recipe(lr=1.0),
-              kd.Recipe(optimizer=torch.optim.SGD), kd.Recipe(optimizer=torch.optim.AdamW)]
+              KD(), KD(T=2), KD() + CE(), CE() + KD(), 2 * CE() + KD(), kd.Recipe(),
+              kd.Recipe(lr=1.0), kd.Recipe(optimizer=torch.optim.SGD), kd.Recipe(optimizer=torch.optim.AdamW)]
     keys = [key_of(thing).exact for thing in things]
     assert len(set(keys)) == len(keys)
 
