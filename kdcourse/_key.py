@@ -257,7 +257,7 @@ class _Reader:
                     f"results are kept, got {text}{f' in {place}' if place else ''}. Give its "
                     "class a method identity() that returns what tells it apart.")
             return ["text", name, text]
-        if _ours(kind):
+        if _ours(kind) or any("identity" in vars(base) for base in kind.__mro__ if not _ours(base)):
             return [name, said]
         own = self.inside if isinstance(thing, nn.Module) else self.attributes
         return [name, said, own(thing, place)]
@@ -265,8 +265,9 @@ class _Reader:
     def attributes(self, thing, place: str):
         named = {name: value for name, value in vars(thing).items()
                  if name not in _SKIPPED and name not in _TORCH}
-        if any(map(_ours, type(thing).__mro__)):  # what the base class keeps for itself
-            named = {name: value for name, value in named.items() if not name.startswith("_")}
+        ours = [base for base in type(thing).__mro__ if _ours(base)]
+        named = {name: value for name, value in named.items()
+                 if not name.startswith("_") or name not in _stored(*ours)}
         if _installed(type(thing)):  # a library's object may hold anything: plain values are enough
             named = {name: value for name, value in named.items() if _plain(value)}
         return [[name, self.read(value, f"{place}.{name}".strip("."))]
@@ -342,6 +343,15 @@ def _source(function):
         inner = [c.co_code.hex() for c in code.co_consts if isinstance(c, types.CodeType)]
         return [code.co_code.hex(), inner, repr(constants), list(code.co_names)]
     return [line.rstrip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+@functools.cache
+def _stored(*kinds: type) -> set[str]:
+    """The attributes that methods of these classes set: their own business."""
+    functions = [value for kind in kinds for value in vars(kind).values()
+                 if isinstance(value, types.FunctionType)]
+    return {step.argval for function in functions
+            for step in dis.get_instructions(function) if step.opname == "STORE_ATTR"}
 
 
 def _filled(cell) -> bool:

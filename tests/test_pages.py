@@ -92,8 +92,8 @@ def test_every_loss_and_every_scheme_is_on_the_map():
     modules = {name for name in losses.__all__ if name[0].isupper()} - {
         "Loss", "FeatureLoss", "Objective"}
     assert modules | {"soft_cross_entropy"} <= named
-    assert {"Supervised", "Distiller", "Mutual", "MultiExit", "Live", "Cached",
-            "Ensemble"} <= named
+    assert {"Supervised", "Distiller", "Mutual", "MultiExit", "Live", "Cached", "Ensemble",
+            "EMA"} <= named
 
 
 def test_every_entry_can_be_found_by_its_address():

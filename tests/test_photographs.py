@@ -90,7 +90,7 @@ def test_the_adapter_and_the_ten_rows(cells, imagenette, untrained, home, smoke)
             break
     teacher, vit = space["teacher"], space["vit"]
     x = torch.nn.functional.interpolate(torch.rand(2, 3, 5, 5), 160, mode="bilinear")
-    seen = teacher.adapted(x)
+    seen = teacher.transform(x)
     assert seen.shape == (2, 3, 224, 224)
     mean, std = (torch.tensor(space["config"][key])[:, None, None] for key in ("mean", "std"))
     back = torch.nn.functional.interpolate(seen * std + mean, 160, mode="bilinear", antialias=True)

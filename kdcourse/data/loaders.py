@@ -31,7 +31,7 @@ def from_loaders(train, val, test=None, *, classes, name: str = "loaders", versi
     A batch has inputs x [B, C, H, W] in [0, 1] (or uint8, divided by 255 on the device), labels y
     [B] or soft ones [B, K], and sample ids [B] where something looks them up. The course's own
     networks normalise for themselves: where your loader does so already, take networks that do not
-    (`Live(teacher)` without mean and std).
+    (`Live(teacher)` without a transform).
 
     The loader shuffles and cuts. Its batch size must be that of `Recipe(batch=…)`; incomplete
     batches are left out of the training, as they are in memory. In every epoch its generator, that

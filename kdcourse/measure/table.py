@@ -77,8 +77,8 @@ class Report:
 def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Report:
     """Student and teacher side by side on one split: right, calibrated, alike, small, fast?
 
-    Columns: the teacher, where it answers for these inputs, with its own normalisation and size (an
-    ensemble is one column: the sum of its networks), and the student. Of `Mutual` every student,
+    Columns: the teacher, where it answers for these inputs, with its own transform (an ensemble is
+    one column: the sum of its networks), and the student. Of `Mutual` every student,
     compared with its peers (the mean over them). Of `MultiExit` every exit, compared with the end,
     which is the student; sizes are those of what an exit needs.
 

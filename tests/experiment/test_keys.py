@@ -174,9 +174,31 @@ def test_things_that_differ_have_different_keys():
               torch.arange(2).int(), torch.arange(2)[None], functools.partial(max, 1),
               functools.partial(min, 1), nn.ReLU(), nn.LeakyReLU(0.1), nn.LeakyReLU(0.2), CE(),
               KD(), KD(T=2), KD() + CE(), CE() + KD(), 2 * CE() + KD(), kd.Recipe(),
-              kd.Recipe(lr=1.0), kd.Recipe(optimizer=torch.optim.SGD), kd.Recipe(optimizer=torch.optim.AdamW)]
+              kd.Recipe(lr=1.0), kd.Recipe(optimizer=torch.optim.SGD),
+              kd.Recipe(optimizer=torch.optim.AdamW)]
     keys = [key_of(thing).exact for thing in things]
     assert len(set(keys)) == len(keys)
+
+
+def test_private_attributes_of_a_subclass_count_and_an_identity_is_trusted():
+    class Hidden(KD):
+        def __init__(self, scale):
+            super().__init__()
+            self._scale = scale
+
+    assert key_of(Hidden(1)) == key_of(Hidden(1)) != key_of(Hidden(2))
+
+    class Keeps(KD):
+        def __init__(self):
+            super().__init__()
+            self.memory = {}
+
+        def identity(self):
+            return super().identity()
+
+    used = Keeps()
+    used.memory["a"] = torch.ones(3)
+    assert key_of(used) == key_of(Keeps())
 
 
 def test_what_cannot_be_read_is_refused_in_a_sentence():
