@@ -388,7 +388,9 @@ def _places() -> tuple[str, ...]:
 def _installed(thing) -> bool:
     """Whether a class or function comes with Python or an installed package, this one included."""
     name = getattr(thing, "__module__", None) or ""
-    if _ours(thing) or name.partition(".")[0] in (*sys.builtin_module_names, "builtins", "torch"):
+    if name == "builtins":  # also what exec() defines without a name for its module
+        return not hasattr(thing, "__code__") and not getattr(thing, "__flags__", 0) & 1 << 9
+    if _ours(thing) or name.partition(".")[0] in (*sys.builtin_module_names, "torch"):
         return True
     file = getattr(sys.modules.get(name), "__file__", None)
     return file is not None and os.path.realpath(file).startswith(_places())

@@ -84,9 +84,8 @@ def test_a_network_is_its_class_its_attributes_and_its_weights():
     other.layer.bias.data[0] += 1e-6
     assert key_of(other).exact == plain.exact and key_of(other).bits != plain.bits
     assert key_of(copy.deepcopy(Scaled())) == plain
-    tensors = Scaled().parameters()
-    assert key_of(model := Scaled(), without=model.parameters()).bits == "" != plain.bits
-    assert len(list(tensors)) == 2
+    model = Scaled()
+    assert key_of(model, without=model.parameters()).bits == "" != plain.bits
 
 
 def test_our_networks_are_how_they_were_made_until_somebody_changes_them():
@@ -223,8 +222,8 @@ def run(cells, folder):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     NotebookClient(notebook, timeout=300, kernel_name="python3",
                    resources={"metadata": {"path": str(folder)}}).execute()
-    return ["".join(output.get("text", "") for output in cell.outputs)
-            for cell in notebook.cells]
+    return ["".join(output.get("text", "") for output in cell.outputs
+                    if output.get("name") == "stdout") for cell in notebook.cells]
 
 
 def test_an_edited_class_in_a_notebook_is_computed_not_loaded(home, tmp_path, monkeypatch):
