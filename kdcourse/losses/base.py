@@ -1,6 +1,5 @@
 """What every loss is: a term, and weighted sums of terms. B batch, K classes."""
 
-import contextlib
 import copy
 import math
 import numbers
@@ -62,33 +61,41 @@ class Loss(nn.Module):
 
     def settings(self) -> dict:
         """Give the settings by name, as they are now."""
-        return {name: getattr(self, name) for name in self._settings}
+        given = {}
+        for name in self._settings:
+            given[name] = getattr(self, name)
+        return given
 
     def values(self, student, teacher=None, labels=None) -> torch.Tensor:
         """Compute one loss per sample, [B]; a scalar where `per_sample` is False. Takes tensors."""
-        reduction = {"reduction": "none"} if self.per_sample else {}
-        other = teacher if self.needs_teacher else labels
-        return self.function(student, other, **self.settings(), **reduction)
+        settings = self.settings()
+        if self.per_sample:
+            settings["reduction"] = "none"
+        return self.function(student, teacher if self.needs_teacher else labels, **settings)
 
     def forward(self, student, teacher=None, labels=None) -> torch.Tensor:
         student, teacher = self.pick(student, teacher)
-        with self.named_errors():
+        try:
             return self.values(student, teacher, labels).mean()
+        except ValueError as error:
+            raise self.named(error) from None
 
     def pick(self, student, teacher=None):
         """Pick the tensors (or tuples) to compare out of both sides' outputs. Tensors stay."""
-        return (self._pick(student, self.student_paths, "student"),
-                self._pick(teacher, self.teacher_paths, "teacher"))
+        picked = []
+        for output, paths, who in ((student, self.student_paths, "student"),
+                                   (teacher, self.teacher_paths, "teacher")):
+            if isinstance(output, Output):
+                tapped = paths or self.needs_paths
+                output = self._tapped(output, paths, who) if tapped else output.logits
+            picked.append(output)
+        return tuple(picked)
 
-    def _pick(self, output, paths, who):
-        if not isinstance(output, Output):
-            return output
+    def _tapped(self, output, paths, who):
         if not paths:
-            if self.needs_paths:
-                raise ValueError(f"Expected module paths to compare, got {self!r} without one of "
-                                 f"the {who}. Write, for example, "
-                                 f'{type(self).__name__}("layer2", "layer3").')
-            return output.logits
+            raise ValueError(f"Expected module paths to compare, got {self!r} without one of "
+                             f'the {who}. Write, for example, {type(self).__name__}("layer2", '
+                             '"layer3").')
         missing = [path for path in paths if path not in output.taps]
         if missing:
             raise ValueError(f"Expected a view of the {who} with {missing[0]!r} in it, got "
@@ -96,13 +103,9 @@ class Loss(nn.Module):
         found = tuple(output.taps[path] for path in paths)
         return found[0] if len(found) == 1 else found
 
-    @contextlib.contextmanager
-    def named_errors(self):
-        """Put this term, with its paths, in front of a `ValueError` of what runs inside."""
-        try:
-            yield
-        except ValueError as error:
-            raise ValueError(f"{self!r}: {error}") from None
+    def named(self, error: ValueError) -> ValueError:
+        """Put this term, with its paths, in front of what an error says."""
+        return ValueError(f"{self!r}: {error}")
 
     def seeded(self, seed: int, like: torch.Tensor, make) -> nn.Module:
         """Call `make()` seeded by `seed`, with torch's global generator restored afterwards. The
@@ -221,18 +224,26 @@ class Objective(nn.Module):
         for name, term in self.terms.items():
             if term._untrained is None:
                 term._take()
-            with term.named_errors():
+            try:
                 term.build(student, teacher, generator(seed, "objective", name).initial_seed())
+            except ValueError as error:
+                raise term.named(error) from None
 
     def losses(self, student, teacher=None, labels=None) -> dict[str, torch.Tensor]:
         """Compute the loss of every term by name: a scalar each, *without* its weight."""
-        return {name: term(student, teacher, labels) for name, term in self.terms.items()}
+        found = {}
+        for name, term in self.terms.items():
+            found[name] = term(student, teacher, labels)
+        return found
 
     parts = losses  # the name in `Outcome`
 
     def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         """Add up the weighted `losses`."""
-        return sum(self.weights[name] * loss for name, loss in losses.items())
+        total = 0
+        for name, loss in losses.items():
+            total = total + self.weights[name] * loss
+        return total
 
     def forward(self, student, teacher=None, labels=None) -> torch.Tensor:
         return self.total(self.losses(student, teacher, labels))

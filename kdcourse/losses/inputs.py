@@ -45,7 +45,7 @@ def logits(x, who: str) -> torch.Tensor:
         raise ValueError(f"Expected {who} logits of shape [B, K], got {_described(x)}.")
     if 0 in x.shape:  # the mean over no samples is NaN
         raise ValueError(f"Expected {who} logits with something in them, got {list(x.shape)}.")
-    return floats(x)
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def logits_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,8 +184,11 @@ def check_weights(**weights) -> None:
 
 def reduce(values_B: torch.Tensor, reduction: str) -> torch.Tensor:
     """Take the mean over samples, or leave one value per sample."""
-    check_choice("reduction", reduction, ("mean", "none"))
-    return values_B.mean() if reduction == "mean" else values_B
+    if reduction == "mean":
+        return values_B.mean()
+    if reduction != "none":
+        check_choice("reduction", reduction, ("mean", "none"))
+    return values_B
 
 
 def _described(x) -> str:

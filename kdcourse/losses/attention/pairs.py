@@ -60,8 +60,8 @@ def attention_pair(student, teacher, heads: bool = True, what: str = "attention"
             got = f"{list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
             raise ValueError(f"Expected {who} {what} of shape [B, heads, N, {last}], got {got}.")
     ours, theirs = list(student.shape), list(teacher.shape)
-    loose = {1: heads, 3: last == "N"}
-    if any(a != b for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if loose.get(i, True)):
+    must_agree = (True, heads, True, last == "N")
+    if any(a != b for a, b, must in zip(ours, theirs, must_agree, strict=True) if must):
         advice = (" With different numbers of heads, use attention_mse(..., heads=\"mean\") or "
                 "ValueRelation(..., heads=...)." if ours[1] != theirs[1] else "")
         raise ValueError(f"Expected student and teacher {what} with as many samples, heads and "

@@ -163,8 +163,10 @@ class CRD(FeatureLoss):
                              f"that this term remembers, got {len(y)} in {data.name}. Make a new "
                              "CRD for other data.")
         if not self.classes_given:
-            with self.named_errors():
+            try:
                 self.others = OtherClasses(y if y.ndim == 1 else y.argmax(1))
+            except ValueError as error:
+                raise self.named(error) from None
             if self.memory_student is not None:
                 self.others.to(self.memory_student.device)
 
@@ -192,8 +194,10 @@ class CRD(FeatureLoss):
         if index is None and isinstance(student, Output):
             index = student.index
         student, teacher = self.pick(student, teacher)
-        with self.named_errors():
+        try:
             return self.values(student, teacher, labels, index).mean()
+        except ValueError as error:
+            raise self.named(error) from None
 
     def values(self, student, teacher=None, labels=None, index=None):
         student, teacher = vectors_pair(student, teacher, least=1)
