@@ -2,8 +2,11 @@
 
 import concurrent.futures
 import csv
+import hashlib
 import io
 import json
+import os
+import re
 import secrets
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from tqdm import tqdm
 from kdcourse import _files
 from kdcourse.experiment import where
 from kdcourse.grading.assignment import Assignment
-from kdcourse.grading.submission import Grade, fingerprint, grade
+from kdcourse.grading.submission import Grade, fingerprint, grade, printable
 
 KINDS = (".ipynb", ".py", ".zip")
 
@@ -22,7 +25,9 @@ def submissions(folder) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"Expected a folder with submissions, got {folder}.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix in KINDS and path.is_file()
+    # What is no folder gets a row and a sentence, also where it cannot be opened.
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in KINDS
+                   and not os.path.isdir(path)
                    and not any(part.startswith(".") for part in path.relative_to(folder).parts))
     if not found:
         raise FileNotFoundError(f"Expected notebooks (.ipynb), scripts (.py) or zip files in "
@@ -48,7 +53,7 @@ def grade_folder(assignment: Assignment, folder, out, jobs: int = 2, seed: int |
     grades: dict[str, Grade] = {}
     waiting = []
     for path in paths:
-        name = path.relative_to(folder).as_posix()
+        name = printable(path.relative_to(folder).as_posix(), most=10_000)
         kept = done.get(name)
         if kept and kept.sha256 == fingerprint(path) and seed in (None, kept.seed):
             grades[name] = kept
@@ -134,6 +139,11 @@ def read(out: Path, assignment: Assignment) -> dict[str, Grade]:
 
 
 def note(out: Path, result: Grade) -> None:
-    """A text to hand back."""
-    name = result.submission.replace("/", "__") + ".txt"
-    _files.write(out.with_suffix("") / name, f"{result}\n".encode())
+    """A text to hand back, of the submission's name. Folders in it and what is too long for a file
+    system are replaced by a number that no other name has.
+    """
+    name = result.submission
+    short = re.sub(r"[/\\]", "__", name).encode()[:150].decode(errors="ignore")
+    if short != name:
+        short += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    _files.write(out.with_suffix("") / f"{short}.txt", f"{result}\n".encode())

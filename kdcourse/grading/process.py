@@ -97,7 +97,7 @@ class Worker:
             self.stop()
             raise Lost("sent something that is no answer")
         if "error" in reply:
-            if reply.get("stub"):
+            if reply.get("stub") is True:
                 raise NotImplementedError
             raise Lost(str(reply["error"])[:500])
         return reply["found"]

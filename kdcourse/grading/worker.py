@@ -32,8 +32,10 @@ def pack(value) -> bytes:
     tensors = {}
 
     def skeleton(part):
-        if isinstance(part, (np.ndarray, np.generic)):
-            part = torch.as_tensor(np.ascontiguousarray(part))
+        if isinstance(part, np.generic):
+            part = part.item()  # a number is no array: `np.float64(3)` is worth what `3.0` is
+        if isinstance(part, np.ndarray):
+            part = torch.as_tensor(np.asarray(part, order="C"))  # torch takes no negative strides
         if isinstance(part, torch.Tensor):
             tensors[name := str(len(tensors))] = part.detach().cpu().clone().contiguous()
             return {"tensor": name}
