@@ -84,7 +84,7 @@ def test(session: nox.Session) -> None:
             session,
             *(*two, "--nbval-lax", "--nbval-current-env", "notebooks"),
             "--ignore=notebooks/photographs.ipynb",  # wants a download; it has a test of its own
-            "--ignore=notebooks/assignments",  # masters with solutions; tests/test_assignments*.py
+            "--ignore=notebooks/assignments",  # masters with solutions; tests/assignments/
             KDCOURSE_HOME=home,  # neither use nor touch what the caller has trained
             KDCOURSE_SMOKE="1",
             OMP_NUM_THREADS="1",
@@ -114,7 +114,7 @@ def assignments(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["dev"])
 def grade(session: nox.Session) -> None:
     """Grade a folder: `-- notebooks/assignments/1_loss.py FOLDER --out grades.csv`."""
-    python(session, "-m", "kdcourse.grading", *session.posargs)
+    python(session, "notebooks/assignments/grader", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["dev"])

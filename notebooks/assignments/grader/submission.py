@@ -1,15 +1,17 @@
 """Grade one submission: every law of every question, whatever the submission does."""
 
 import hashlib
+import json
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdcourse.data import generator
-from kdcourse.grading import extract
-from kdcourse.grading.assignment import Assignment, Law, differs
-from kdcourse.grading.process import Lost, Worker
+import torch
+
+from grader import extract
+from grader.assignment import Assignment, Law, differs
+from grader.process import Lost, Worker
 
 
 @dataclass
@@ -97,7 +99,9 @@ def _grade(assignment: Assignment, drawn: list[list], path: Path, result: Grade)
 
 def _drawn(law: Law, seed: int, number: int) -> tuple:
     """The inputs of one draw, and what is right."""
-    inputs = law.draw(generator(seed, "grading", law.question, law.run.__name__, number))
+    key = json.dumps([seed, "grading", law.question, law.run.__name__, number])
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    inputs = law.draw(torch.Generator().manual_seed(int(digest[:15], 16)))
     return inputs, law.expect(inputs)
 
 

@@ -2,20 +2,21 @@
 
 import concurrent.futures
 import csv
+import datetime
 import hashlib
 import io
 import json
 import os
+import platform
 import re
 import secrets
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-from kdcourse import _files
-from kdcourse.experiment import where
-from kdcourse.grading.assignment import Assignment
-from kdcourse.grading.submission import Grade, fingerprint, grade, printable
+from grader.assignment import Assignment
+from grader.submission import Grade, fingerprint, grade, printable
 
 KINDS = (".ipynb", ".py", ".zip")
 
@@ -103,7 +104,7 @@ def write(out: Path, assignment: Assignment, grades: dict[str, Grade]) -> None:
         # A spreadsheet would run a text that begins like a formula.
         table.writerow(["'" + cell if isinstance(cell, str) and cell[:1] in "=+-@\t" and cell
                         else cell for cell in cells])
-    _files.write(out, text.getvalue().encode())
+    replace(out, text.getvalue())
 
 
 def leaderboard(out: Path, grades: list[Grade]) -> Path:
@@ -115,10 +116,11 @@ def leaderboard(out: Path, grades: list[Grade]) -> Path:
     for place, one in enumerate(ranked, 1):
         cells = (str(one.details.get(name, "")) for name in names)
         lines.append(f"| {place} | {one.submission} | " + " | ".join(cells) + " |")
-    here = where("cpu")
-    lines += ["", f"Measured on {here['hardware']}, torch {here['torch']}, {here['date']}."]
+    machine = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    lines += ["", f"Measured on {torch.get_num_threads()} CPU threads ({machine}, "
+              f"{platform.system()}), torch {torch.__version__}, {datetime.date.today()}."]
     path = out.with_name(f"{out.stem}_leaderboard.md")
-    _files.write(path, ("\n".join(lines) + "\n").encode())
+    replace(path, "\n".join(lines) + "\n")
     return path
 
 
@@ -146,4 +148,15 @@ def note(out: Path, result: Grade) -> None:
     short = re.sub(r"[/\\]", "__", name).encode()[:150].decode(errors="ignore")
     if short != name:
         short += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
-    _files.write(out.with_suffix("") / f"{short}.txt", f"{result}\n".encode())
+    replace(out.with_suffix("") / f"{short}.txt", f"{result}\n")
+
+
+def replace(path: Path, text: str) -> None:
+    """Write `text` to `path`: whoever reads it finds the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut can leave an empty file under the new name
+    os.replace(partial, path)
