@@ -155,7 +155,7 @@ def parity(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure how fast `fit` is, beside other libraries (installed apart)."""
     session.install("-c", "constraints.txt", "-e", ".[parity]")
-    session.run("python", "-m", "kdcourse.benchmark", *session.posargs)
+    session.run("python", "book/tools/benchmark.py", *session.posargs)
 
 
 @nox.session

@@ -18,7 +18,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 # An import points only towards the front of this list.
 ORDER = ["data", "views", "streams", "models", "losses", "teachers", "schemes", "training",
-         "measure", "experiment", "zoo", "plot", "explore", "checks", "diagnosis", "benchmark"]
+         "measure", "experiment", "zoo", "plot", "explore", "checks", "diagnosis"]
 PRIVATE = ["_files", "_checkpoint", "_team"]  # of use to all of them
 
 

@@ -7,7 +7,8 @@ import types
 import pytest
 import torch
 
-from kdcourse import benchmark, training
+import benchmark
+from kdcourse import training
 
 
 @pytest.fixture(scope="module")
