@@ -102,7 +102,7 @@ def lab(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["dev"])
 def run(session: nox.Session) -> None:
     """Execute the notebooks in full and store their outputs; `-- 01` for one chapter."""
-    python(session, "notebooks/run.py", *session.posargs)
+    python(session, "book/tools/run.py", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -120,7 +120,7 @@ def grade(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["dev"])
 def pdf(session: nox.Session) -> None:
     """Make one page of the whole book and, where there is a Chromium, a PDF."""
-    python(session, "book/pdf.py")
+    python(session, "book/tools/pdf.py")
 
 
 @nox.session(venv_backend="none", requires=["dev"])

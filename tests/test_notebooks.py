@@ -3,13 +3,13 @@
 import ast
 import collections
 import re
-import runpy
 import statistics
 from pathlib import Path
 
 import pytest
 
 import kdcourse as kd
+import run
 
 nbformat = pytest.importorskip("nbformat")
 ROOT = Path(__file__).parent.parent
@@ -41,7 +41,7 @@ def test_is_valid(path):
 def test_outputs_belong_to_the_code(path):
     notebook = nbformat.read(path, as_version=4)
     stamp = notebook.metadata.get("kdcourse", {}).get("sources")
-    now = runpy.run_path(str(ROOT / "notebooks" / "run.py"))["fingerprint"](notebook)
+    now = run.fingerprint(notebook)
     assert stamp == now, f"stale outputs: run `nox -s run -- {path.stem[:2]}`"
 
 

@@ -139,7 +139,7 @@ def test_the_order_of_imports_is_that_of_the_guide():
 
 
 def test_the_commands_that_are_promised_exist():
-    for name in ("README.md", "CONTRIBUTING.md", "book/run.md", ".ci/run", "notebooks/run.py"):
+    for name in ("README.md", "CONTRIBUTING.md", "book/run.md", ".ci/run", "book/tools/run.py"):
         assert called_sessions(read(name)) <= sessions(), name
 
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 import kdcourse as kd
-from kdcourse.experiment import where
+from machine import where
 
 PATH = Path(__file__).with_suffix(".json")
 ALPHA, T = 0.9, 4.0

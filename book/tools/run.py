@@ -18,9 +18,10 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-FOLDER = Path(__file__).parent
-COVER = FOLDER.parent / "book" / "_static" / "hinton.png"
-RESULTS = FOLDER.parent / "kdcourse" / "results"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "notebooks"
+COVER = ROOT / "book" / "_static" / "hinton.png"
+RESULTS = ROOT / "kdcourse" / "results"
 
 
 def fingerprint(notebook) -> str:
