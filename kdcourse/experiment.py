@@ -353,53 +353,19 @@ def _measured(scheme, data, split, answers, history) -> dict:
     })
 
 
-@dataclasses.dataclass
-class Cost:
-    """What a chapter's recorded rows took to compute, and how long it takes to open with them."""
+def recorded(chapter: str) -> list[dict]:
+    """Return the rows of a chapter that come with the package, such as those of "01".
 
-    chapter: str
-    rows: list[dict]
-    opened: dict | None
+    Raises `ValueError` for a chapter without rows.
 
-    @property
-    def recompute(self) -> str:
-        """How long the rows took, in words."""
-        return _minutes(sum(row["seconds"] for row in self.rows)) if self.rows else "not recorded"
-
-    @property
-    def open(self) -> str:
-        """How long the notebook ran from top to bottom with all rows recorded, in words."""
-        return _minutes(self.opened["seconds"]) if self.opened else "not measured yet"
-
-    def _repr_markdown_(self):
-        groups: dict[tuple, list[dict]] = {}
-        for row in self.rows:
-            key = tuple(row[name] for name in ("hardware", "torch", "python", "date"))
-            groups.setdefault(key, []).append(row)
-        lines = ["| runs | seeds | time | hardware | torch | Python | date |",
-                 "|---|---|---|---|---|---|---|"]
-        for (hardware, version, python, date), rows in sorted(groups.items()):
-            seconds = _minutes(sum(row["seconds"] for row in rows))
-            seeds = len({row["seed"] for row in rows})
-            lines.append(f"| {len(rows)} | {seeds} | {seconds} | {hardware} | {version} | "
-                         f"{python} | {date} |")
-        return "\n".join(lines)
-
-    def __repr__(self):
-        return (f"Chapter {self.chapter}: {len(self.rows)} recorded runs took {self.recompute}; "
-                f"with them the notebook opens in {self.open}.")
-
-
-def cost(chapter: str) -> Cost:
-    """The price of a chapter, from `kdcourse/results`: nothing here is typed by hand."""
+    >>> sorted({row["seed"] for row in recorded("01")})
+    [0, 1, 2, 3, 4]
+    """
     path = SHIPPED / f"{chapter}.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
-    return Cost(chapter, content["rows"], content.get("opened"))
-
-
-def record_opening(chapter: str, seconds: float) -> None:
-    """Note how long the notebook ran with all of its rows recorded. New rows erase the note."""
-    _write(SHIPPED / f"{chapter}.json", cost(chapter).rows, {"seconds": seconds} | where())
+    if not path.exists():
+        there = sorted(path.stem for path in SHIPPED.glob("[0-9]*.json"))
+        raise ValueError(f"Expected one of the chapters {there}, got {chapter!r}.")
+    return json.loads(path.read_text(encoding="utf-8"))["rows"]
 
 
 def where(device: str = "cpu") -> dict:
@@ -469,7 +435,9 @@ class _Store:
             _write(self.path, list(kept.values()))
 
 
-def _write(path: Path, rows: list[dict], opened: dict | None = None) -> None:
+def _write(path: Path, rows: list[dict]) -> None:
+    """A line for each row. What else is noted there ("opened": see book/tools/run.py) stays."""
+    opened = json.loads(path.read_text("utf-8")).get("opened") if path.exists() else None
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     tail = f', "opened": {json.dumps(opened)}' if opened else ""
     _files.write(path, f'{{"rows": [\n{lines}\n]{tail}}}\n'.encode())
