@@ -84,7 +84,7 @@ def test(session: nox.Session) -> None:
             session,
             *(*two, "--nbval-lax", "--nbval-current-env", "notebooks"),
             "--ignore=notebooks/photographs.ipynb",  # wants a download; it has a test of its own
-            "--ignore=notebooks/assignments",  # masters with solutions; tests/test_assignments*.py
+            "--ignore=notebooks/assignments",  # masters with solutions; tests/assignments/
             KDCOURSE_HOME=home,  # neither use nor touch what the caller has trained
             KDCOURSE_SMOKE="1",
             OMP_NUM_THREADS="1",
@@ -102,7 +102,7 @@ def lab(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["dev"])
 def run(session: nox.Session) -> None:
     """Execute the notebooks in full and store their outputs; `-- 01` for one chapter."""
-    python(session, "notebooks/run.py", *session.posargs)
+    python(session, "book/tools/run.py", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -114,13 +114,13 @@ def assignments(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["dev"])
 def grade(session: nox.Session) -> None:
     """Grade a folder: `-- notebooks/assignments/1_loss.py FOLDER --out grades.csv`."""
-    python(session, "-m", "kdcourse.grading", *session.posargs)
+    python(session, "notebooks/assignments/grader", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["dev"])
 def pdf(session: nox.Session) -> None:
     """Make one page of the whole book and, where there is a Chromium, a PDF."""
-    python(session, "book/pdf.py")
+    python(session, "book/tools/pdf.py")
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -155,7 +155,7 @@ def parity(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure how fast `fit` is, beside other libraries (installed apart)."""
     session.install("-c", "constraints.txt", "-e", ".[parity]")
-    session.run("python", "-m", "kdcourse.benchmark", *session.posargs)
+    session.run("python", "book/tools/benchmark.py", *session.posargs)
 
 
 @nox.session

@@ -7,17 +7,17 @@ import functools
 import importlib.util
 import io
 import re
-import runpy
 import symtable
 import warnings
 from pathlib import Path
 
 import pytest
 
+import run as tools
+
 nbformat = pytest.importorskip("nbformat")
 FOLDER = Path(__file__).parent
 PATHS = sorted((FOLDER.parent / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-tools = runpy.run_path(str(FOLDER.parent / "notebooks" / "run.py"))
 
 
 class Exercise:
@@ -36,7 +36,7 @@ def read(path: Path):
     the exercises (an expected picture) belongs to the check above it."""
     notebook = nbformat.read(path, as_version=4)
     before, exercises = [], []
-    solutions = tools["solutions"](notebook)
+    solutions = tools.solutions(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"][1:]  # not the installation
     for cell in code:
         tags = cell.metadata.get("tags", [])
@@ -127,7 +127,7 @@ def test_exercises(path, smoke):
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_stubs_are_made_from_the_solutions(path):
     for exercise in read(path)[1]:
-        assert exercise.stub == tools["stub"](exercise.solution), f"nox -s run -- {path.stem[:2]}"
+        assert exercise.stub == tools.stub(exercise.solution), f"nox -s run -- {path.stem[:2]}"
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -137,7 +137,7 @@ def test_every_wrong_answer_belongs_to_an_exercise(path):
 
 
 def test_a_stub_keeps_what_it_promises_and_nothing_else():
-    made = tools["stub"]('''
+    made = tools.stub('''
 import math
 
 LIMIT = 3

@@ -3,13 +3,13 @@
 import ast
 import collections
 import re
-import runpy
 import statistics
 from pathlib import Path
 
 import pytest
 
 import kdcourse as kd
+import run
 
 nbformat = pytest.importorskip("nbformat")
 ROOT = Path(__file__).parent.parent
@@ -41,7 +41,7 @@ def test_is_valid(path):
 def test_outputs_belong_to_the_code(path):
     notebook = nbformat.read(path, as_version=4)
     stamp = notebook.metadata.get("kdcourse", {}).get("sources")
-    now = runpy.run_path(str(ROOT / "notebooks" / "run.py"))["fingerprint"](notebook)
+    now = run.fingerprint(notebook)
     assert stamp == now, f"stale outputs: run `nox -s run -- {path.stem[:2]}`"
 
 
@@ -134,9 +134,18 @@ def test_every_answer_of_the_quiz_is_explained(path):
 
 
 def test_shows_the_cost_before_the_bet_and_at_the_end(path):
-    asked = f'kd.experiment.cost("{path.stem[:2]}")'
-    assert 0 <= code(path).find(asked) < code(path).find("explore.bet("), "say first what it costs"
-    assert cells(path, "code")[-1].source.strip() == asked
+    every = nbformat.read(path, as_version=4).cells
+    places = {tag: place for place, cell in enumerate(every)
+              for tag in run.COSTS if tag in cell.metadata.get("tags", [])}
+    bet = next(i for i, cell in enumerate(every) if "explore.bet(" in cell.source)
+    assert places["opening-time"] < bet, "say first what it costs"
+    assert places["cost-table"] == len(every) - 1
+
+
+@pytest.mark.parametrize("tag", run.COSTS)
+def test_the_cost_is_that_of_the_recorded_results(path, tag):
+    (cell,) = [cell for cell in cells(path, "markdown") if tag in cell.metadata.get("tags", [])]
+    assert cell.source == run.COSTS[tag](run.recorded(path)), f"`nox -s run -- {path.stem[:2]}`"
 
 
 def test_each_bet_is_scored(path):
@@ -153,7 +162,7 @@ def test_has_a_planted_mistake_and_a_control(path):
 
 
 def rows(path) -> list[dict]:
-    return kd.experiment.cost(path.stem[:2]).rows
+    return kd.experiment.recorded(path.stem[:2])
 
 
 def test_what_is_tested_has_five_seeds(path):
@@ -168,12 +177,12 @@ def test_what_is_tested_has_five_seeds(path):
 
 
 def test_opens_soon_and_can_be_recomputed(path):
-    cost = kd.experiment.cost(path.stem[:2])
-    assert cost.opened is not None, f"run `nox -s run -- {path.stem[:2]}` once more"
-    assert cost.opened["seconds"] <= 120
+    found = run.recorded(path)
+    assert found.get("opened"), f"run `nox -s run -- {path.stem[:2]}` once more"
+    assert found["opened"]["seconds"] <= 120
     # Chapter 1 was measured on one thread of a machine that was busy with other work.
     limit = {"01": 100}.get(path.stem[:2], 60)
-    assert sum(row["seconds"] for row in cost.rows) <= 60 * limit
+    assert sum(row["seconds"] for row in found["rows"]) <= 60 * limit
 
 
 def test_no_measured_number_is_typed_by_hand(path):

@@ -18,8 +18,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 # An import points only towards the front of this list.
 ORDER = ["data", "views", "streams", "models", "losses", "teachers", "schemes", "training",
-         "measure", "experiment", "zoo", "plot", "explore", "checks", "doctor", "benchmark",
-         "grading"]
+         "measure", "experiment", "zoo", "plot", "explore", "checks", "doctor"]
 PRIVATE = ["_files", "_checkpoint", "_team"]  # of use to all of them
 
 
@@ -140,7 +139,7 @@ def test_the_order_of_imports_is_that_of_the_guide():
 
 
 def test_the_commands_that_are_promised_exist():
-    for name in ("README.md", "CONTRIBUTING.md", "book/run.md", ".ci/run", "notebooks/run.py"):
+    for name in ("README.md", "CONTRIBUTING.md", "book/run.md", ".ci/run", "book/tools/run.py"):
         assert called_sessions(read(name)) <= sessions(), name
 
 

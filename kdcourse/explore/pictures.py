@@ -3,13 +3,12 @@
 Shapes: N images, K classes.
 """
 
-import html
 import math
 
 import numpy as np
 
 from ._inputs import as_images, as_labels, as_logits, finite, nine_digits, softmax
-from ._page import Explorable, expect, to_array
+from ._page import Explorable, expect, table, to_array
 
 
 def temperature(logits, classes, images=None, labels=None, T=4.0, title=None, top=8) -> Explorable:
@@ -56,25 +55,12 @@ def temperature(logits, classes, images=None, labels=None, T=4.0, title=None, to
         wrong = f"{100 * np.delete(p_K, answer).sum():.1f} %"
         name = f"Image {i + 1}" + ("" if labels is None else f", {classes[answer]}")
         lines.append(f"{name}: {first}; {others} {wrong}, entropy {bits:.2f} bits")
-        name = html.escape(name)
-        picture = f'<img src="{images[i]}" width="56" height="56" alt="{name}"> ' if images else ""
-        cells = "".join(f"<td>{html.escape(x)}</td>" for x in (first, wrong, f"{bits:.2f}"))
-        rows.append(f"<tr><th>{picture}{name}</th>{cells}</tr>")
+        rows.append((name, (first, wrong, f"{bits:.2f}"), images and images[i]))
     heads = ("Image", "First three", others.capitalize(), "Entropy (bits)")
-    still = (
-        f"<table><caption>{html.escape(text)}</caption>"
-        f"<thead><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>"
-        "<p>In the book, and in a notebook that is trusted, a slider moves T here.</p>"
-    )
-    data = {
-        "title": heading,
-        "classes": classes,
-        "logits": nine_digits(z_NK),
-        "labels": labels,
-        "images": images,
-        "top": top,
-    }
+    still = (table(text, heads, rows) +
+             "<p>In the book, and in a notebook that is trusted, a slider moves T here.</p>")
+    data = {"title": heading, "classes": classes, "logits": nine_digits(z_NK), "labels": labels,
+            "images": images, "top": top}
     state = {"T": float(T), "index": 0}
     return Explorable("temperature", data, state, still, "\n".join(lines))
 
@@ -114,13 +100,11 @@ def push(student, teacher, labels, classes, images=None, T=4.0, alpha=0.9, top=6
         soft = alpha * T * (softmax(v_K, T) - softmax(z_K, T))[y]
         lines.append(f"Image {i + 1}, {classes[y]}: the label pushes {classes[y]} by {hard:+.3f}, "
                      f"the teacher by {soft:+.3f}")
-        name = html.escape(f"Image {i + 1}, {classes[y]}")
-        picture = f'<img src="{images[i]}" width="56" height="56" alt="{name}"> ' if images else ""
-        rows.append(f"<tr><th>{picture}{name}</th><td>{hard:+.3f}</td><td>{soft:+.3f}</td></tr>")
-    still = (f"<table><caption>{html.escape(heading)}</caption><thead><tr><th>Image</th><th>Label "
-             "pushes its logit</th><th>Teacher pushes it</th></tr></thead><tbody>"
-             f"{''.join(rows)}</tbody></table><p>In the book, and in a notebook that is trusted, "
-             "T and alpha can be moved here.</p>")
+        rows.append((f"Image {i + 1}, {classes[y]}", (f"{hard:+.3f}", f"{soft:+.3f}"),
+                     images and images[i]))
+    still = (table(heading, ("Image", "Label pushes its logit", "Teacher pushes it"), rows) +
+             "<p>In the book, and in a notebook that is trusted, T and alpha can be moved here."
+             "</p>")
     data = {"classes": classes, "labels": labels, "student": nine_digits(z_NK),
             "teacher": nine_digits(v_NK), "images": images, "top": min(int(top), len(classes))}
     state = {"index": 0, "T": float(T), "alpha": float(alpha)}
@@ -164,13 +148,8 @@ def gallery(images, labels, classes, answers, title="Who sees what?", top=4) -> 
         name = f"Image {i + 1}, {classes[y]}"
         lines.append(f"{name}: " + ", ".join(
             f"{network} says {what}" for network, what in zip(names, said, strict=True)))
-        name = html.escape(name)
-        picture = f'<img src="{images[i]}" width="56" height="56" alt="{name}"> ' if images else ""
-        cells = "".join(f"<td>{html.escape(what)}</td>" for what in said)
-        rows.append(f"<tr><th>{picture}{name}</th>{cells}</tr>")
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("Image", *names))
-    still = (f"<table><caption>{html.escape(str(title))}</caption><thead><tr>{heads}</tr></thead>"
-             f"<tbody>{''.join(rows)}</tbody></table>")
+        rows.append((name, said, images and images[i]))
+    still = table(str(title), ("Image", *names), rows)
     data = {"title": str(title), "classes": classes, "labels": labels, "names": names,
             "logits": nine_digits(z_MNK), "images": images, "top": min(int(top), len(classes))}
     return Explorable("gallery", data, {"index": 0}, still, "\n".join(lines))
@@ -259,12 +238,9 @@ def layers(tables, rows, columns, steps=None, rows_title="student", columns_titl
     for step, t_RC in zip(steps, t_SRC, strict=True):
         r, c = np.unravel_index(t_RC.argmax(), t_RC.shape)
         lines.append(f"{unit} {step}: most alike are {rows[r]} and {columns[c]}, {t_RC[r, c]:.2f}")
-    body = "".join(
-        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{x:.2f}</td>' for x in line)}</tr>"
-        for name, line in zip(rows, t_SRC[-1], strict=True))
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    still = (f"<table><caption>{html.escape(f'{title} {unit} {steps[-1]}')}</caption><thead><tr>"
-             f"<td></td>{heads}</tr></thead><tbody>{body}</tbody></table>")
+    last = [(name, [f"{x:.2f}" for x in line], None)
+            for name, line in zip(rows, t_SRC[-1], strict=True)]
+    still = table(f"{title} {unit} {steps[-1]}", ("", *columns), last)
     data = {"title": str(title), "tables": nine_digits(t_SRC.clip(0, 1)), "rows": rows,
             "columns": columns, "steps": steps, "unit": str(unit), "rows_title": str(rows_title),
             "columns_title": str(columns_title)}

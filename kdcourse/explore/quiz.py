@@ -30,31 +30,16 @@ def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str)
     """
     _check_texts(prompt, name)
     several = isinstance(choices, Mapping) and len(choices) >= 2
-    expect(
-        several,
-        "choices",
-        "a dict of at least 2 answers with their explanations",
-        repr(choices),
-        "write {'answer': 'why it is right or wrong', ...}",
-    )
+    expect(several, "choices", "a dict of at least 2 answers with their explanations",
+           repr(choices), "write {'answer': 'why it is right or wrong', ...}")
     choices = {str(text): str(why) for text, why in choices.items()}
     for text, why in choices.items():
-        expect(
-            text.strip() and why.strip(),
-            "choices",
-            "an explanation for every answer",
-            f"{why!r} for {text!r}",
-            "say why it is right or wrong",
-        )
+        expect(text.strip() and why.strip(), "choices", "an explanation for every answer",
+               f"{why!r} for {text!r}", "say why it is right or wrong")
     hits = [text for text in choices if text == answer]
     hits = hits or [text for text in choices if answer and text.startswith(str(answer))]
-    expect(
-        len(hits) == 1,
-        "answer",
-        f"one of {list(choices)}, or the beginning of just one",
-        repr(answer),
-        "mark the right answer with answer='...'",
-    )
+    expect(len(hits) == 1, "answer", f"one of {list(choices)}, or the beginning of just one",
+           repr(answer), "mark the right answer with answer='...'")
     entries = [
         {"text": text, "html": markup(text), "why_html": markup(why), "right": text == hits[0]}
         for text, why in choices.items()
@@ -140,32 +125,19 @@ def score(
     between = ""
     if isinstance(measured, str):
         known = [choice["text"] for choice in offered["choices"] or []]
-        expect(
-            measured in known,
-            "measured",
-            "the text of one of the choices",
-            repr(measured),
-            "pass the object that bet() returned, or choices=[...]",
-        )
+        expect(measured in known, "measured", "the text of one of the choices", repr(measured),
+               "pass the object that bet() returned, or choices=[...]")
         result, decimals, interval = f"We measured: “{plain(measured)}”.", 0, None
     else:
         given = [measured, tolerance, *(interval if interval is not None else ())]
-        expect(
-            not offered["choices"] and all(map(finite, given)),
-            "measured",
-            "finite numbers, or the text of a choice where choices were offered",
-            f"{measured!r}, tolerance {tolerance!r}, interval {interval!r}",
-            "pass what the experiment gave",
-        )
+        expect(not offered["choices"] and all(map(finite, given)), "measured",
+               "finite numbers, or the text of a choice where choices were offered",
+               f"{measured!r}, tolerance {tolerance!r}, interval {interval!r}",
+               "pass what the experiment gave")
         if interval is not None:
             interval = [float(x) for x in interval]
-            expect(
-                len(interval) == 2 and interval[0] <= interval[1],
-                "interval",
-                "(low, high)",
-                interval,
-                "put the lower number first",
-            )
+            expect(len(interval) == 2 and interval[0] <= interval[1], "interval", "(low, high)",
+                   interval, "put the lower number first")
         measured, tolerance, span = float(measured), float(tolerance), offered["range"]
         decimals = _decimals(span["high"] - span["low"] if span else measured)
         decimals = decimals if digits is None else int(digits)
@@ -201,23 +173,14 @@ def _options(choices: Sequence, step: float | None = None) -> dict:
     choices = list(choices)
     if not (len(choices) == 2 and all(isinstance(x, numbers.Real) for x in choices)):
         texts = all(isinstance(text, str) and text.strip() for text in choices)
-        expect(
-            texts and len(set(choices)) == len(choices) >= 2,
-            "choices",
-            "at least 2 different texts, or two numbers (low, high)",
-            choices,
-            "list what one can bet on",
-        )
+        expect(texts and len(set(choices)) == len(choices) >= 2, "choices",
+               "at least 2 different texts, or two numbers (low, high)", choices,
+               "list what one can bet on")
         entries = [{"text": text, "html": markup(text)} for text in choices]
         return {"choices": entries, "range": None}
     low, high = map(float, choices)
-    expect(
-        finite(low) and finite(high) and low < high,
-        "choices",
-        "(low, high)",
-        choices,
-        "put the lower number first",
-    )
+    expect(finite(low) and finite(high) and low < high, "choices", "(low, high)", choices,
+           "put the lower number first")
     if step is None:  # the round number next to a hundredth of the way: 1, 2 or 5 times 10^n
         power = 10.0 ** math.floor(math.log10((high - low) / 100) + 1e-9)
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= (high - low) / 100.1)

@@ -1,4 +1,4 @@
-"""The hidden laws of assignment 1. `python -m kdcourse.grading` reads this file; the references
+"""The hidden laws of assignment 1. `nox -s grade` reads this file; the references
 are its own, in float64, from the formulas.
 
 Each law asks for one thing and leaves the others out, so that a mistake costs its own points: a
@@ -17,8 +17,8 @@ import inspect
 
 import torch
 
-from kdcourse.grading import Assignment, Law
-from kdcourse.grading.parts import numbers, slopes_of, uniform, whole
+from grader import Assignment, Law
+from grader.parts import numbers, slopes_of, uniform, whole
 
 # --- what stands in the place of a submission's own functions -------------------------------------
 

@@ -1,4 +1,4 @@
-"""The hidden laws of assignment 2. `python -m kdcourse.grading` reads this file.
+"""The hidden laws of assignment 2. `nox -s grade` reads this file.
 
 The script is handed out whole, with five functions that are mistaken and others that are right.
 
@@ -20,8 +20,8 @@ import math
 
 import torch
 
-from kdcourse.grading import Assignment, Law
-from kdcourse.grading.parts import whole
+from grader import Assignment, Law
+from grader.parts import whole
 
 
 def network(weights, dropout=0.0):

@@ -1,4 +1,4 @@
-"""The hidden laws of assignment 3. `python -m kdcourse.grading` reads this file; the references
+"""The hidden laws of assignment 3. `nox -s grade` reads this file; the references
 are its own, in float64, from the formulas.
 
 What is built from other functions finds right ones in their place (`x["right"]`, a text), so that
@@ -16,8 +16,8 @@ import inspect
 
 import torch
 
-from kdcourse.grading import Assignment, Law
-from kdcourse.grading.parts import numbers, slopes_of, uniform, whole
+from grader import Assignment, Law
+from grader.parts import numbers, slopes_of, uniform, whole
 
 # --- what stands in the place of a submission's own functions -------------------------------------
 

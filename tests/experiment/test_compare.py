@@ -405,6 +405,27 @@ def test_names_of_arms_are_escaped_and_need_not_be_text():
     assert "(8, 0.9)" in pairs._repr_html_()
 
 
+def test_the_rows_of_a_chapter_can_be_read(shipped, monkeypatch):
+    with pytest.raises(ValueError, match=r"one of the chapters \[\], got 't'"):
+        kd.experiment.recorded("t")
+    monkeypatch.setenv("KDCOURSE_RECORD", "1")
+    rows = [{"scheme": "CE"} | row for row in fake("CE", [0.6, 0.7], recipe="r", data="d",
+                                                   teacher="t", results=1, python="3")]
+    for row in rows:
+        records.Store("t").add(row)
+    assert kd.experiment.recorded("t") == rows
+
+
+def test_new_rows_keep_what_else_is_noted_in_the_file(shipped, monkeypatch):
+    monkeypatch.setenv("KDCOURSE_RECORD", "1")
+    shipped.mkdir()
+    (shipped / "t.json").write_text('{"rows": [\n\n], "opened": {"seconds": 3}}\n')
+    (row,) = fake("CE", [0.6], recipe="r", data="d", teacher="t", results=1)
+    records.Store("t").add({"scheme": "CE"} | row)
+    content = json.loads((shipped / "t.json").read_text())
+    assert content["opened"] == {"seconds": 3} and len(content["rows"]) == 1
+
+
 # --- what ships ---------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import tempfile
 import threading
 import time
 
-from kdcourse.grading import worker
+from grader import worker
 
 START = 120  # seconds for importing torch on a busy machine
 
@@ -49,7 +50,9 @@ class Worker:
 
     def __init__(self, package: bool = False, memory: int = 2 * 2**30, cpu: int = 600,
                  threads: int = 1):
-        self.settings = {"package": package, "memory": memory, "cpu": cpu, "threads": threads}
+        kdcourse = os.path.dirname(importlib.util.find_spec("kdcourse").origin)
+        self.settings = {"package": package, "kdcourse": kdcourse, "memory": memory, "cpu": cpu,
+                         "threads": threads}
         self.process = None
 
     def __enter__(self):
@@ -97,7 +100,7 @@ class Worker:
             self.stop()
             raise Lost("sent something that is no answer")
         if "error" in reply:
-            if reply.get("stub"):
+            if reply.get("stub") is True:
                 raise NotImplementedError
             raise Lost(str(reply["error"])[:500])
         return reply["found"]

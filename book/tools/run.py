@@ -1,12 +1,15 @@
 """Execute notebooks in full and store their outputs: `nox -s run`, or `nox -s run -- 01`.
 
 A notebook is written only when every cell has run, so a failed or stopped run changes nothing.
+What a chapter costs is read from its recorded results and written into two Markdown cells, which
+have the tags `opening-time` and `cost-table`.
 """
 
 import argparse
 import ast
 import base64
 import hashlib
+import json
 import os
 import re
 import sys
@@ -18,9 +21,10 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-FOLDER = Path(__file__).parent
-COVER = FOLDER.parent / "book" / "_static" / "hinton.png"
-RESULTS = FOLDER.parent / "kdcourse" / "results"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "notebooks"
+COVER = ROOT / "book" / "_static" / "hinton.png"
+RESULTS = ROOT / "kdcourse" / "results"
 
 
 def fingerprint(notebook) -> str:
@@ -92,7 +96,8 @@ def write(path: Path, notebook) -> None:
         raise
 
 
-def execute(path: Path) -> None:
+def execute(path: Path):
+    """The notebook with the outputs of a full run, in a kernel of its own."""
     notebook = nbformat.read(path, as_version=4)
     write_stubs(notebook)
     for cell in notebook.cells:
@@ -108,9 +113,14 @@ def execute(path: Path) -> None:
     )
     client.execute()
     clean(notebook)
+    return notebook
+
+
+def store(path: Path, notebook) -> None:
+    """Write the notebook, and the picture of README and front page where it has that."""
     write(path, notebook)
     for cell in notebook.cells:
-        if "cover" in cell.metadata.get("tags", []):  # the picture of README and front page
+        if "cover" in cell.metadata.get("tags", []):
             pictures = [output.data["image/png"] for output in cell.outputs
                         if "image/png" in output.get("data", {})]
             COVER.write_bytes(base64.b64decode(pictures[0]))
@@ -121,11 +131,67 @@ def chapter(path: Path) -> str | None:
     return path.name[:2] if path.name[:2].isdigit() else None
 
 
-def measured(path: Path) -> str:
-    """The chapter's recorded rows, as text: the same before and after if nothing was computed."""
-    from kdcourse.experiment import cost  # imports torch, so only when it is needed
+# --- what a chapter costs -------------------------------------------------------------------------
 
-    return str(cost(chapter(path)).rows) if chapter(path) else ""
+
+def recorded(path: Path) -> dict:
+    """What ships with the package of a chapter: "rows" and, where it was measured, "opened"."""
+    file = RESULTS / f"{chapter(path)}.json"
+    return json.loads(file.read_text("utf-8")) if file.exists() else {"rows": []}
+
+
+def record_opening(path: Path, seconds: float) -> None:
+    """Note beside the rows how long the notebook ran when all of them were recorded."""
+    from kdcourse.experiment import where  # imports torch, so only when it is needed
+
+    found = recorded(path) | {"opened": {"seconds": seconds} | where()}
+    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in found.pop("rows"))
+    rest = "".join(f', "{name}": {json.dumps(value)}' for name, value in found.items())
+    file = RESULTS / f"{chapter(path)}.json"
+    partial = file.with_suffix(".partial")
+    partial.write_text(f'{{"rows": [\n{rows}\n]{rest}}}\n', "utf-8", newline="\n")
+    os.replace(partial, file)
+
+
+def opening_time(found: dict) -> str:
+    """What a reader waits, in a sentence: the cell with the tag `opening-time`."""
+    opened = _time(found["opened"]["seconds"]) if found.get("opened") else "not measured yet"
+    hardware = " and ".join(sorted({row["hardware"] for row in found["rows"]}))
+    seconds = sum(row["seconds"] for row in found["rows"])
+    return (f"Opening it with the recorded results: **{opened}**. "
+            f"Computing all {len(found['rows'])} runs anew: **{_time(seconds)}** on {hardware}.")
+
+
+def cost_table(found: dict) -> str:
+    """What was run, where and when, as a table: the cell with the tag `cost-table`."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in found["rows"]:
+        place = tuple(row[name] for name in ("hardware", "torch", "python", "date"))
+        groups.setdefault(place, []).append(row)
+    lines = ["| runs | seeds | time | hardware | torch | Python | date |",
+             "|---|---|---|---|---|---|---|"]
+    for place, rows in sorted(groups.items()):
+        cells = (len(rows), len({row["seed"] for row in rows}),
+                 _time(sum(row["seconds"] for row in rows)), *place)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+COSTS = {"opening-time": opening_time, "cost-table": cost_table}
+
+
+def write_costs(notebook, found: dict) -> None:
+    """Fill the Markdown cells that have one of these tags."""
+    for cell in notebook.cells:
+        for tag in COSTS.keys() & set(cell.metadata.get("tags", [])):
+            cell.source = COSTS[tag](found)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+# --- the command ----------------------------------------------------------------------------------
 
 
 def find(names: list[str]) -> list[Path]:
@@ -155,24 +221,28 @@ def main() -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="measure everything anew: forget the recorded rows"
     )
+    parser.add_argument(
+        "--moved", action="store_true",
+        help="a change of code changed no number: give the recorded rows their new keys"
+    )
     arguments = parser.parse_args()
-    os.environ |= {"TQDM_DISABLE": "1", "KDCOURSE_RECORD": "1"}
+    os.environ |= {"TQDM_DISABLE": "1", "KDCOURSE_RECORD": "moved" if arguments.moved else "1"}
     os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook
     os.environ.pop("KDCOURSE_SMOKE", None)  # token numbers do not
     for path in find(arguments.names):
         if arguments.fresh:
             forget(path)
         print(f"{path.name} ...", end=" ", flush=True)
-        start, rows = time.perf_counter(), measured(path)
+        start, rows = time.perf_counter(), recorded(path)["rows"]
         try:
-            execute(path)
+            notebook = execute(path)
         except CellExecutionError as error:
             sys.exit(f"failed; the file is left as it was.\n\n{error}")
         seconds = time.perf_counter() - start
-        if rows and measured(path) == rows:  # this is what a reader waits who opens it
-            from kdcourse.experiment import record_opening
-
-            record_opening(chapter(path), seconds)
+        if rows and recorded(path)["rows"] == rows:  # this is what a reader waits who opens it
+            record_opening(path, seconds)
+        write_costs(notebook, recorded(path))
+        store(path, notebook)
         print(f"{seconds:.0f} s, {path.stat().st_size / 1e6:.2f} MB")
 
 

@@ -7,7 +7,8 @@ import types
 import pytest
 import torch
 
-from kdcourse import benchmark, training
+import benchmark
+from kdcourse import training
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_a_machine_is_measured_in_the_precision_that_is_fast_on_it(tmp_path, mon
 
     monkeypatch.setattr(benchmark, "compare", compare)
     monkeypatch.setattr(benchmark, "growth", lambda rounds: [])
-    monkeypatch.setattr(benchmark, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(kd, "default_device", lambda: torch.device("cpu"))
     found = benchmark.run(1, tmp_path / "benchmark.json")
     precisions = ["fp32", "bf16"] if faster == "bf16" else ["fp32"]
     assert tried == [*((one, set(benchmark.CONTENDERS)) for one in precisions),

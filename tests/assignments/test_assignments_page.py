@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from grader import grade, load
 from kdcourse import checks
-from kdcourse.grading import grade, load
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks" / "assignments"
 PAGE = (ROOT / "book" / "assignments.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.S | re.M)

@@ -2,17 +2,21 @@
 
 import concurrent.futures
 import csv
+import datetime
+import hashlib
 import io
 import json
+import os
+import platform
+import re
 import secrets
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-from kdcourse import _files
-from kdcourse._machine import where
-from kdcourse.grading.assignment import Assignment
-from kdcourse.grading.submission import Grade, fingerprint, grade
+from grader.assignment import Assignment
+from grader.submission import Grade, fingerprint, grade, printable
 
 KINDS = (".ipynb", ".py", ".zip")
 
@@ -22,7 +26,9 @@ def submissions(folder) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"Expected a folder with submissions, got {folder}.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix in KINDS and path.is_file()
+    # What is no folder gets a row and a sentence, also where it cannot be opened.
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in KINDS
+                   and not os.path.isdir(path)
                    and not any(part.startswith(".") for part in path.relative_to(folder).parts))
     if not found:
         raise FileNotFoundError(f"Expected notebooks (.ipynb), scripts (.py) or zip files in "
@@ -48,7 +54,7 @@ def grade_folder(assignment: Assignment, folder, out, jobs: int = 2, seed: int |
     grades: dict[str, Grade] = {}
     waiting = []
     for path in paths:
-        name = path.relative_to(folder).as_posix()
+        name = printable(path.relative_to(folder).as_posix(), most=10_000)
         kept = done.get(name)
         if kept and kept.sha256 == fingerprint(path) and seed in (None, kept.seed):
             grades[name] = kept
@@ -98,7 +104,7 @@ def write(out: Path, assignment: Assignment, grades: dict[str, Grade]) -> None:
         # A spreadsheet would run a text that begins like a formula.
         table.writerow(["'" + cell if isinstance(cell, str) and cell[:1] in "=+-@\t" and cell
                         else cell for cell in cells])
-    _files.write(out, text.getvalue().encode())
+    replace(out, text.getvalue())
 
 
 def leaderboard(out: Path, grades: list[Grade]) -> Path:
@@ -110,10 +116,11 @@ def leaderboard(out: Path, grades: list[Grade]) -> Path:
     for place, one in enumerate(ranked, 1):
         cells = (str(one.details.get(name, "")) for name in names)
         lines.append(f"| {place} | {one.submission} | " + " | ".join(cells) + " |")
-    here = where("cpu")
-    lines += ["", f"Measured on {here['hardware']}, torch {here['torch']}, {here['date']}."]
+    machine = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    lines += ["", f"Measured on {torch.get_num_threads()} CPU threads ({machine}, "
+              f"{platform.system()}), torch {torch.__version__}, {datetime.date.today()}."]
     path = out.with_name(f"{out.stem}_leaderboard.md")
-    _files.write(path, ("\n".join(lines) + "\n").encode())
+    replace(path, "\n".join(lines) + "\n")
     return path
 
 
@@ -134,6 +141,22 @@ def read(out: Path, assignment: Assignment) -> dict[str, Grade]:
 
 
 def note(out: Path, result: Grade) -> None:
-    """A text to hand back."""
-    name = result.submission.replace("/", "__") + ".txt"
-    _files.write(out.with_suffix("") / name, f"{result}\n".encode())
+    """A text to hand back, of the submission's name. Folders in it and what is too long for a file
+    system are replaced by a number that no other name has.
+    """
+    name = result.submission
+    short = re.sub(r"[/\\]", "__", name).encode()[:150].decode(errors="ignore")
+    if short != name:
+        short += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    replace(out.with_suffix("") / f"{short}.txt", f"{result}\n")
+
+
+def replace(path: Path, text: str) -> None:
+    """Write `text` to `path`: whoever reads it finds the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut can leave an empty file under the new name
+    os.replace(partial, path)

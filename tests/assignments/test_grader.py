@@ -11,11 +11,11 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from kdcourse import losses
-from kdcourse.grading import (
+from grader import (
     Assignment,
     Law,
     Lost,
@@ -28,15 +28,16 @@ from kdcourse.grading import (
     load,
     worker,
 )
-from kdcourse.grading.assignment import differs
-from kdcourse.grading.folder import leaderboard, submissions
+from grader.assignment import differs
+from grader.folder import leaderboard, submissions
+from kdcourse import losses
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LAWS = '''
 import torch
 
 from kdcourse import losses
-from kdcourse.grading import Assignment, Law
+from grader import Assignment, Law
 
 
 def draw(rng):
@@ -186,6 +187,218 @@ def test_nothing_is_left_behind(laws, tmp_path, monkeypatch):
     assert not list(folder.iterdir())
 
 
+# --- whatever one submission is, the others are graded --------------------------------------------
+
+
+def damaged_zip(path: Path, compression: int) -> None:
+    """A zip file whose compressed stream is broken in its middle."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("one.py", RIGHT + TWICE + "x = 1\n" * 1000)
+        start = len(archive.infolist()[0].FileHeader())
+    content = bytearray(path.read_bytes())
+    content[start + 10:start + 30] = b"\xff" * 20
+    path.write_bytes(content)
+
+
+# What q1 does, and a word of the sentence. q2 is right in all of them.
+ODD = {
+    "a number beyond every type": ("def kd_loss(s, t, T): return 10**400", "Expected the formula"),
+    "a number beyond the digits that JSON writes": (
+        "def kd_loss(s, t, T): return 10**5000", "ValueError"),
+    "a message that is no Unicode": (
+        "def kd_loss(s, t, T): raise ValueError('\\ud800')", "ValueError: \\ud800"),
+    "a message of control characters": (
+        "def kd_loss(s, t, T): raise ValueError('a\\x00\\rb')", "ValueError: a\\x00 b"),
+    "a message of a million letters": (
+        "def kd_loss(s, t, T): raise ValueError('x' * 10**6)", "ValueError: xxx"),
+    "a message that cannot be made": (
+        "class Mute(Exception):\n    def __str__(self): raise ValueError\n"
+        "def kd_loss(s, t, T): raise Mute", "ended its process"),
+    "SystemExit": ("def kd_loss(s, t, T): raise SystemExit(3)", "ended the program"),
+    "KeyboardInterrupt": ("def kd_loss(s, t, T): raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "GeneratorExit": ("def kd_loss(s, t, T): raise GeneratorExit", "GeneratorExit"),
+    "endless recursion": ("def kd_loss(s, t, T): return kd_loss(s, t, T)", "RecursionError"),
+    "MemoryError": ("def kd_loss(s, t, T): raise MemoryError", "more memory"),
+    "complex numbers": ("def kd_loss(s, t, T): return s.sum() + 0j", "complex"),
+    "half a message": (
+        "import os\ndef kd_loss(s, t, T):\n    for number in range(3, 20):\n        try:\n"
+        "            os.write(number, b'\\xff' * 100)\n        except OSError: pass",
+        "process|answer"),
+    "definitions that raise SystemExit": (
+        "class Kept:\n    raise SystemExit\ndef kd_loss(s, t, T): return Kept",
+        "ended the program"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_answers_lose_their_question_and_only_that(name, laws, tmp_path):
+    code, word = ODD[name]
+    (result,) = grade_folder(load(laws), submit(tmp_path / "in", "one", code + TWICE).parent,
+                             tmp_path / "grades.csv")
+    assert result.points == {"q1": 0, "q2": 1}, str(result)
+    (sentence,) = result.sentences
+    assert any(part in sentence for part in word.split("|")), sentence
+    assert sentence.isprintable() and len(sentence) < 1100
+
+
+# How the file is made, and a word of the sentence; nothing where the answers are right.
+FILES = {
+    "a name of Latin-1": (
+        lambda folder: Path(os.fsdecode(os.fsencode(folder) + b"/Andr\xe9.py")).write_text(
+            RIGHT + TWICE), ""),
+    "a name with a line break": (
+        lambda folder: (folder / "a\nb\r.py").write_text(RIGHT + TWICE), ""),
+    "a name of 255 letters": (
+        lambda folder: (folder / ("n" * 252 + ".py")).write_text(RIGHT + TWICE), ""),
+    "folders of 400 letters": (
+        lambda folder: submit_deep(folder / ("m" * 200) / ("n" * 200)), ""),
+    "400,000 empty lines": (
+        lambda folder: (folder / "one.py").write_text(RIGHT + "\n" * 400_000 + TWICE), ""),
+    "4,000 definitions in a chain": (
+        lambda folder: (folder / "one.py").write_text(
+            "a4000 = 2\n" + "".join(f"a{i} = a{i + 1}\n" for i in reversed(range(4000)))
+            + RIGHT + TWICE.replace("2", "a0")), ""),
+    "a damaged zip file, deflate": (
+        lambda folder: damaged_zip(folder / "one.zip", zipfile.ZIP_DEFLATED), "could not be read"),
+    "a damaged zip file, LZMA": (
+        lambda folder: damaged_zip(folder / "one.zip", zipfile.ZIP_LZMA), "could not be read"),
+    "a damaged zip file, bzip2": (
+        lambda folder: damaged_zip(folder / "one.zip", zipfile.ZIP_BZIP2), "could not be read"),
+    "an empty script": (lambda folder: (folder / "one.py").touch(), "no kd_loss"),
+    "an empty notebook": (lambda folder: (folder / "one.ipynb").touch(), "could not be read"),
+    "an empty zip file": (lambda folder: (folder / "one.zip").touch(), "could not be read"),
+    "null bytes": (lambda folder: (folder / "one.py").write_bytes(b"a = 1\0\0"), "null bytes"),
+    "a link to nowhere": (
+        lambda folder: (folder / "one.py").symlink_to(folder / "nowhere"), "it is no file"),
+    "a link to itself": (
+        lambda folder: (folder / "one.py").symlink_to(folder / "one.py"), "could not be read"),
+    "a pipe that nobody writes into": (
+        lambda folder: os.mkfifo(folder / "one.py"), "it is no file"),
+    "deep brackets": (
+        lambda folder: (folder / "one.py").write_text("x = " + "[" * 10**5), "cannot be read"),
+    "a deep expression": (
+        lambda folder: (folder / "one.py").write_text("x = " + "-" * 10**5 + "1"),
+        "cannot be read|could not be read"),
+    "a long sum": (
+        lambda folder: (folder / "one.py").write_text("x = 1" + " + 1" * 10**5),
+        "cannot be read|could not be read"),
+    "deep JSON": (
+        lambda folder: (folder / "one.ipynb").write_text("[" * 10**6), "could not be read"),
+    "a name of a million letters, twice": (
+        lambda folder: (folder / "one.py").write_text("def f({0}, {0}): pass".format("a" * 10**6)),
+        "duplicate argument"),
+}
+
+
+def submit_deep(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    submit(folder, "one", RIGHT + TWICE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not every system can have such files")
+@pytest.mark.parametrize("kind", FILES)
+def test_odd_files_are_graded_or_get_a_sentence(kind, laws, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "grades.csv"
+    folder.mkdir()
+    (folder / "folder.py").mkdir()  # named like a submission, and none
+    make, word = FILES[kind]
+    make(folder)
+    start = time.monotonic()
+    (result,) = grade_folder(load(laws), folder, out)
+    assert time.monotonic() - start < 90  # it was minutes, or no end
+    text = " ".join(result.sentences)
+    assert result.total == (0 if word else 3), str(result)
+    assert any(part in text for part in word.split("|")) and text.isprintable()
+    if "could not be read" in text:
+        assert result.submission in text  # the sentence names the file
+    (note,) = out.with_suffix("").iterdir()
+    assert str(result) in note.read_text("utf-8")
+    (again,) = grade_folder(load(laws), folder, out)
+    assert again.submission == result.submission and again.total == result.total
+    assert again.seconds == pytest.approx(result.seconds, abs=0.01)  # from the table
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not every system can have such files")
+def test_no_submission_stops_the_grading_of_the_others(laws, tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "grades.csv"
+    submit(folder, "zz_right", RIGHT + TWICE)
+    for number, (make, _) in enumerate(FILES.values()):
+        (folder / str(number)).mkdir()
+        make(folder / str(number))
+    for name in ("a number beyond every type", "a message that is no Unicode", "SystemExit"):
+        submit(folder, name, ODD[name][0])
+    assert __main__.main([str(laws), str(folder), "--out", str(out)]) == 0
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = {row["submission"]: row for row in csv.DictReader(file)}
+    assert len(rows) == len(FILES) + 4 == len(list(out.with_suffix("").iterdir()))
+    assert float(rows["zz_right.py"]["total"]) == 3
+    assert f"{len(rows)} submissions" in capsys.readouterr().out
+
+
+def test_a_file_that_may_not_be_read_gets_a_sentence(laws, tmp_path, monkeypatch):
+    path = submit(tmp_path / "in", "one", RIGHT)
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+    result = grade(load(laws), path, seed=1)
+    assert result.total == 0 and "PermissionError" in result.sentences[0]
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError, SystemExit, type(
+    "PanicException", (BaseException,), {})])
+def test_what_goes_wrong_in_the_grader_is_survived_and_tried_again(
+        error, laws, tmp_path, monkeypatch):
+    folder, out = tmp_path / "in", tmp_path / "grades.csv"
+    submit(folder, "right", RIGHT + TWICE)
+
+    def fails(*_, **__):
+        raise error("oh")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Worker, "ask", fails)
+        (result,) = grade_folder(load(laws), folder, out)
+    assert result.total == 0
+    assert f"right.py could not be graded ({error.__name__}: oh)" in result.sentences[0]
+    (again,) = grade_folder(load(laws), folder, out)
+    assert again.total == 3 and not again.sentences
+
+
+def test_the_instructor_can_stop_it_and_mistakes_of_the_laws_are_raised(
+        laws, tmp_path, monkeypatch):
+    path = submit(tmp_path / "in", "right", RIGHT + TWICE)
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Worker, "ask", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            grade(load(laws), path, seed=1)
+    laws.write_text(LAWS.replace("return 2 *", "return nothing *"))
+    with pytest.raises(NameError):
+        grade(load(laws), path, seed=1)
+
+
+def test_two_names_never_share_a_text(laws, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "grades.csv"
+    submit(folder, "a__b", TWICE)
+    submit(folder / "a", "b", "")
+    submit(folder, "n" * 200 + "1", "")
+    submit(folder, "n" * 200 + "2", "")
+    grade_folder(load(laws), folder, out)
+    notes = {path.name: path.read_text() for path in out.with_suffix("").iterdir()}
+    assert len(notes) == 4 and "1 of 3 points" in notes["a__b.py.txt"]
+
+
+def test_endings_in_capitals_are_graded(laws, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "ONE.IPYNB").write_text(notebook(RIGHT, TWICE), "utf-8")
+    with zipfile.ZipFile(folder / "TWO.ZIP", "w") as archive:
+        archive.write(folder / "ONE.IPYNB", "TWO.IPYNB")
+    assert [one.total for one in grade_folder(load(laws), folder, tmp_path / "g.csv")] == [3, 3]
+
+
 # --- what is read of a submission -----------------------------------------------------------------
 
 
@@ -216,6 +429,14 @@ def test_what_a_function_uses_comes_along():
     space = {}
     exec(code, space)
     assert space["f"]() == pytest.approx(5.14159265) and "z" not in space
+
+
+def test_jupyters_own_commands_are_left_out_and_the_operator_is_not():
+    parts = ["%time x = 1\n\n  \n!ls\nif True:\n    %time y = 2\n    a = 3",
+             "b = ('%d'\n     % 3)", "c = '''\n% 3'''"]
+    space = {}
+    exec(extract.definitions(parts, ["a", "b", "c"]), space)
+    assert (space["a"], space["b"], space["c"]) == (3, "3", "\n% 3")
 
 
 def test_the_last_definition_counts():
@@ -262,12 +483,34 @@ def test_messages_come_back_as_they_were_sent():
         worker.pack({1, 2})
 
 
+@pytest.mark.parametrize(("given", "comes_back"), [
+    (np.float64(2.5), 2.5), (np.float32(0.5), 0.5), (np.int64(3), 3), (np.bool_(True), True),
+    (np.array(2.5), torch.tensor(2.5)), (np.arange(3.0), torch.arange(3.0)),
+    (np.arange(3.0)[::-1], torch.tensor([2.0, 1, 0])), (np.ones((2, 3)).T, torch.ones(3, 2)),
+    (np.linalg.norm([3.0, 4.0]), 5.0),
+])
+def test_what_numpy_gives_keeps_its_shape(given, comes_back):
+    """A number of NumPy is a number, not an array of one."""
+    back = worker.unpack(worker.pack({"x": given}))["x"]
+    assert type(back) is type(comes_back) and differs(back, comes_back, 0) == ""
+
+
+def test_right_answers_made_with_numpy_get_all_points(tmp_path, laws):
+    """A number for each temperature, as `np.linalg.norm` gives it."""
+    text = LAWS.replace("return given.twice(x[\"student\"])", "return [given.twice(2.5)] * 3")
+    laws.write_text(text.replace("return 2 * x[\"student\"]", "return [5.0] * 3"))
+    code = "import numpy as np\ndef twice(x): return np.float64(2 * x)"
+    assert grade(load(laws), submit(tmp_path / "in", "one", code), seed=1).points["q2"] == 1
+
+
 @pytest.mark.parametrize(("found", "expected", "word"), [
     (torch.ones(3), torch.ones(3), ""), (1, torch.tensor(1.0), ""), (1.0, 1, ""),
     (torch.ones(3), torch.ones(2), "shape"), (torch.tensor([1.0, 2]), torch.ones(2), "1 of 2"),
     (float("nan"), 1.0, "NaN"), ("x", 1.0, "str"), (True, 1.0, "bool"), ([1], [1, 2], "2 values"),
     ({"a": 1}, {"b": 1}, "other parts"), (1, True, "got 1"), (None, None, ""), (None, 1.0, "None"),
     (torch.tensor(2.0), 1.0, "got 2"), (-torch.inf, -torch.inf, ""),
+    (torch.tensor(1j), 1.0, "complex"),
+    (torch.ones(2, dtype=torch.cfloat), torch.ones(2), "complex"),
 ])
 def test_comparisons(found, expected, word):
     difference = differs(found, expected, 1e-3)
@@ -321,8 +564,8 @@ def test_killed_at_any_moment_it_goes_on(laws, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "grades.csv"
     for number in range(4):
         submit(folder, f"s{number}", RIGHT + TWICE)
-    command = [sys.executable, "-m", "kdcourse.grading", str(laws), str(folder), "--out", str(out),
-               "--jobs", "1"]
+    command = [sys.executable, str(ROOT / "notebooks" / "assignments" / "grader"), str(laws),
+               str(folder), "--out", str(out), "--jobs", "1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
     while not out.exists() and time.monotonic() < until:
@@ -398,7 +641,7 @@ def contest(monkeypatch):
         """36 patterns under noise, which a tiny network learns at once."""
         from kdcourse import data
 
-        rng = data.generator(seed, "patterns")
+        rng = torch.Generator().manual_seed(seed)
         patterns = torch.randn(36, 1, 28, 28, generator=rng)
 
         def images(count):

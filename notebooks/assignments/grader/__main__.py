@@ -1,15 +1,18 @@
-"""python -m kdcourse.grading notebooks/assignments/1_loss.py submissions --out grades.csv"""
+"""Grade a folder: `python notebooks/assignments/grader LAWS FOLDER --out grades.csv`."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from kdcourse.grading import grade, grade_folder, load
+if not __package__:  # started by its path: what is found first is this folder, not the package
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from grader import grade, grade_folder, load
 
 
 def main(arguments=None) -> int:
     """Grade one submission or a folder of them."""
-    parser = argparse.ArgumentParser(prog="python -m kdcourse.grading", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="grader", description=main.__doc__)
     parser.add_argument("laws", help="the assignment, such as notebooks/assignments/1_loss.py")
     parser.add_argument("submissions", help="a folder, or one notebook")
     parser.add_argument("--out", help="the table (default: NAME.csv of the assignment)")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kdcourse.grading import grade, load
+from grader import grade, load
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("otter")
-FOLDER = Path(__file__).parent.parent / "notebooks" / "assignments"
+FOLDER = Path(__file__).parents[2] / "notebooks" / "assignments"
 NAMES = ["1_loss", "3_relations"]
 SEED = 7
 

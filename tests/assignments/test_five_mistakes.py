@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from grader import Worker, grade, load, submission
 from kdcourse import checks
-from kdcourse.grading import Worker, grade, load, submission
 
 nbformat = pytest.importorskip("nbformat")
 NAME = "2_five_mistakes"
-FOLDER = Path(__file__).parent.parent / "notebooks" / "assignments"
+FOLDER = Path(__file__).parents[2] / "notebooks" / "assignments"
 MISTAKEN = ("distillation_loss", "store_answers", "batches", "set_up", "best_epoch")
 INNOCENT = ("hint_loss", "train_epoch", "evaluate")
 SEED = 7

@@ -1,20 +1,15 @@
 """One page of the whole book: what `nox -s pdf` makes of what Sphinx has built."""
 
-import importlib.util
 import shutil
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+import pdf
 
 
 @pytest.fixture
 def script(monkeypatch):
-    spec = importlib.util.spec_from_file_location("pdf", ROOT / "book" / "pdf.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
     def build(command, check):
         """As Sphinx's singlehtml does: the page in a folder, with addresses as if it were not."""
         built = Path(command[command.index("--path-output") + 1]) / "_build" / "singlehtml"
@@ -27,8 +22,8 @@ def script(monkeypatch):
             '<a href="book/intro.html#x">a</a><a href="../notebooks/01_hinton.html#y">b</a>'
             '<a href="#z">c</a><a href="https://example.org/book/intro.html#x">d</a>')
 
-    monkeypatch.setattr(module.subprocess, "run", build)
-    return module
+    monkeypatch.setattr(pdf.subprocess, "run", build)
+    return pdf
 
 
 def test_all_links_stay_on_the_page_and_all_it_needs_lies_beside_it(script, tmp_path):

@@ -1,6 +1,6 @@
 """The process that holds a submission: it runs what it is told to run and sends back arrays.
 
-Started as a script by `kdcourse.grading.process`, with nothing of kdcourse on its path unless the
+Started as a script by `grader.process`, with nothing of kdcourse on its path unless the
 assignment allows the package. Messages are safetensors, so no pickle is loaded on either side.
 """
 
@@ -32,8 +32,10 @@ def pack(value) -> bytes:
     tensors = {}
 
     def skeleton(part):
-        if isinstance(part, (np.ndarray, np.generic)):
-            part = torch.as_tensor(np.ascontiguousarray(part))
+        if isinstance(part, np.generic):
+            part = part.item()  # a number is no array: `np.float64(3)` is worth what `3.0` is
+        if isinstance(part, np.ndarray):
+            part = torch.as_tensor(np.asarray(part, order="C"))  # torch takes no negative strides
         if isinstance(part, torch.Tensor):
             tensors[name := str(len(tensors))] = part.detach().cpu().clone().contiguous()
             return {"tensor": name}
@@ -114,13 +116,14 @@ class LeaveOut:
         pass
 
 
-def fence(readable: list[str], own: str) -> None:
+def fence(readable: list[str], hidden: list[str], own: str) -> None:
     """From here on: files are read only where Python lives, written only in the own folder; no
     other program, no network. An audit hook cannot be taken away again; it is a fence, no wall.
+
+    hidden: folders that are not read although they may lie in a readable one.
     """
     own = os.path.realpath(own)
-    readable = [os.path.realpath(path) for path in readable]
-    hidden = os.path.realpath(Path(__file__).parents[1])
+    readable, hidden = ([os.path.realpath(path) for path in paths] for paths in (readable, hidden))
 
     def inside(path, folders):
         return any(path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
@@ -133,8 +136,7 @@ def fence(readable: list[str], own: str) -> None:
                 isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
             if path == os.devnull or inside(path, [own]):
                 return
-            if writes or not inside(path, readable) or (
-                    hidden not in readable and inside(path, [hidden])):
+            if writes or not inside(path, readable) or inside(path, hidden):
                 raise PermissionError(f"no access to {Path(path).name} while grading")
         elif event in ALTERS:
             for path in args[:2]:
@@ -211,21 +213,23 @@ def main() -> None:
     os.chdir(own)
     sys.dont_write_bytecode = True
     # Reading a library's parts late is fine. A source checkout on the path is no library.
-    ours = Path(__file__).resolve().parents[1]
-    places = [path for path in sys.path if (path and Path(path).resolve() != ours.parent)
-              or Path(path).name.endswith("-packages")]
-    places += [sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/etc", "/proc", "/sys"]
+    libraries = [path for path in sys.path if Path(path).name.endswith("-packages")
+                 or not (Path(path) / "kdcourse").is_dir()]
+    readable = [*filter(None, libraries), sys.prefix, sys.base_prefix,
+                "/usr", "/lib", "/lib64", "/etc", "/proc", "/sys"]
+    hidden = [str(Path(__file__).resolve().parents[1])]  # the laws
     if settings["package"]:
+        sys.path.insert(0, str(Path(settings["kdcourse"]).parent))
         import kdcourse  # noqa: F401
-        places.append(str(ours))
+        readable.append(settings["kdcourse"])
     else:
-        sys.path = [path for path in sys.path if Path(path).resolve() != ours.parent
-                    or Path(path).name.endswith("-packages")]
+        sys.path = libraries
+        hidden.append(settings["kdcourse"])
         sys.meta_path.insert(0, LeaveOut({"kdcourse"}))
         sys.meta_path.insert(0, LeaveOut({"otter", "IPython", "ipywidgets", "matplotlib"}))
     send(channel_out, {"ready": True})
     limit(settings["memory"], settings["cpu"])
-    fence(places, own)
+    fence(readable, hidden, own)
     while (request := receive(channel_in)) is not None:
         send(channel_out, answer(request))
 

@@ -20,10 +20,9 @@ import torch
 import torch.nn.functional as F
 
 import kdcourse as kd
-from kdcourse import _files
-from kdcourse._machine import default_device, where
+from kdcourse.experiment import where
 
-PATH = Path(__file__).parent / "results" / "benchmark.json"
+PATH = Path(__file__).with_suffix(".json")
 ALPHA, T = 0.9, 4.0
 STEPS = 31  # an epoch of 4,000 images in batches of 128
 EPOCHS = 3  # that `fit` makes for each measurement
@@ -412,7 +411,7 @@ def growth(rounds: int) -> list[dict]:
 
 def run(rounds: int = 7, path: Path = PATH) -> list[dict]:
     """Measure everything that this machine can, and write it beside what other machines did."""
-    device = default_device()
+    device = kd.default_device()
     first, *others = SETTINGS
     settings = [(precision, first) for precision in dict.fromkeys(("fp32", fastest(device)))]
     if device.type == "cuda":
@@ -445,7 +444,7 @@ def save(found: list[dict], path: Path = PATH) -> None:
     measured = any("not_run" not in e and "CPU" not in e["hardware"] for e in [*kept, *found])
     kept = [entry for entry in kept if entry["hardware"] not in hardware]
     found = [entry for entry in [*kept, *found] if not (measured and "not_run" in entry)]
-    _files.write_json(path, found)
+    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def load(path: Path = PATH) -> list[dict]:
@@ -454,7 +453,7 @@ def load(path: Path = PATH) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m kdcourse.benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--path", type=Path, default=PATH)
     chosen = parser.parse_args()

@@ -116,9 +116,12 @@ def _far(found, expected, tolerance: float) -> str:
     """How two arrays differ, relative to the larger one's scale."""
     if isinstance(found, bool) or not isinstance(found, (int, float, torch.Tensor)):
         return f"got {type(found).__name__} where numbers were expected"
-    found, expected = (np.asarray(torch.as_tensor(x).double()) for x in (found, expected))
+    found, expected = torch.as_tensor(found), torch.as_tensor(expected)
     if found.shape != expected.shape:
         return f"got the shape {list(found.shape)}, expected {list(expected.shape)}"
+    if found.is_complex():
+        return "got complex numbers"
+    found, expected = (np.asarray(x.double()) for x in (found, expected))
     if not np.isfinite(found[np.isfinite(expected)]).all():
         return "got NaN or infinity"
     scale = np.abs(expected[np.isfinite(expected)]).max(initial=0)
