@@ -298,7 +298,8 @@ class Ensemble:
         if len({answer.shape for answer in answers}) > 1:
             raise ValueError("Expected teachers that know the same classes, got logits of shapes "
                              f"{[list(answer.shape) for answer in answers]}.")
-        logits_MBK = torch.stack([answer.float() for answer in answers])
+        # The network behind a `Cached` teacher stays where it is when the others are moved.
+        logits_MBK = torch.stack([answer.float().to(answers[0].device) for answer in answers])
         if self.weights == "confidence" and labels is not None:
             log_p, labels = logits_MBK.log_softmax(-1), labels.to(logits_MBK.device)
             if labels.ndim == 1:

@@ -210,7 +210,7 @@ def _broken(term, T: float) -> dict[str, str]:
 
     def loss(student, teacher, at):
         term.T = at
-        labels = torch.arange(len(student)) % student.shape[1]
+        labels = torch.arange(len(student), device=student.device) % student.shape[1]
         return term(models.View(student), models.View(teacher), labels)
 
     try:

@@ -136,7 +136,6 @@ def _columns(scheme, shape: tuple[int, ...]) -> tuple[str, dict[str, _Column]]:
 
 
 def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
-    labels = labels.to(logits_NK.device)
     row = quality.evaluate(logits_NK, labels)
     if logits_NK.shape[1] > 5:
         row["top5"] = quality.top_k(logits_NK, labels)
