@@ -1,11 +1,13 @@
 """What is measured, drawn or shown may be on any device, each tensor on another one."""
 
 import itertools
+import types
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from conftest import network
 from elsewhere import Elsewhere
 
 import kdcourse as kd
@@ -16,8 +18,10 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 
 @pytest.fixture(params=["elsewhere", pytest.param("cuda", marks=needs_gpu)])
-def there(request):
+def there(request, monkeypatch):
     """Moves a tensor to where the other ones are not."""
+    backend = types.SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr(torch, "meta", backend, raising=False)  # every other device has one
     if request.param == "cuda":
         yield lambda tensor: tensor.cuda()
     else:
@@ -209,3 +213,46 @@ def test_a_contrast_finds_its_memories_by_an_index_from_anywhere(there):
         value = float(term(student, teacher, index=index).detach())
         expected = expected or value
         assert value == pytest.approx(expected)
+
+
+# --- the network behind stored answers stays where it is ----------------------------------------
+
+
+@pytest.fixture(params=["stored", "an ensemble"])
+def trained_there(request, there, data):
+    """A scheme that was moved, and the stored answers in it."""
+    stored = kd.Cached(network(1), data)
+    teacher = stored if request.param == "stored" else kd.Ensemble([network(2), stored])
+    return kd.Distiller(network(), teacher).to(there(IMAGES).device), stored
+
+
+def test_a_report_measures_both_on_the_device_of_the_student(trained_there, data):
+    scheme, stored = trained_there
+    report = kd.report(scheme, data)
+    assert report.device == kd.models.device_of(scheme.student).type
+    assert {name: row["parameters"] for name, row in report.rows.items()} == {
+        "teacher": sum(kd.measure.parameters(n) for n in
+                       (stored.source.model, *kd.teachers.networks(scheme.teacher))),
+        "student": kd.measure.parameters(scheme.student)}
+    assert kd.models.device_of(stored.source.model).type == "cpu"  # a copy was measured
+
+
+def test_the_doctor_compares_stored_answers_with_the_network(trained_there, data):
+    scheme, stored = trained_there
+    assert "answers belong to other samples" not in str(kd.doctor(scheme, data))
+    stored._stored = stored._stored * 2 + 1  # far from what the teacher says of any
+    assert "answers belong to other samples" in str(kd.doctor(scheme, data))
+
+
+def test_stored_answers_are_checked_wherever_they_are(trained_there, data):
+    _, stored = trained_there
+    kd.checks.aligned(stored, data)
+    kd.checks.aligned(stored, data, teacher=stored.source)
+
+
+def test_the_doctor_takes_data_from_a_device(there, data):
+    moved = kd.data.Dataset(*(getattr(data, name).to(there(IMAGES).device)
+                              for name in ("train", "val", "test")), data.classes, data.params)
+    scheme = kd.Distiller(network(), network(1))
+    assert [finding.problem for finding in kd.doctor(scheme.to(there(IMAGES).device), moved)] == [
+        finding.problem for finding in kd.doctor(scheme.to("cpu"), data)]

@@ -3,6 +3,7 @@
 Shapes: N samples, K classes.
 """
 
+import copy
 import dataclasses
 import functools
 import statistics
@@ -97,6 +98,7 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
                         "data).")
     partner, columns = _columns(scheme, data.shape)
     part, logits, rows = getattr(data, split), {}, {}
+    device = models.device_of(scheme.student)
     for name, column in columns.items():
         logits[name], labels = models.answers(column.predict, part)
     for name, column in columns.items():
@@ -104,9 +106,9 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
             others = [logits[other] for other in column.partners if logits[other] is not None]
             rows[name] = _right(logits[name], labels, others)
             if column.network is not None:
-                rows[name] |= _costs(column.network, data.shape, batch)
+                rows[name] |= _costs(_moved(column.network, device), data.shape, batch)
     return Report(f"{data.name}, {len(labels):,} samples of the {split} split", rows, partner,
-                  batch, models.device_of(scheme.student).type, torch.get_num_threads())
+                  batch, device.type, torch.get_num_threads())
 
 
 class _Column:
@@ -143,6 +145,12 @@ def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
     for key in ("agreement", "teacher_kl") if pairs else ():
         row[key] = statistics.fmean(pair[key] for pair in pairs)
     return row
+
+
+def _moved(model: nn.Module, device) -> nn.Module:
+    """The model on that device: where it is not, as the network behind stored answers, a copy."""
+    there = all(p.device == device for p in model.parameters())
+    return model if there else copy.deepcopy(model).to(device)
 
 
 def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:
