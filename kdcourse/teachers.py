@@ -87,12 +87,12 @@ class Live:
 
     @torch.no_grad()
     def predict(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [N, K] for any inputs [N, C, H, W]."""
+        """Logits [N, K] for any inputs [N, C, H, W], on the device of the inputs."""
         adapters = (self.mean, self.std, self.size)
         if all(value is None for value in adapters) and not self._repeated(x):
             return models.predict(self.model, x)
         device = models.device_of(self.model)
-        return torch.cat([models.predict(self.model, self.adapted(part.to(device)))
+        return torch.cat([models.predict(self.model, self.adapted(part.to(device))).to(x.device)
                           for part in x.split(500)])
 
     def to(self, device) -> "Live":
@@ -193,8 +193,9 @@ class Cached:
 
     @property
     def logits(self) -> torch.Tensor:
-        """The stored answers: [N, K], or with augmentation [views, N, K]."""
-        return self._stored if "views" in self.params else self._stored[0]
+        """The stored answers, on the CPU: [N, K], or with augmentation [views, N, K]."""
+        stored = self._stored.cpu()  # a training moves them
+        return stored if "views" in self.params else stored[0]
 
     def tap(self, taps: tuple[str, ...]) -> None:
         """Raise `ValueError` when inner tensors are asked for: only logits are stored."""
@@ -298,8 +299,7 @@ class Ensemble:
         if len({answer.shape for answer in answers}) > 1:
             raise ValueError("Expected teachers that know the same classes, got logits of shapes "
                              f"{[list(answer.shape) for answer in answers]}.")
-        # The network behind a `Cached` teacher stays where it is when the others are moved.
-        logits_MBK = torch.stack([answer.float().to(answers[0].device) for answer in answers])
+        logits_MBK = torch.stack([answer.float() for answer in answers])
         if self.weights == "confidence" and labels is not None:
             log_p, labels = logits_MBK.log_softmax(-1), labels.to(logits_MBK.device)
             if labels.ndim == 1:

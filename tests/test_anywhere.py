@@ -196,12 +196,33 @@ def test_views_of_samples_by_an_index_from_anywhere(there):
             torch.testing.assert_close(train.seen(place, view), expected)
 
 
-def test_teachers_on_several_devices_answer_as_one(there):
-    first, second = (kd.models.mlp(hidden=(8,), size=4, seed=seed) for seed in (0, 1))
-    expected = kd.Ensemble([first, second]).predict(IMAGES)
+# --- answers lie where the inputs are, whatever a training moved --------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"mean": 0.5, "std": 0.2}, {"size": 8}], ids=str)
+def test_logits_come_back_to_where_the_inputs_are(settings, there):
+    first, second = (kd.models.convnet(width=4, size=4, seed=seed) for seed in (0, 1))
+    teacher = kd.Live(first, **settings)
+    ensemble = kd.Ensemble([teacher, second])
+    expected = [kd.models.predict(first, IMAGES), teacher.predict(IMAGES), ensemble.predict(IMAGES)]
     first.to(there(IMAGES).device)
-    found = kd.Ensemble([first, second]).predict(IMAGES)
-    torch.testing.assert_close(found.cpu(), expected)
+    for (x,) in mixtures((IMAGES,), there):
+        found = [kd.models.predict(first, x), teacher.predict(x), ensemble.predict(x)]
+        for logits, wanted in zip(found, expected, strict=True):
+            assert logits.device == x.device
+            torch.testing.assert_close(logits.cpu(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_stored_answers_can_be_read_after_a_training_moved_them(there, data):
+    cached = kd.Cached(network(1), data)
+    before = cached.logits[torch.tensor([3, 1])]
+    scheme = kd.Distiller(network(), cached).to(there(IMAGES).device)
+    assert scheme.teacher is cached
+    assert torch.equal(cached.logits[torch.tensor([3, 1])], before)
+    index = there(torch.tensor([3, 1]))
+    inside = cached(Batch(there(data.train.x[:2]), there(data.train.y[:2]), index)).logits
+    assert inside.device == index.device  # in a step nothing comes back to the CPU
+    assert torch.equal(inside.cpu(), before)
 
 
 def test_a_contrast_finds_its_memories_by_an_index_from_anywhere(there):

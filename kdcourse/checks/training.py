@@ -114,8 +114,7 @@ def aligned(cached, data, teacher=None, samples: int = 64) -> None:
     assert source is not None, (
         "Expected a teacher to ask again, got answers that were made from logits alone. Pass the "
         "teacher: aligned(cached, data, teacher).")
-    stored = cached.logits.cpu()
-    stored = stored if stored.ndim == 3 else stored[None]
+    stored = cached.logits if cached.logits.ndim == 3 else cached.logits[None]
     assert stored.shape[1] == len(data.train), (
         f"Expected an answer for each of the {len(data.train)} training samples, got "
         f"{stored.shape[1]}. Make the cache from this data.")
