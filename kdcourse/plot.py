@@ -1,7 +1,7 @@
 """Figures: one message each, `f(what, ax=None) -> ax`, readable on a phone and in dark mode.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart; no figure relies on
-colour alone.
+colour alone. Tensors may be on any device.
 """
 
 import math
@@ -42,9 +42,9 @@ def answers(image, rows: dict[str, np.ndarray], classes, top: int = 6, axes=None
     if axes is None:
         _, axes = plt.subplots(1, 1 + len(rows), figsize=(1.9 * (1 + len(rows)), 2.3),
                                width_ratios=[1] + [1.3] * len(rows))
-    axes[0].imshow(np.asarray(image).transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+    axes[0].imshow(_array(image).transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
     axes[0].set_axis_off()
-    rows = {name: np.asarray(p) for name, p in rows.items()}
+    rows = {name: _array(p) for name, p in rows.items()}
     shown = np.argsort(-list(rows.values())[-1], kind="stable")[:top]
     for i, (name, p) in enumerate(rows.items()):
         ax = axes[1 + i]
@@ -109,7 +109,7 @@ def heatmap(table, rows, columns, xlabel: str, ylabel: str, label: str, deviatio
     so that one sees which differences are larger than luck.
     """
     ax = ax or _axes(height=0.9 + 0.55 * len(rows))
-    table = np.asarray(table)
+    table = _array(table)
     drawn = ax.imshow(table, cmap="cividis", aspect="auto")
     bar = ax.figure.colorbar(drawn, ax=ax, label=label, format=PercentFormatter(1, decimals=0))
     middle = (table.min() + table.max()) / 2
@@ -131,7 +131,7 @@ def cka(table, rows, columns, xlabel: str, ylabel: str, ax=None):
     rows, columns: the names of the layers, from the input on; the first row is at the bottom, so
     that layers of the same depth lie on the diagonal from there. A cell without a value is hatched.
     """
-    table = np.asarray(table)
+    table = _array(table)
     ax = ax or _axes(height=min(6.0, max(2.8, 1.3 + 0.42 * len(rows))))
     ax.set_facecolor("white")
     drawn = ax.pcolormesh(np.ma.masked_invalid(table), cmap="cividis", vmin=0, vmax=1)
@@ -153,7 +153,7 @@ def per_class_gain(gains, classes, top: int = 20, ax=None):
 
     The `top` classes that moved most are shown; classes without samples are left out.
     """
-    moved = [(100 * gain, name) for gain, name in zip(gains, classes, strict=True)
+    moved = [(100 * float(gain), name) for gain, name in zip(gains, classes, strict=True)
              if gain is not None]
     moved = sorted(sorted(moved, key=lambda pair: -abs(pair[0]))[:top], key=lambda pair: -pair[0])
     values, names = [value for value, _ in moved], [name for _, name in moved]
@@ -176,7 +176,7 @@ def confusion_moved(moved, classes, top: int = 20, ax=None):
     `top` classes with most movement are shown, in their order; the diagonal, which are right
     answers, is left out.
     """
-    moved = np.asarray(moved).astype(float)
+    moved = _array(moved).astype(float)
     np.fill_diagonal(moved, 0)
     much = np.abs(moved).sum(0) + np.abs(moved).sum(1)
     shown = np.sort(np.argsort(-much, kind="stable")[:top])
@@ -266,6 +266,13 @@ def history(record, ax=None):
 def _color(comparison, arm) -> str:
     """An arm has one colour in all figures of a comparison."""
     return CYCLE[comparison.arms.index(arm) % len(CYCLE)]
+
+
+def _array(values) -> np.ndarray:
+    """An array of a tensor on any device, of an array, or of lists of them."""
+    if isinstance(values, (list, tuple)):
+        return np.array([_array(value) for value in values])
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
 def _write(ax, table, form, middle: float, shift: float = 0) -> None:

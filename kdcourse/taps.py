@@ -314,12 +314,13 @@ def _tree(modules: dict[str, nn.Module], lines: int = 40) -> str:
 def predict(model: nn.Module, x: torch.Tensor, batch: int = 500) -> torch.Tensor:
     """The model's logits [N, K] for inputs [N, C, H, W], in eval mode and without gradients.
 
-    Every submodule is left in the mode (train or eval) in which it was found. The result lies on
-    the device of the model.
+    Every submodule is left in the mode (train or eval) in which it was found. The inputs may be on
+    another device than the model; the logits come back to where the inputs are.
     """
     with evaluating(model):
         device = device_of(model)
-        return torch.cat([logits_of(model(part.to(device))).float() for part in x.split(batch)])
+        return torch.cat([logits_of(model(part.to(device))).float().to(x.device)
+                          for part in x.split(batch)])
 
 
 def answers(predict, split) -> tuple[torch.Tensor | None, torch.Tensor]:

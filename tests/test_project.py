@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -83,6 +85,21 @@ def test_the_package_has_lower_bounds_only():
     for line in PROJECT["dependencies"]:
         bounds = [clause.operator for clause in Requirement(line).specifier]
         assert bounds == [">="], line
+
+
+def test_the_package_asks_for_nothing_that_colab_pins():
+    """`google-colab` pins these; another version of them stops its runtime."""
+    wanted = {Requirement(line).name.lower() for line in PROJECT["dependencies"]}
+    assert not wanted & {"ipython", "ipykernel", "ipywidgets"}
+
+
+def test_the_package_works_without_ipython():
+    code = ("import sys; sys.modules['IPython'] = None\n"  # an import of it raises ImportError
+            "import kdcourse, kdcourse.explore, kdcourse.plot\n"
+            "print(kdcourse.explore.divergence()._repr_mimebundle_()['text/html'])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          encoding="utf-8", cwd=ROOT)
+    assert done.stdout.startswith("<div"), done.stderr
 
 
 def test_constraints_are_pins_without_addresses():

@@ -120,9 +120,10 @@ def aligned(cached, data, teacher=None, samples: int = 64) -> None:
         f"Expected an answer for each of the {len(data.train)} training samples, got "
         f"{stored.shape[1]}. Make the cache from this data.")
     places = torch.linspace(0, len(data.train) - 1, min(samples, len(data.train))).long()
+    train = data.train.to("cpu")
     for view, answers in enumerate(stored):
-        x = data.train.seen(places, view + 1) if len(stored) > 1 else data.train.x[places]
-        again = source.predict(x, data.train.y[places]).to(answers)
+        x = train.seen(places, view + 1) if len(stored) > 1 else train.x[places]
+        again = source.predict(x, train.y[places]).to(answers)
         close = torch.isclose(answers[places], again, rtol=1e-3, atol=1e-3).all(1)
         if close.all():
             continue

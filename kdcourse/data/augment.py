@@ -93,6 +93,7 @@ class Augmented(Split):
 
     def seen(self, index: torch.Tensor, view: int) -> torch.Tensor:
         """What the samples look like in that view; view 0 is the samples as they are."""
+        index = index.to(self.x.device)
         if view == 0:
             return self.x[index]
         if view not in self._drawn:

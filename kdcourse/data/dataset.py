@@ -32,13 +32,15 @@ class Batch:
 
     def __getitem__(self, places) -> "Batch":
         """Some of the samples, by a slice or a tensor of places."""
+        if isinstance(places, torch.Tensor):
+            places = places.to(self.x.device)
         index = None if self.index is None else self.index[places]
         return Batch(self.x[places], self.y[places], index, self.view)
 
     def split(self, parts: int) -> list["Batch"]:
         """The batch cut into so many parts, as even as can be; at least one sample in each."""
-        return [self[places] for places in torch.arange(len(self.x)).tensor_split(
-            min(parts, len(self.x)))]
+        rows = np.array_split(range(len(self.x)), min(parts, len(self.x)))
+        return [self[part[0] : part[-1] + 1] for part in rows]  # slices: nothing is copied
 
 
 @dataclasses.dataclass(frozen=True)

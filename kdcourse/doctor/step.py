@@ -207,7 +207,7 @@ def _broken(term, T: float) -> dict[str, str]:
 
     def loss(student, teacher, at):
         term.T = at
-        labels = torch.arange(len(student)) % student.shape[1]
+        labels = torch.arange(len(student), device=student.device) % student.shape[1]
         return term(Output(student), Output(teacher), labels)
 
     try:

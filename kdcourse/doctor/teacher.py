@@ -125,10 +125,11 @@ def _batches(setup):
 
 def _astray(told, asked) -> tuple[torch.Tensor, int]:
     """Which answers are not those to their samples, and how many are those to another one."""
+    told, asked = told.cpu(), asked.cpu()  # the network behind stored answers may be elsewhere
     spread = asked.masked_fill(~asked.isfinite(), 0).std(correction=0) + 1e-6
     off = _apart(told, asked).flatten(1).amax(1) > 0.1 * spread
-    nearest = torch.cdist(_finite(told).cpu(), _finite(asked).cpu()).argmin(1)
-    return off, int((off.cpu() & (nearest != torch.arange(len(off)))).sum())
+    nearest = torch.cdist(_finite(told), _finite(asked)).argmin(1)
+    return off, int((off & (nearest != torch.arange(len(off)))).sum())
 
 
 # --- what the teacher knows ---------------------------------------------------------------------
@@ -138,7 +139,7 @@ def _astray(told, asked) -> tuple[torch.Tensor, int]:
 def accuracy(source) -> None:
     """How often the teacher is right, and would be with other inputs or another class order."""
     setup = source.setup
-    split, what = setup.data.val, "validation"
+    split, what = setup.data.val.to("cpu"), "validation"
     order = torch.randperm(len(split), generator=generator(0, "doctor"))[:SAMPLES]
     x, y = split.x[order], _hard(split.y[order])
     logits = source.on_inputs(x)

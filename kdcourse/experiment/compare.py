@@ -279,19 +279,17 @@ class _Answers:
 def _measured(scheme, data, split, answers, history) -> dict:
     part = getattr(data, split)
     logits = predict(scheme.student, part.x)
-    labels = part.y.to(logits.device)
     found = {"agreement": None, "teacher_kl": None}
-    found |= measure.evaluate(logits, labels, answers.for_scheme(scheme))
+    found |= measure.evaluate(logits, part.y, answers.for_scheme(scheme))
     bins = [[row["count"], row["confidence"], row["accuracy"]]
-            for row in measure.reliability(logits, labels)]
+            for row in measure.reliability(logits, part.y)]
     curve = [[row["epoch"], row["loss"], row["val_accuracy"]] for row in history.rows
              if row["val_accuracy"] is not None]
-    fitted = measure.accuracy(predict(scheme.student, data.train.x),
-                              data.train.y.to(logits.device))
+    fitted = measure.accuracy(predict(scheme.student, data.train.x), data.train.y)
     return rounded({
         **found,
         "train_accuracy": fitted,
-        "per_class": measure.per_class(logits, labels, len(data.classes)),
+        "per_class": measure.per_class(logits, part.y, len(data.classes)),
         "reliability": bins,
         "curve": curve,
         "seconds": history.seconds,

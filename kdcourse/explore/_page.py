@@ -86,17 +86,22 @@ def expect(met, what: str, expected: str, got, advice: str) -> None:
 
 
 def to_array(name: str, value) -> np.ndarray:
-    """A float64 array from anything array-like: lists, NumPy, or a tensor on any device."""
-    if hasattr(value, "detach"):  # torch, by its manners: this folder does not import it
-        value = value.detach().cpu().double()
+    """A float64 array from anything array-like: NumPy, a tensor on any device, lists of them."""
     try:
-        array = np.asarray(value, dtype=np.float64)
+        array = np.asarray(_here(value), dtype=np.float64)
     except (TypeError, ValueError):
         array = None
     got = type(value).__name__
     expect(array is not None, name, "an array of numbers", got, "pass a list, array or tensor")
     expect(np.isfinite(array).all(), name, "finite numbers", "NaN or infinity", "check the input")
     return array
+
+
+def _here(value):
+    """Tensors as arrays, in lists, too."""
+    if hasattr(value, "detach"):  # torch, by its manners: this folder does not import it
+        return value.detach().cpu().double().numpy()
+    return [_here(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def png(image: np.ndarray) -> str:

@@ -22,7 +22,7 @@ def attention_rollout(maps) -> torch.Tensor:
 
     Rows sum to 1, as those of attention do. Row 0 is the class token's: without its first entry,
     which is the class token itself, it is a map over the patches. In float32 at least; gradients
-    flow through.
+    flow through. On the device of the first layer.
 
     The values and the MLPs are left out, so it says where information *can* come from, not what
     the answer depends on.
@@ -40,6 +40,8 @@ def attention_rollout(maps) -> torch.Tensor:
         layer_BNN = _averaged(given, number)
         identity = torch.eye(layer_BNN.shape[2], dtype=layer_BNN.dtype, device=layer_BNN.device)
         layer_BNN = (layer_BNN + identity) / 2
+        if rollout is not None:
+            layer_BNN = layer_BNN.to(rollout.device)
         if rollout is not None and rollout.shape != layer_BNN.shape:
             raise ValueError(f"Expected as many samples and tokens in every layer, got "
                              f"{list(rollout.shape)} up to layer {number - 1} and "

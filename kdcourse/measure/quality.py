@@ -1,6 +1,7 @@
 """How good the answers are, and where they changed.
 
-Shapes: N samples, K classes. Functions take logits [N, K] and labels [N] (or soft ones [N, K]).
+Shapes: N samples, K classes. Functions take logits [N, K] and labels [N] (or soft ones [N, K]),
+each tensor on any device.
 """
 
 import math
@@ -17,7 +18,7 @@ def accuracy(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
     >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0]))
     0.5
     """
-    return float((logits_NK.argmax(1) == _hard(labels)).float().mean())
+    return float((logits_NK.argmax(1) == _hard(labels, logits_NK.device)).float().mean())
 
 
 def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
@@ -32,7 +33,7 @@ def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
     classes = logits_NK.shape[1]
     if not 1 <= k <= classes:
         raise ValueError(f"Expected k from 1 to the number of classes, {classes}, got {k}.")
-    labels_N1 = _hard(labels).to(logits_NK.device)[:, None]
+    labels_N1 = _hard(labels, logits_NK.device)[:, None]
     own_N1 = logits_NK.gather(1, labels_N1)
     ahead_NK = ~(logits_NK <= own_N1)  # not "above", so that NaN never counts as right
     first_NK = torch.arange(classes, device=logits_NK.device) < labels_N1
@@ -42,7 +43,7 @@ def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
 
 def nll(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
     """Negative log-likelihood of the labels, in nats per sample: the cross-entropy at T = 1."""
-    return float(losses.cross_entropy(logits_NK, labels))
+    return float(losses.cross_entropy(logits_NK, labels.to(logits_NK.device)))
 
 
 def reliability(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> list[dict]:
@@ -53,7 +54,7 @@ def reliability(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -
     """
     # On the CPU, because not every device has float64.
     confidence, answer = logits_NK.cpu().double().softmax(1).max(1)
-    right = (answer == _hard(labels).cpu()).double()
+    right = (answer == _hard(labels, "cpu")).double()
     # ceil - 1: a value on an edge belongs to the bin below, as in Guo et al. 2017.
     which = ((confidence * bins).ceil() - 1).clamp(0, bins - 1).long()
     rows = []
@@ -88,12 +89,12 @@ def agreement(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
 
     "Fidelity" in Stanton et al. 2021 (arXiv:2106.05945).
     """
-    return float((logits_NK.argmax(1) == teacher_NK.argmax(1)).float().mean())
+    return accuracy(logits_NK, teacher_NK.argmax(1))
 
 
 def teacher_kl(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
     """KL(teacher || student) at T = 1, in nats per sample."""
-    return float(losses.kd(logits_NK, teacher_NK, T=1))
+    return float(losses.kd(logits_NK, teacher_NK.to(logits_NK.device), T=1))
 
 
 def entropy(logits_NK: torch.Tensor, T: float = 1.0) -> torch.Tensor:
@@ -105,7 +106,7 @@ def entropy(logits_NK: torch.Tensor, T: float = 1.0) -> torch.Tensor:
 
 def per_class(logits_NK: torch.Tensor, labels: torch.Tensor, classes: int) -> list[float | None]:
     """The accuracy on the samples of each class; None for a class without samples."""
-    labels = _hard(labels).cpu()
+    labels = _hard(labels, "cpu")
     right = (logits_NK.argmax(1).cpu() == labels).double()
     return [float(right[labels == k].mean()) if (labels == k).any() else None
             for k in range(classes)]
@@ -142,7 +143,7 @@ def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "
     >>> recall_at_1(features, torch.tensor([0, 0, 1, 1]), "euclidean")  # the long ones are far away
     0.5
     """
-    labels = _hard(labels).cpu()
+    labels = _hard(labels, "cpu")
     N = len(features_ND)
     if N < 2 or len(labels) != N:
         raise ValueError(f"Expected features and labels of the same samples, at least 2, got {N} "
@@ -175,9 +176,9 @@ def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "
 
 
 def confusion(logits_NK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Counts [K, K]: row = label, column = the network's answer."""
-    labels, classes = _hard(labels), logits_NK.shape[1]
-    flat = labels * classes + logits_NK.argmax(1).to(labels.device)
+    """Counts [K, K], on the CPU: row = label, column = the network's answer."""
+    classes = logits_NK.shape[1]
+    flat = _hard(labels, "cpu") * classes + logits_NK.argmax(1).cpu()
     return torch.bincount(flat, minlength=classes**2).view(classes, classes)
 
 
@@ -221,14 +222,14 @@ def evaluate(logits_NK: torch.Tensor, labels: torch.Tensor, teacher_NK=None) -> 
     result = {"accuracy": accuracy(logits_NK, labels), "nll": nll(logits_NK, labels),
               "ece": ece(logits_NK, labels)}
     if teacher_NK is not None:
-        teacher_NK = teacher_NK.to(logits_NK.device)
         result["agreement"] = agreement(logits_NK, teacher_NK)
         result["teacher_kl"] = teacher_kl(logits_NK, teacher_NK)
     return result
 
 
-def _hard(labels: torch.Tensor) -> torch.Tensor:
-    return labels if labels.ndim == 1 else labels.argmax(1)
+def _hard(labels: torch.Tensor, device) -> torch.Tensor:
+    """The labels [N], of soft ones the largest, on `device`."""
+    return (labels if labels.ndim == 1 else labels.argmax(1)).to(device)
 
 
 def _check_same(before_NK: torch.Tensor, after_NK: torch.Tensor) -> None:

@@ -14,6 +14,7 @@ def interval(values: list[float], level: float = 0.95) -> tuple[float, float, fl
     """
     from scipy import stats
 
+    values = [float(value) for value in values]  # they may be tensors, on any device
     if not values:
         raise ValueError("Expected at least one value, got none.")
     mean = statistics.fmean(values)
@@ -32,4 +33,4 @@ def paired_difference(ours: list[float], baseline: list[float], level: float = 0
     if len(ours) != len(baseline):
         raise ValueError(f"Expected pairs, got {len(ours)} and {len(baseline)} values. "
                          "Run both arms on the same seeds.")
-    return interval([a - b for a, b in zip(ours, baseline, strict=True)], level)
+    return interval([float(a) - float(b) for a, b in zip(ours, baseline, strict=True)], level)

@@ -3,6 +3,7 @@
 Shapes: N samples, K classes.
 """
 
+import copy
 import dataclasses
 import functools
 import statistics
@@ -120,7 +121,6 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
 
 
 def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
-    labels = labels.to(logits_NK.device)
     row = quality.evaluate(logits_NK, labels)
     if logits_NK.shape[1] > 5:
         row["top5"] = quality.top_k(logits_NK, labels)
@@ -128,6 +128,12 @@ def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
     for key in ("agreement", "teacher_kl") if pairs else ():
         row[key] = statistics.fmean(pair[key] for pair in pairs)
     return row
+
+
+def _moved(model: nn.Module, device) -> nn.Module:
+    """The model on that device: where it is not, as the network behind stored answers, a copy."""
+    there = all(p.device == device for p in model.parameters())
+    return model if there else copy.deepcopy(model).to(device)
 
 
 def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:

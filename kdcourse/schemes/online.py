@@ -58,7 +58,7 @@ class Mutual(Scheme):
         self.peers = nn.ModuleList(students[1:])
         objective = losses.as_objective(
             losses.CE() + losses.KD(T=1) if objective is None else objective)
-        of_labels, of_peers = objective.apart()
+        of_labels, of_peers = objective.split_by_teacher()
         if of_peers is None:
             raise ValueError("Expected an objective with a term on a teacher, which a peer can be, "
                              f"got {objective!r}. Add, for example, KD(T=1).")

@@ -55,7 +55,7 @@ class MultiExit(Scheme):
             raise ValueError("Expected at least one exit, such as \"layer1\", got none.")
         objective = losses.as_objective(
             0.7 * losses.CE() + 0.3 * losses.KD(T=3) if objective is None else objective)
-        of_labels, of_end = objective.apart()
+        of_labels, of_end = objective.split_by_teacher()
         if of_labels is None or of_end is None:
             raise ValueError(f"Expected an objective with a term on the labels and one on a "
                              f"teacher, got {objective!r}. For example 0.7 * CE() + 0.3 * KD(T=3).")

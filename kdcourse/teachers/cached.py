@@ -97,8 +97,9 @@ class Cached(Teacher):
 
     @property
     def logits(self) -> torch.Tensor:
-        """The stored answers: [N, K], or with augmentation [V, N, K]."""
-        return self._logits_VNK if "views" in self.params else self._logits_VNK[0]
+        """The stored answers, on the CPU: [N, K], or with augmentation [V, N, K]."""
+        stored_VNK = self._logits_VNK.cpu()  # a training moves them
+        return stored_VNK if "views" in self.params else stored_VNK[0]
 
     def _try(self, path: Path, data: Dataset) -> None:
         """Raise `ValueError` unless the teacher gives the stored answers to a few samples."""

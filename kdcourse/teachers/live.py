@@ -66,11 +66,11 @@ class Live(Teacher):
 
     @torch.no_grad()
     def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits [N, K] for any inputs [N, C, H, W], on the device of the network."""
+        """Logits [N, K] for any inputs [N, C, H, W], on the device of the inputs."""
         device = device_of(self.model)
         with evaluating(self):
             return torch.cat([
-                logits_of(self.model(self._inputs(part.to(device)))).float()
+                logits_of(self.model(self._inputs(part.to(device)))).float().to(x.device)
                 for part in x.split(500)])
 
     def check(self, data: Dataset) -> None:

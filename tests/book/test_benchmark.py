@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import benchmark
+import kdcourse as kd
 from kdcourse import training
 
 

@@ -201,7 +201,7 @@ class CRD(FeatureLoss):
 
     def values(self, student, teacher=None, labels=None, index=None):
         student, teacher = vectors_pair(student, teacher, least=1)
-        index_B = self._index(index, len(student))
+        index_B = self._index(index, len(student)).to(student.device)
         ours, theirs = self.heads or (None, None)
         ours, theirs = unit(projected(student, ours)), unit(projected(teacher, theirs))
         writing = self.training and torch.is_grad_enabled()
