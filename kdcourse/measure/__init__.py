@@ -4,8 +4,7 @@ Shapes: N samples, K classes. `report` puts all of it into one table.
 """
 
 from kdcourse.measure.attention import attention_rollout
-from kdcourse.measure.cost import file_mb, latency, macs, parameters, peak_memory, throughput
-from kdcourse.measure.likeness import cka, cka_matrix
+from kdcourse.measure.efficiency import file_mb, latency, macs, parameters, peak_memory, throughput
 from kdcourse.measure.quality import (
     accuracy,
     agreement,
@@ -20,8 +19,9 @@ from kdcourse.measure.quality import (
     teacher_kl,
     top_k,
 )
+from kdcourse.measure.report import Report, html_table, report, text_table
 from kdcourse.measure.seeds import interval, paired_difference
-from kdcourse.measure.table import Report, html_table, report, text_table
+from kdcourse.measure.similarity import cka, cka_matrix
 
 __all__ = [
     "Report",
