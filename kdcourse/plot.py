@@ -148,61 +148,6 @@ def cka(table, rows, columns, xlabel: str, ylabel: str, ax=None):
     return ax
 
 
-def per_class_gain(gains, classes, top: int = 20, ax=None):
-    """By how much the accuracy of each class moved: `measure.per_class_gain`, most won on top.
-
-    The `top` classes that moved most are shown; classes without samples are left out.
-    """
-    moved = [(100 * float(gain), name) for gain, name in zip(gains, classes, strict=True)
-             if gain is not None]
-    moved = sorted(sorted(moved, key=lambda pair: -abs(pair[0]))[:top], key=lambda pair: -pair[0])
-    values, names = [value for value, _ in moved], [name for _, name in moved]
-    ax = ax or _axes(height=0.9 + 0.26 * len(moved))
-    bars = ax.barh(range(len(moved)), values, color=[BLUE if v > 0 else RED for v in values])
-    ax.bar_label(bars, [f"{value:+.1f}" for value in values], padding=3, fontsize=10, color=INK)
-    ax.axvline(0, color=GREY, lw=1.2)
-    ax.set_yticks(range(len(moved)), names)
-    ax.set_ylim(len(moved) - 0.4, -0.6)
-    ax.margins(x=0.14)  # room for the numbers
-    ax.set(xlabel="accuracy of the class, after minus before, points", ylabel="class")
-    ax.grid(visible=False, axis="y")
-    return ax
-
-
-def confusion_moved(moved, classes, top: int = 20, ax=None):
-    """The confusions that came (full squares) and those that went away (empty ones).
-
-    moved: [K, K] from `measure.confusion_moved`. The area of a square is the number of samples. The
-    `top` classes with most movement are shown, in their order; the diagonal, which are right
-    answers, is left out.
-    """
-    moved = _array(moved).astype(float)
-    np.fill_diagonal(moved, 0)
-    much = np.abs(moved).sum(0) + np.abs(moved).sum(1)
-    shown = np.sort(np.argsort(-much, kind="stable")[:top])
-    moved, names = moved[np.ix_(shown, shown)], [classes[k] for k in shown]
-    ax = ax or _axes(height=5.6)
-    most = max(1, int(np.abs(moved).max(initial=0)))
-    largest = 190 / max(6, len(names))  # points along the side: neighbours do not touch
-    for sign, word, color in ((1, "more", RED), (-1, "fewer", BLUE)):
-        i, j = np.nonzero(sign * moved > 0)
-        looks = {"color": color} if sign > 0 else {"facecolor": "white", "edgecolor": color}
-        ax.scatter(j, i, largest**2 * np.abs(moved[i, j]) / most, marker="s", linewidths=1.6,
-                   label=f"{word} than before (largest: {np.abs(moved[i, j]).max(initial=0):.0f})",
-                   **looks)
-    ax.plot([-0.5, len(names) - 0.5], [-0.5, len(names) - 0.5], color="#BBBBBB", lw=1, zorder=0)
-    small = 12 if len(names) <= 16 else 9
-    ax.set_xticks(range(len(names)), names, fontsize=small,
-                  rotation=90 if max(map(len, names), default=0) > 2 else 0)
-    ax.set_yticks(range(len(names)), names, fontsize=small)
-    ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal",
-           xlabel="the student's answer", ylabel="the label")
-    legend = ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=10)
-    for handle in legend.legend_handles:
-        handle.set_sizes([60])
-    return ax
-
-
 def reliability(comparison, arms=None, ax=None):
     """How often the students are right by how sure they are, all seeds of an arm together."""
     ax = ax or _axes(height=4.2)

@@ -47,14 +47,11 @@ def draw(name, comparison, history, ax=None):
         "curves": (comparison,), "history": (history,),
         "heatmap": (grid, [0.5, 0.9], [1, 4, 16], "temperature", "alpha", "accuracy"),
         "cka": (grid, ["layer1", "layer2"], ["conv1", "conv2", "fc"], "student", "teacher"),
-        "per_class_gain": ([0.1, -0.05, None], ["cat", "dog", "frog"]),
-        "confusion_moved": ([[2, -3, 1], [1, -1, 0], [0, 0, 0]], ["cat", "dog", "frog"]),
     }[name]
     return getattr(plot, name)(*arguments, ax=ax)
 
 
-NAMES = ["dots", "differences", "reliability", "curves", "history", "heatmap", "cka",
-         "per_class_gain", "confusion_moved"]
+NAMES = ["dots", "differences", "reliability", "curves", "history", "heatmap", "cka"]
 every_function = pytest.mark.parametrize("name", NAMES)
 
 
@@ -159,51 +156,7 @@ def test_the_scale_of_alike_is_legible_in_greyscale():
     assert (np.diff(0.2126 * red + 0.7152 * green + 0.0722 * blue) > 0).all()
 
 
-def test_the_gain_by_class_is_sorted_and_limited():
-    gains, classes = [0.02, -0.30, None, 0.10, -0.01], ["a", "b", "c", "d", "e"]
-    ax = plot.per_class_gain(gains, classes)
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["d", "a", "e", "b"]
-    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [10, 2, -1, -30])
-    assert [text.get_text() for text in ax.texts] == ["+10.0", "+2.0", "-1.0", "-30.0"]
-    assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [
-        plot.BLUE, plot.BLUE, plot.RED, plot.RED]
-    assert ax.yaxis_inverted()  # the most won on top
-    most = plot.per_class_gain(gains, classes, top=2)
-    assert [tick.get_text() for tick in most.get_yticklabels()] == ["d", "b"]
-
-
-def test_confusions_that_came_are_full_and_those_that_went_are_empty():
-    moved = np.array([[5, -4, 0, -1], [2, -2, 0, 0], [0, 0, 0, 0], [0, 1, 0, -1]])
-    before = moved.copy()
-    ax = plot.confusion_moved(moved, ["cat", "dog", "frog", "ship"], top=3)
-    assert (moved == before).all()
-    names = [tick.get_text() for tick in ax.get_xticklabels()]
-    assert names == [tick.get_text() for tick in ax.get_yticklabels()] == ["cat", "dog", "ship"]
-    more, fewer = ax.collections
-    assert more.get_offsets().tolist() == [[0, 1], [1, 2]]  # [answer, label]
-    assert fewer.get_offsets().tolist() == [[1, 0], [2, 0]]
-    np.testing.assert_allclose(more.get_sizes() / fewer.get_sizes()[0], [2 / 4, 1 / 4])
-    assert to_hex(more.get_facecolor()[0]).upper() == plot.RED
-    assert to_hex(fewer.get_facecolor()[0]) == "#ffffff"  # so they differ without colour, too
-    assert to_hex(fewer.get_edgecolor()[0]).upper() == plot.BLUE
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
-        "more than before (largest: 2)", "fewer than before (largest: 4)"]
-    assert ax.yaxis_inverted()
-
-
-@pytest.mark.parametrize("count", [1, 3, 100])
-def test_pictures_of_classes_that_did_not_move(count):
-    names = [f"class {k}" for k in range(count)]
-    plot.confusion_moved(np.zeros((count, count)), names).figure.canvas.draw()
-    plot.per_class_gain([None] * count, names).figure.canvas.draw()
-    plot.per_class_gain([0.0] * count, names).figure.canvas.draw()
-
-
 def test_measures_can_be_drawn_as_they_come(data):
-    before, after = (kd.models.predict(network(seed), data.test.x) for seed in (0, 1))
-    labels, classes = data.test.y, data.classes
-    plot.per_class_gain(kd.measure.per_class_gain(before, after, labels), classes)
-    plot.confusion_moved(kd.measure.confusion_moved(before, after, labels), classes)
     paths = ["1", "3", "5"]
     table = kd.measure.cka_matrix(network(0), paths, network(1), paths, data.test.x)
     plot.cka(table, paths, paths, "student", "teacher").figure.canvas.draw()

@@ -4,26 +4,24 @@ Shapes: N samples, K classes. `report` puts all of it into one table.
 """
 
 from kdcourse.measure.attention import attention_rollout
-from kdcourse.measure.cost import file_mb, latency, macs, parameters, peak_memory, throughput
-from kdcourse.measure.likeness import cka, cka_matrix
+from kdcourse.measure.efficiency import file_mb, latency, macs, parameters, peak_memory, throughput
 from kdcourse.measure.quality import (
     accuracy,
     agreement,
     confusion,
-    confusion_moved,
     ece,
     entropy,
     evaluate,
     nll,
     per_class,
-    per_class_gain,
     recall_at_1,
     reliability,
     teacher_kl,
     top_k,
 )
+from kdcourse.measure.report import Report, html_table, report, text_table
 from kdcourse.measure.seeds import interval, paired_difference
-from kdcourse.measure.table import Report, html_table, report, text_table
+from kdcourse.measure.similarity import cka, cka_matrix
 
 __all__ = [
     "Report",
@@ -33,7 +31,6 @@ __all__ = [
     "cka",
     "cka_matrix",
     "confusion",
-    "confusion_moved",
     "ece",
     "entropy",
     "evaluate",
@@ -47,7 +44,6 @@ __all__ = [
     "parameters",
     "peak_memory",
     "per_class",
-    "per_class_gain",
     "recall_at_1",
     "reliability",
     "report",

@@ -182,41 +182,6 @@ def confusion(logits_NK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.bincount(flat, minlength=classes**2).view(classes, classes)
 
 
-def confusion_moved(before_NK: torch.Tensor, after_NK: torch.Tensor,
-                    labels: torch.Tensor) -> torch.Tensor:
-    """The confusions that came and those that went away, from one network to another.
-
-    Counts [K, K], `confusion` after minus before: row = label, column = answer. Off the diagonal a
-    number above 0 is a confusion that came, one below 0 a confusion that went away; on the diagonal
-    are right answers won or lost. Every row adds up to 0, because both saw the same samples.
-
-    Raises `ValueError` when the networks do not answer for the same samples and classes.
-
-    >>> before, after = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
-    >>> confusion_moved(before, after, torch.tensor([0])).tolist()
-    [[1, -1], [0, 0]]
-    """
-    _check_same(before_NK, after_NK)
-    return confusion(after_NK, labels) - confusion(before_NK, labels)
-
-
-def per_class_gain(before_NK: torch.Tensor, after_NK: torch.Tensor,
-                   labels: torch.Tensor) -> list[float | None]:
-    """`per_class` accuracy after minus before, in [-1, 1]; None for a class without samples.
-
-    Raises `ValueError` when the networks do not answer for the same samples and classes.
-
-    >>> before, after = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
-    >>> per_class_gain(before, after, torch.tensor([0]))
-    [1.0, None]
-    """
-    _check_same(before_NK, after_NK)
-    classes = before_NK.shape[1]
-    pairs = zip(per_class(before_NK, labels, classes), per_class(after_NK, labels, classes),
-                strict=True)
-    return [None if before is None else after - before for before, after in pairs]
-
-
 def evaluate(logits_NK: torch.Tensor, labels: torch.Tensor, teacher_NK=None) -> dict[str, float]:
     """accuracy, nll and ece; with a teacher's logits also agreement and teacher_kl."""
     result = {"accuracy": accuracy(logits_NK, labels), "nll": nll(logits_NK, labels),
@@ -230,11 +195,3 @@ def evaluate(logits_NK: torch.Tensor, labels: torch.Tensor, teacher_NK=None) -> 
 def _hard(labels: torch.Tensor, device) -> torch.Tensor:
     """The labels [N], of soft ones the largest, on `device`."""
     return (labels if labels.ndim == 1 else labels.argmax(1)).to(device)
-
-
-def _check_same(before_NK: torch.Tensor, after_NK: torch.Tensor) -> None:
-    if before_NK.shape != after_NK.shape:
-        raise ValueError(
-            f"Expected logits of two networks for the same samples and classes, got shapes "
-            f"{list(before_NK.shape)} and {list(after_NK.shape)}. Predict on the same split."
-        )

@@ -1,16 +1,14 @@
 """What a network costs: size, arithmetic, time and memory."""
 
-import gc
-import itertools
-import os
 import statistics
 import time
 
 import safetensors.torch
 import torch
-import torch.profiler
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdcourse import _files
@@ -86,7 +84,11 @@ def throughput(model: nn.Module, shape: tuple[int, ...], batch: int = 128, secon
 
 
 def _times(model, shape, batch, seconds, least) -> list[float]:
-    """Milliseconds of the calls of a network, after a warm-up."""
+    """Milliseconds of the calls of a network, after a warm-up.
+
+    Not torch.utils.benchmark: of calls that take longer than `seconds` it makes one or two, and its
+    import writes a warning on machines with CUDA and no GPU.
+    """
     device = device_of(model)
     x = torch.rand(batch, *shape, device=device)
     wait = getattr(torch, device.type).synchronize if device.type != "cpu" else lambda: None
@@ -109,10 +111,10 @@ def _median_iqr(values: list[float]) -> tuple[float, float]:
 def peak_memory(model: nn.Module, shape: tuple[int, ...], batch: int = 1) -> float | None:
     """The most memory that inference holds at one time, in MB (10^6 bytes).
 
-    Weights and buffers, and on top of them what torch allocates for one call, the input included,
-    where that is at its highest: on a CPU as torch's profiler records it, on a GPU by
-    `max_memory_allocated` (whose maximum is reset). Python, the libraries and what a library takes
-    by itself are not in it. None on devices that do not tell.
+    Weights and buffers, and on a GPU what torch allocates for one call at the highest
+    (`max_memory_allocated`, whose maximum is reset), the inputs included. On a CPU, where torch
+    does not count that, the largest sum of one module's inputs and outputs, which exist at one
+    time: a lower bound, for what a shortcut keeps meanwhile is not in it. None on other devices.
 
     >>> round(peak_memory(nn.Linear(1000, 250), (1000,)), 3)  # 251,000 for input, weights, output
     1.006
@@ -120,16 +122,13 @@ def peak_memory(model: nn.Module, shape: tuple[int, ...], batch: int = 1) -> flo
     device = device_of(model)
     backend = getattr(torch, device.type, None)
     with evaluating(model), torch.inference_mode():
-        def call():
-            model(torch.zeros(batch, *shape, device=device))
-
-        call()  # what is set up once, at the first call, is not counted
         if device.type == "cpu":
-            most = _most_allocated(call)
+            most = _largest_activations(model, torch.zeros(batch, *shape))
         elif hasattr(backend, "max_memory_allocated"):
+            model(torch.zeros(batch, *shape, device=device))  # the first call sets things up
             before = backend.memory_allocated(device)
             backend.reset_peak_memory_stats(device)
-            call()
+            model(torch.zeros(batch, *shape, device=device))
             most = backend.max_memory_allocated(device) - before
         else:
             return None
@@ -137,22 +136,17 @@ def peak_memory(model: nn.Module, shape: tuple[int, ...], batch: int = 1) -> flo
     return (sum(kept.values()) + most) / 1e6
 
 
-def _most_allocated(call) -> int:
-    """Bytes on the CPU, at the highest, of what `call` allocates and frees again."""
-    collecting, level = gc.isenabled(), os.environ.get("KINETO_LOG_LEVEL")
-    gc.disable()  # or it could free what others left in between, and be counted for it
-    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler greets on stderr when it is first used
+def _largest_activations(model: nn.Module, x: torch.Tensor) -> int:
+    """Bytes of the inputs and outputs of that module for which they are the most."""
+    sums = [0]
+
+    def note(module, args, output):
+        tensors = [t for t in tree_leaves((args, output)) if isinstance(t, torch.Tensor)]
+        sums.append(sum({t.data_ptr(): t.nbytes for t in tensors}.values()))
+
+    hook = register_module_forward_hook(note)
     try:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU],
-                                    profile_memory=True) as profiler:
-            call()
+        model(x)
     finally:
-        if collecting:
-            gc.enable()
-        os.environ.pop("KINETO_LOG_LEVEL")
-        if level is not None:
-            os.environ["KINETO_LOG_LEVEL"] = level
-    steps = [(event.start_ns(), event.nbytes())
-             for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(itertools.accumulate((step for _, step in sorted(steps, key=lambda pair: pair[0])),
-                                    initial=0))
+        hook.remove()
+    return max(sums)

@@ -3,7 +3,7 @@
 Shapes: N samples, K classes.
 """
 
-import copy
+import contextlib
 import dataclasses
 import functools
 import statistics
@@ -13,7 +13,7 @@ from torch import nn
 
 from kdcourse import schemes
 from kdcourse.data import Dataset
-from kdcourse.measure import cost, quality
+from kdcourse.measure import efficiency, quality
 from kdcourse.taps import answers, device_of, predict
 from kdcourse.teachers import Teacher
 
@@ -78,10 +78,11 @@ class Report:
 def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Report:
     """Student and teacher side by side on one split: right, calibrated, alike, small, fast?
 
-    Columns: the teacher, where it answers for these inputs, with its own transform (an ensemble is
-    one column: the sum of its networks), and the student. Of `Mutual` every student,
-    compared with its peers (the mean over them). Of `MultiExit` every exit, compared with the end,
-    which is the student; sizes are those of what an exit needs.
+    Columns: each teacher, where it answers for these inputs, with its own transform (an ensemble is
+    one column: the sum of its networks), and the networks that the scheme trains
+    (`Scheme.networks`), each compared with the mean over its `Scheme.partners`. Of `Mutual` every
+    student, compared with its peers. Of `MultiExit` every exit, compared with the end, which is the
+    student; sizes are those of what an exit needs.
 
     Rows: accuracy, also top-5 where there are more than five classes, agreement with the teacher,
     NLL, ECE, KL(teacher || student); parameters, multiply-accumulates, the weights as a safetensors
@@ -96,28 +97,29 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}. For a network alone: report(Supervised(net), "
                         "data).")
-    part, asked, teachers = getattr(data, split), {}, scheme.teachers
-    for name, teacher in teachers.items():
-        asked[name] = teacher.predict, _AsNetwork(teacher) if teacher.networks() else None
-    for name, network in scheme.networks().items():
-        asked[name] = functools.partial(predict, network), network
-    logits, labels = {}, None
-    for name, (answer, _) in asked.items():
-        logits[name], labels = answers(answer, part)
-    answered = [name for name in asked if logits[name] is not None]
+    teachers, networks = scheme.teachers, scheme.networks()
+    device = device_of(scheme.student)
+    columns = {name: (teacher.predict, _AsNetwork(teacher) if teacher.networks() else None)
+               for name, teacher in teachers.items()}
+    columns |= {name: (functools.partial(predict, network), network)
+                for name, network in networks.items()}
+    logits = {}
+    for name, (answer, _) in columns.items():
+        logits[name], labels = answers(answer, getattr(data, split))
+    logits = {name: found for name, found in logits.items() if found is not None}
     rows = {}
-    for name in answered:
-        partners = [] if name in teachers else scheme.partners(name, answered)
-        rows[name] = _right(logits[name], labels,
-                            [logits[other] for other in partners if logits[other] is not None])
-        network = asked[name][1]
+    for name, found in logits.items():
+        partners = scheme.partners(name, list(logits)) if name in networks else []
+        rows[name] = _right(found, labels, [logits[one] for one in partners if one in logits])
+        _, network = columns[name]
         if network is not None:
-            rows[name] |= _costs(network, data.shape, batch)
+            with _moved(network, device):
+                rows[name] |= _costs(network, data.shape, batch)
     partner = scheme.partner
     if teachers:
         partner = next(iter(teachers)) if len(teachers) == 1 else "its teachers"
     return Report(f"{data.name}, {len(labels):,} samples of the {split} split", rows, partner,
-                  batch, device_of(scheme.student).type, torch.get_num_threads())
+                  batch, device.type, torch.get_num_threads())
 
 
 def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
@@ -130,19 +132,25 @@ def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
     return row
 
 
-def _moved(model: nn.Module, device) -> nn.Module:
-    """The model on that device: where it is not, as the network behind stored answers, a copy."""
-    there = all(p.device == device for p in model.parameters())
-    return model if there else copy.deepcopy(model).to(device)
+@contextlib.contextmanager
+def _moved(model: nn.Module, device):
+    """The model on that device; the network behind stored answers may lie on another."""
+    before = device_of(model)
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(before)
 
 
 def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:
-    latency, throughput = cost.latency(model, shape), cost.throughput(model, shape, batch)
-    return {"parameters": cost.parameters(model), "macs": cost.macs(model, shape),
-            "file_mb": cost.file_mb(model),
+    latency = efficiency.latency(model, shape)
+    throughput = efficiency.throughput(model, shape, batch)
+    return {"parameters": efficiency.parameters(model), "macs": efficiency.macs(model, shape),
+            "file_mb": efficiency.file_mb(model),
             "latency_ms": latency[0], "latency_iqr_ms": latency[1],
             "throughput": throughput[0], "throughput_iqr": throughput[1],
-            "peak_mb": cost.peak_memory(model, shape)}
+            "peak_mb": efficiency.peak_memory(model, shape)}
 
 
 class _AsNetwork(nn.Module):

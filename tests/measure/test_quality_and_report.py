@@ -141,41 +141,6 @@ def test_top_k_of_ties_and_of_what_is_no_number():
             measure.top_k(flat, labels, k)
 
 
-def test_confusions_that_moved_are_those_of_a_loop():
-    (before, labels), after = example(), example(seed=1)[0]
-    expected = np.zeros((5, 5), dtype=int)
-    for a, b, label in zip(before.numpy(), after.numpy(), labels.tolist(), strict=True):
-        expected[label, np.argmax(a)] -= 1
-        expected[label, np.argmax(b)] += 1
-    moved = measure.confusion_moved(before, after, labels)
-    assert np.array_equal(moved, expected)
-    assert expected.any()
-    assert not moved.sum(1).any()
-    assert not measure.confusion_moved(before, before, labels).any()
-    assert torch.equal(measure.confusion_moved(after, before, one_hot(labels)), -moved)
-
-
-def test_the_gain_of_each_class():
-    (before, labels), after = example(), example(seed=1)[0]
-    labels[labels == 3] = 2
-    gains = measure.per_class_gain(before, after, labels)
-    assert gains[3] is None
-    for k in (0, 1, 2, 4):
-        rows = [i for i, label in enumerate(labels.tolist()) if label == k]
-        won = sum(int(after[i].argmax()) == k for i in rows)
-        lost = sum(int(before[i].argmax()) == k for i in rows)
-        assert gains[k] == pytest.approx((won - lost) / len(rows))
-    assert measure.per_class_gain(before, before, labels) == [0, 0, 0, None, 0]
-
-
-@pytest.mark.parametrize("name", ["confusion_moved", "per_class_gain"])
-def test_two_networks_on_other_samples_are_refused(name):
-    (logits, labels) = example()
-    for other in (logits[:-1], logits[:, :-1]):
-        with pytest.raises(ValueError, match="same samples and classes, got shapes"):
-            getattr(measure, name)(logits, other, labels)
-
-
 def recall_by_loops(features, labels, metric):
     """Every pair by itself, in float64; ties count by the share of them that is right."""
     x = np.asarray(features, dtype=np.float64).reshape(len(features), -1)
