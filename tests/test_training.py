@@ -1,6 +1,7 @@
 """The one loop: reproducible, honest about what went wrong, and nothing lost on the way."""
 
 import copy
+import dataclasses
 import functools
 import json
 import math
@@ -398,7 +399,8 @@ def test_a_frozen_student(data):
     ({"weight_decay": -1}, "weight decay of at least 0, got -1"),
     ({"clip": 0}, "clip above 0, or None, got 0"),
     ({"clip": math.nan}, "clip above 0, or None, got nan"),
-    ({"precision": "fp16"}, 'precision "fp32" or "bf16" or "auto", got \'fp16\''),
+    ({"precision": "fp16"}, 'precision "fp32" or "bf16", got \'fp16\''),
+    ({"precision": "auto"}, r"got 'auto'\. kd\.fastest\(scheme, data, recipe\) measures"),
 ])
 def test_recipes_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message):
