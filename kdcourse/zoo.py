@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -54,13 +55,13 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
     expected = {
         "name": name, "model": describe(entry["model"]()),
         "recipe": key_of(entry["recipe"]).exact, "data": entry["data"],
-        "fingerprint": data.glyphs_fingerprint(), "results": RESULTS,
-        "smoke": _files.smoke(),
+        "fingerprint": data.glyphs_fingerprint(), "results": RESULTS, "smoke": False,
     }
-    # Another recipe, another font file or another kdcourse is another folder: it is trained anew,
-    # and nothing that was trained before is lost.
-    version = _files.digest(expected)[:10]
-    folder = _files.make_folder(_files.home() / "teachers" / f"{name}-{version}")
+    folder = _folder(expected)
+    if _files.smoke() and not (folder / "card.json").exists():  # a trained one is taken as it is
+        expected["smoke"] = True
+        folder = _folder(expected)
+    _files.make_folder(folder)
     weights, card = folder / "model.safetensors", folder / "card.json"
     with FileLock(folder / "lock"):  # the system opens it when its holder is killed
         if refresh:
@@ -78,6 +79,13 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
     stamp(model, ["teacher", {key: value for key, value in expected.items() if key != "smoke"}])
     # On the CPU whether it was trained (perhaps on a GPU) or loaded: schemes move it.
     return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _folder(expected: dict) -> Path:
+    """Where a teacher lies. Another recipe, font file or kdcourse is another folder, so it is
+    trained anew, and nothing that was trained before is lost."""
+    version = _files.digest(expected)[:10]
+    return _files.home() / "teachers" / f"{expected['name']}-{version}"
 
 
 def _train(model, entry, expected) -> dict:
