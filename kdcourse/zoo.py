@@ -10,7 +10,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from kdcourse import _files, data, measure, models, schemes
-from kdcourse._key import key_of, stamp
+from kdcourse._key import named, stamp
 from kdcourse._machine import RESULTS, where
 from kdcourse.taps import describe, device_of, predict
 from kdcourse.training import Recipe, fit
@@ -54,7 +54,7 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
     model.spec = f"teacher({name!r})"
     expected = {
         "name": name, "model": describe(entry["model"]()),
-        "recipe": key_of(entry["recipe"]).exact, "data": entry["data"],
+        "recipe": named(entry["recipe"]), "data": entry["data"],
         "fingerprint": data.glyphs_fingerprint(), "results": RESULTS, "smoke": False,
     }
     folder = _folder(expected)
@@ -76,7 +76,8 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
                 _files.write_json(card, model.card)  # last: its presence says that all is there
         else:
             model.card = _load(model, weights, card, expected)
-    stamp(model, ["teacher", {key: value for key, value in expected.items() if key != "smoke"}])
+    what = {key: value for key, value in expected.items() if key != "smoke"}
+    stamp(model, ["teacher", what | {"recipe": entry["recipe"]}])
     # On the CPU whether it was trained (perhaps on a GPU) or loaded: schemes move it.
     return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
