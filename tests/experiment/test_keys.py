@@ -51,6 +51,16 @@ def test_the_source_of_a_class_and_all_that_it_reads_count(change):
     assert key_of(one) != key_of(other)
 
 
+def test_a_lambda_is_its_expression_wherever_it_stands():
+    one = [lambda x: x + 1, lambda x: x + 2]
+    two = {"a": (
+        lambda x: x +
+        1)}
+    assert key_of(one[0]).exact == key_of(two["a"]).exact != key_of(one[1]).exact
+    (other, _) = lambda y: y + 1, None
+    assert key_of(other).exact != key_of(one[0]).exact
+
+
 def test_comments_and_blank_lines_do_not_count(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for name, comment in (("first", ""), ("second", "    # a comment\n\n")):
