@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import network
-from elsewhere import Elsewhere
+from helpers.elsewhere import Elsewhere
 
 import kdcourse as kd
 from kdcourse import explore, measure, plot
