@@ -130,13 +130,15 @@ def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
 
 @contextlib.contextmanager
 def _moved(model: nn.Module, device):
-    """The model on that device; the network behind stored answers may lie on another."""
-    before = device_of(model)
+    """Move the model to that device; networks behind stored answers may lie on another."""
+    parts = list(model.networks) if isinstance(model, _AsNetwork) else [model]
+    before = [device_of(part) for part in parts]
     model.to(device)
     try:
         yield
     finally:
-        model.to(before)
+        for part, place in zip(parts, before, strict=True):
+            part.to(place)
 
 
 def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:
