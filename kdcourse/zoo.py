@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -9,7 +10,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from kdcourse import _files, data, measure, models, schemes
-from kdcourse._key import key_of, stamp
+from kdcourse._key import named, stamp
 from kdcourse._machine import RESULTS, where
 from kdcourse.taps import describe, predict
 from kdcourse.training import Recipe, fit
@@ -52,13 +53,14 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
     model.spec = f"teacher({name!r})"
     expected = {
         "name": name, "model": describe(entry["model"]()),
-        "recipe": key_of(entry["recipe"]).exact, "data": entry["data"],
-        "fingerprint": data.glyphs_fingerprint(), "results": RESULTS,
-        "smoke": _files.smoke(),
+        "recipe": named(entry["recipe"]), "data": entry["data"],
+        "fingerprint": data.glyphs_fingerprint(), "results": RESULTS, "smoke": False,
     }
-    # Each recipe, font file and version of the results has a folder of its own.
-    version = _files.digest(expected)[:10]
-    folder = _files.make_folder(_files.home() / "teachers" / f"{name}-{version}")
+    folder = _folder(expected)
+    if _files.smoke() and not (folder / "card.json").exists():  # a trained one is taken as it is
+        expected["smoke"] = True
+        folder = _folder(expected)
+    _files.make_folder(folder)
     weights, card = folder / "model.safetensors", folder / "card.json"
     with FileLock(folder / "lock"):  # released by the system when its holder is killed
         if refresh:
@@ -73,8 +75,16 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
                 _files.write_json(card, model.card)  # last: its presence says that all is there
         else:
             model.card = _load(model, weights, card, expected)
-    stamp(model, ["teacher", {key: value for key, value in expected.items() if key != "smoke"}])
+    what = {key: value for key, value in expected.items() if key != "smoke"}
+    stamp(model, ["teacher", what | {"recipe": entry["recipe"]}])
     return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _folder(expected: dict) -> Path:
+    """Where a teacher lies. Another recipe, font file or kdcourse is another folder, so it is
+    trained anew, and nothing that was trained before is lost."""
+    version = _files.digest(expected)[:10]
+    return _files.home() / "teachers" / f"{expected['name']}-{version}"
 
 
 def _train(model, entry, expected) -> dict:
