@@ -145,7 +145,7 @@ def lint(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """Run the package's tests with the oldest versions that pyproject.toml allows."""
     session.install("--resolution", "lowest-direct", "-e", ".[test]")
-    skip = [f"--ignore=tests/test_{name}.py" for name in ("book", "browser", "notebooks")]
+    skip = [f"--ignore=tests/book/test_{name}.py" for name in ("book", "browser", "notebooks")]
     session.run("pytest", *skip, *session.posargs)
 
 
@@ -153,7 +153,8 @@ def oldest(session: nox.Session) -> None:
 def parity(session: nox.Session) -> None:
     """Compare our losses with the released versions of other libraries (installed apart)."""
     session.install("-c", "constraints.txt", "-e", ".[parity]")
-    session.run("pytest", "tests/losses/parity.py", "tests/test_errors_page.py", *session.posargs)
+    session.run(
+        "pytest", "tests/losses/parity.py", "tests/book/test_errors_page.py", *session.posargs)
 
 
 @nox.session

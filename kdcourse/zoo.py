@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from kdcourse import _files, data, measure, models, schemes
 from kdcourse._key import named, stamp
 from kdcourse._machine import RESULTS, where
-from kdcourse.taps import describe, device_of, predict
+from kdcourse.taps import describe, predict
 from kdcourse.training import Recipe, fit
 
 # What each teacher is: its network, its own images (not those of any student), and how it learns.
@@ -31,21 +31,20 @@ TEACHERS = {
 
 
 def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
-    """A trained teacher: trained at the first call (a minute or two), then loaded.
+    """Load a trained teacher; the first call trains it (a minute or two).
 
     * "glyphs": a ResNet-8, trained on 40,000 glyphs of its own.
-    * "glyphs-vit": a vision transformer of four layers behind a stem of convolutions, which is what
-      makes it learn this much in two minutes; trained on 40,000 other glyphs, from labels only.
+    * "glyphs-vit": a vision transformer of four layers behind a stem of convolutions, trained on
+      40,000 other glyphs, from labels only.
 
     The weights lie in `KDCOURSE_HOME/teachers` as safetensors, beside a JSON card with the recipe,
-    the fingerprint of the data, the accuracy, versions and seconds; `model.card` holds it. Weights
-    that do not match their card are never loaded. A training that was killed leaves nothing
-    behind, and of two processes one trains while the other waits.
+    the fingerprint of the data, the accuracy, versions and seconds; `model.card` holds it. A
+    training that was killed leaves nothing behind; of two processes one trains, the other waits.
 
     refresh: train anew, also when there is one.
 
-    Raises `ValueError` for an unknown name, and for files that were altered or cut short: they
-    are named and left as they are.
+    Raises `ValueError` for an unknown name, and for files that were altered or cut short, which
+    stay as they are.
     """
     if name not in TEACHERS:
         raise ValueError(f"Expected one of the teachers {sorted(TEACHERS)}, got {name!r}.")
@@ -63,7 +62,7 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
         folder = _folder(expected)
     _files.make_folder(folder)
     weights, card = folder / "model.safetensors", folder / "card.json"
-    with FileLock(folder / "lock"):  # the system opens it when its holder is killed
+    with FileLock(folder / "lock"):  # released by the system when its holder is killed
         if refresh:
             card.unlink(missing_ok=True)
         if not card.exists():  # never finished, or to be remade
@@ -78,7 +77,6 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
             model.card = _load(model, weights, card, expected)
     what = {key: value for key, value in expected.items() if key != "smoke"}
     stamp(model, ["teacher", what | {"recipe": entry["recipe"]}])
-    # On the CPU whether it was trained (perhaps on a GPU) or loaded: schemes move it.
     return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -96,8 +94,7 @@ def _train(model, entry, expected) -> dict:
                   label=f"training the teacher {expected['name']!r} once")
     if history.interrupted:
         raise KeyboardInterrupt("The teacher's training was stopped; the next call starts anew.")
-    accuracy = measure.accuracy(predict(model, own.val.x), own.val.y.to(
-        device_of(model)))
+    accuracy = measure.accuracy(predict(model, own.val.x), own.val.y)
     return expected | {"accuracy": accuracy, "seconds": time.perf_counter() - start,
                        **where(history.device)}
 

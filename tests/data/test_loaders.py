@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from conftest import network, restless, state
-from test_checkpoint import stop_after
+from helpers.interrupted import stop_after
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 import kdcourse as kd

@@ -12,7 +12,7 @@ from kdcourse import losses
 from kdcourse.losses import CE, DKD, JS, KD, ReverseKL
 from kdcourse.taps import Output
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path.read_text("utf-8") for path in (ROOT / "book").glob("*.md")}
 BIBLIOGRAPHY = (ROOT / "book" / "references.bib").read_text("utf-8")
 

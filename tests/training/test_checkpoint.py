@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import network, restless, state
+from conftest import ROOT, network, restless, state
+from helpers.interrupted import stop_after
 from torch import nn
 
 import kdcourse as kd
@@ -34,17 +35,6 @@ RECIPES = {
     "accumulated": kd.Recipe(epochs=4, batch=36, accumulate=3),
     "patient": kd.Recipe(epochs=4, batch=36, lr=0.1, patience=2),
 }
-
-
-def stop_after(step):
-    """Ctrl-C in a step: what was done since the last epoch is lost."""
-    count = iter(range(1, 10**6))
-
-    def after_step(*_):
-        if next(count) == step:
-            raise KeyboardInterrupt
-
-    return after_step
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -84,7 +74,7 @@ def test_no_checkpoint_is_left_where_none_was_asked_for(data, tmp_path, monkeypa
 
 PROGRAM = """
 import sys, torch, kdcourse as kd
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 torch.set_num_threads(1)
 from test_checkpoint import scheme
 data = kd.data.glyphs(train=144, val=36, test=36, size=12)
@@ -100,7 +90,8 @@ def test_killed_at_random_moments(tmp_path, start):
     done = {}
     for name in ("whole", "killed"):
         file = str(tmp_path / f"{name}.safetensors")
-        program = PROGRAM.format(tests=os.path.dirname(__file__), file=file)
+        folders = [os.path.dirname(__file__), str(ROOT / "tests")]
+        program = PROGRAM.format(folders=folders, file=file)
         kills, moments = 0, random.Random(0)
         while True:
             process = start(program)
