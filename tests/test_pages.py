@@ -221,7 +221,8 @@ def test_the_first_example_of_the_losses_is_attention_transfer_as_published(data
 
     def hooked(model, x):
         kept = []
-        hook = model.get_submodule("layer2").register_forward_hook(lambda *call: kept.append(call[2]))
+        layer = model.get_submodule("layer2")
+        hook = layer.register_forward_hook(lambda *call: kept.append(call[2]))
         logits = model(x)
         hook.remove()
         return logits, kept[0]

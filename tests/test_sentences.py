@@ -3,18 +3,14 @@
 import ast
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
+from conftest import ROOT, cell
 from scipy import stats
 
 import kdcourse as kd
 from kdcourse.experiment import Comparison
-
-nbformat = pytest.importorskip("nbformat")
-ROOT = Path(__file__).parent.parent
 
 
 def rows_of(chapter: str) -> list[dict]:
@@ -30,14 +26,6 @@ def comparison(rows: list[dict], arms: dict[str, str], baseline: str) -> Compari
              if re.fullmatch(pattern, row["scheme"])]
     assert {arm: sum(row["arm"] == arm for row in named) for arm in arms} == dict.fromkeys(arms, 5)
     return Comparison(named, baseline)
-
-
-def cell(chapter: str, text: str) -> str:
-    """The code cell with that text in it."""
-    (path,) = ROOT.glob(f"notebooks/{chapter}_*.ipynb")
-    (found,) = [cell.source for cell in nbformat.read(path, as_version=4).cells
-                if cell.cell_type == "code" and text in cell.source]
-    return found
 
 
 def definitions(source: str) -> str:
