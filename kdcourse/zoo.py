@@ -85,8 +85,7 @@ def _train(model, entry, expected) -> dict:
                   label=f"training the teacher {expected['name']!r} once")
     if history.interrupted:
         raise KeyboardInterrupt("The teacher's training was stopped; the next call starts anew.")
-    accuracy = measure.accuracy(models.predict(model, own.val.x), own.val.y.to(
-        models.device_of(model)))
+    accuracy = measure.accuracy(models.predict(model, own.val.x), own.val.y)
     return expected | {"accuracy": accuracy, "seconds": time.perf_counter() - start,
                        **experiment.where(history.device)}
 
