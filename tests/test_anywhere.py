@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import network
+from conftest import cell, network
 from helpers.elsewhere import Elsewhere
 from torchvision.transforms import v2
 
@@ -282,3 +282,57 @@ def test_the_doctor_takes_data_from_a_device(there, data):
     scheme = kd.Distiller(network(), network(1))
     assert [finding.problem for finding in kd.doctor(scheme.to(there(IMAGES).device), moved)] == [
         finding.problem for finding in kd.doctor(scheme.to("cpu"), data)]
+
+
+# --- what chapters write themselves -------------------------------------------------------------
+
+
+def defined(*sources, **names) -> dict:
+    """What these cells define."""
+    names = {"kd": kd, "np": np, "torch": torch, "nn": torch.nn,
+             "F": torch.nn.functional} | names
+    for source in sources:
+        exec(source, names)
+    return names
+
+
+@pytest.mark.parametrize("chapter", ["03", "04"])
+def test_teachers_of_a_chapter_are_asked_here_and_there(chapter, there, data):
+    if chapter == "03":
+        names = defined(cell("03", "class ByPosition(kd.Live)"))
+        teacher = names["ByPosition"](network(1), kd.Cached(network(1), data).logits)
+        paths = ()
+    else:
+        names = defined(cell("04", "class Remembering(kd.Live)"))
+        teacher, paths = names["Remembering"](network(1), data.train.x), ("2",)
+    first = next(data.train.batches(8))
+    expected = None
+    for place in ("cpu", there(IMAGES).device, "cpu"):
+        batch = Batch(*(tensor.to(place) for tensor in (first.x, first.y, first.index)))
+        teacher.place = 0  # as ByPosition counts
+        view = teacher.to(place)(batch, paths)
+        assert {x.device for x in (view.logits, *view.taps.values())} == {batch.x.device}
+        expected = view.logits if expected is None else expected
+        torch.testing.assert_close(view.logits.cpu(), expected)
+
+
+def test_attention_of_chapter_6_is_made_wherever_the_network_is(there):
+    names = defined(cell("06", "def attention_maps(model, x)"))
+    model = kd.models.vit(dim=16, depth=2, size=8, patch=4)
+    x = draw(5, 1, 8, 8)
+    expected = names["attention_maps"](model, x)
+    found = names["attention_maps"](model.to(there(x).device), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_measures_of_chapter_7_take_a_student_from_anywhere(there):
+    sources = [cell("07", text) for text in (
+        "def one_token(", "class TwoTokens(", "def mean_of_softmaxes(", "def heads(scheme, split)",
+        "def cosines(scheme, split)", "def attention(model, x, layer)", "def apart(scheme, split)")]
+    names = defined(*sources, teacher=kd.models.convnet(width=4),
+                    data=kd.data.glyphs(train=36, val=36, test=36))
+    scheme, split = kd.Supervised(names["TwoTokens"](0)), names["data"].val
+    for name in ("heads", "cosines", "apart"):
+        expected = names[name](scheme.cpu(), split)
+        found = names[name](scheme.to(there(IMAGES).device), split)
+        assert len(expected) > 0 and found == pytest.approx(expected, abs=1e-5)

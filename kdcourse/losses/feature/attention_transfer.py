@@ -19,7 +19,9 @@ def attention_transfer(student, teacher, p: float = 2.0, variant: str = "paper",
     Zagoruyko & Komodakis 2017, "Paying More Attention to Attention", section 3.1, equations 1 and 2
     (arXiv:1612.03928): the attention map of a layer A sums :math:`|A|^p` over its channels. The
     channels may differ in number, and the scale of a layer does not matter. A value lies between 0
-    and the square root of 2, per sample. The paper adds :math:`\beta/2` times this for each layer.
+    and the square root of 2, per sample. The paper adds :math:`\beta/2` times the sum of
+    this over the batch for each layer, with :math:`\beta = 1000 / (B H W)`: a weight of
+    :math:`1000 / (2 H W)` for the mean over the batch, which this is.
 
     student, teacher: maps [B, C, H, W], or tokens [B, N, D], laid out on their grid without class
         tokens. No gradient reaches the teacher. Of two attention maps of different size, the larger
