@@ -63,7 +63,7 @@ def test_different_objectives_read_differently(one, other):
 def test_an_objective_is_the_weighted_sum_of_its_parts():
     s, t, y = example()
     objective = 0.3 * CE() + 2 * (0.5 * KD(T=2) + KD(T=8))
-    parts = objective.parts(s, t, y)
+    parts = objective.losses(s, t, y)
     expected = {"CE": losses.cross_entropy(s, y), "KD": losses.kd(s, t, 2),
                 "KD_2": losses.kd(s, t, 8)}
     assert parts.keys() == expected.keys()

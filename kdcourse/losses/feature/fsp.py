@@ -20,24 +20,19 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
         G_{pq} = \frac{1}{HW} \sum_{h, w} F^1_{p,h,w}\, F^2_{q,h,w}
 
     Yim et al. 2017, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization
-    and Transfer Learning", equations 1 and 2 (CVPR 2017). Each side gives two layers, the first and
-    the last of a section: G says which of their channels are active in the same places, averaged
-    over the places. So the two networks need not agree in the size of their maps, only in the
-    numbers of channels. Sum over the P Q entries, mean over samples. For several sections add
-    several terms; the paper gives them equal weights. The features are not normalised: with both
-    layers k times as large, L is k⁴ times as large.
+    and Transfer Learning", equations 1 and 2 (CVPR 2017), for the first and last layer of a
+    section. Several sections are several terms, of equal weight in the paper. With both layers k
+    times as large, L is k⁴ times as large.
 
     student, teacher: a pair (first, last) each: maps [B, P, H, W] and [B, Q, H, W], or tokens
-        [B, N, D], laid out on their grid without class tokens. Of two layers of different size, the
-        larger is max-pooled to the smaller, as in the paper. No gradient reaches the teacher.
+        [B, N, D], laid out on their grid without class tokens. P and Q agree on both sides; of two
+        layers of different size, the larger is max-pooled to the smaller, as in the paper.
     variant: "paper" sums over the entries of the matrix; "mean" averages them, as RepDistiller
-        does: 1/(P Q) times as much.
+        does.
     reduction: "mean", or "none" for one value per sample, [B].
 
-    Exactly 0, with a gradient of 0, where the matrices are equal, also for other features: both
-    layers with the opposite sign, for example. Raises `ValueError` for anything that is not a pair
-    of maps (or tokens on a square grid), for different batch sizes or numbers of channels, and for
-    an unknown variant.
+    0 with a gradient of 0 where the matrices are equal, also for other features. Raises
+    `ValueError` for shapes that do not fit and for another variant.
 
     >>> first, last = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[3.0, 1.0]]]])
     >>> fsp((first, last), (first, 2 * last))  # G: (3 + 2)/2 = 2.5 and twice that; 2.5²

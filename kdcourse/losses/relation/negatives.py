@@ -5,12 +5,10 @@ from torch import nn
 
 
 class OtherClasses(nn.Module):
-    """Lay M samples out by class, in `order`: a sample's class is `size` places from `start` on,
-    and all other places are samples of other classes.
+    """Lay M samples out by class, in `order`: a sample's class is `size` places from `start` on.
 
-    classes: class numbers [M]. samples: M, where it is known.
-
-    Raises `ValueError` for anything but class numbers [M], and for a single class.
+    classes: class numbers [M]. samples: M, where it is known. Raises `ValueError` for anything else
+    and for a single class.
     """
 
     def __init__(self, classes, samples: int | None = None):

@@ -41,8 +41,7 @@ def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str =
 
     .. math:: L = -(1-\varepsilon)\log q_y - \frac{\varepsilon}{K}\sum_k \log q_k
 
-    Szegedy et al. 2016, section 7 (arXiv:1512.00567): a control for distillation, as it has soft
-    targets without a teacher.
+    Szegedy et al. 2016, section 7 (arXiv:1512.00567): soft targets without a teacher.
 
     smoothing: the share ε of the uniform distribution, in [0, 1]. Rest as for `cross_entropy`. A
         class that the student rules out (-inf) makes the loss +inf.
