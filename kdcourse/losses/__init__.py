@@ -1,7 +1,8 @@
 """What is transferred: the losses, each as a function and as a thin module. One paper, one file.
 
 The order is student, teacher, labels. No gradient reaches the teacher. Losses are computed in
-float32 at least, also under autocast. What does not fit raises `ValueError` or `TypeError`.
+float32 at least, also under autocast. `reduction` is "mean", or "none" for one value per sample,
+[B]. What does not fit raises `ValueError` or `TypeError`.
 
 The names of every loss are listed here and nowhere else, one line for each file.
 """

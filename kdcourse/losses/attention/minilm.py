@@ -16,13 +16,11 @@ def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: st
 
     .. math:: L = \frac{1}{A N} \sum_{a, n} D_{KL}(A^T_{a n} \,\|\, A^S_{a n})
 
-    Wang et al. 2020, "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of
-    Pre-Trained Transformers", section 3.1 (arXiv:2002.10957), which compares the last layers only.
+    Wang et al. 2020 (MiniLM, arXiv:2002.10957), section 3.1, which compares the last layers only.
     Sum over keys, mean over heads and queries, in nats.
 
     student_BANN, teacher_BANN: attention [B, A, N, N], of one shape: both need as many heads.
     scores: False takes probabilities, rows that sum to 1. True takes scores before the softmax.
-    reduction: "mean", or "none" for one value per sample, [B].
 
     A key to which only the student gives no probability makes the loss large but finite with
     probabilities, +inf with scores. Probabilities are compared by :math:`p \log (p / q) - p + q`:
@@ -56,12 +54,11 @@ def value_relation(student_BANd, teacher_BANd, reduction: str = "mean"):
     .. math:: L = \frac{1}{A N} \sum_{a, n} D_{KL}(R^T_{a n} \,\|\, R^S_{a n}), \qquad
         R_a = \mathrm{softmax}\left(\frac{V_a V_a^\top}{\sqrt d}\right)
 
-    Wang et al. 2020 (MiniLM), section 3.2 (arXiv:2002.10957). Sum over keys, mean over heads and
-    queries, in nats. The widths d of the heads may differ.
+    Wang et al. 2020 (MiniLM, arXiv:2002.10957), section 3.2. Sum over keys, mean over heads and
+    queries, in nats.
 
     student_BANd, teacher_BANd: the values of each head, [B, A, N, d]: as many heads and tokens on
-        both sides. `ValueRelation` cuts [B, N, D] into heads.
-    reduction: "mean", or "none" for one value per sample, [B].
+        both sides, any widths d. `ValueRelation` cuts [B, N, D] into heads.
 
     Raises `ValueError` for shapes that do not fit.
 

@@ -14,13 +14,11 @@ def hidden_mse(student_BND, teacher_BND, reduction: str = "mean"):
 
     .. math:: L = \frac{1}{N D} \sum_{n, d} (h^S_{nd} - h^T_{nd})^2
 
-    Jiao et al. 2020, "TinyBERT: Distilling BERT for Natural Language Understanding", equation 8
-    (arXiv:1909.10351); equation 9 of embeddings. There the student's states first pass a trained
-    matrix, :math:`H^S W_h`: `HiddenMSE` holds it.
+    Jiao et al. 2020 (TinyBERT, arXiv:1909.10351), equation 8; equation 9 of embeddings. There the
+    student's states first pass a trained matrix, :math:`H^S W_h`: `HiddenMSE` holds it.
 
     student_BND, teacher_BND: hidden states [B, N, D], of one shape. A map [B, C, H, W] counts as H
         W tokens, a vector [B, D] as one.
-    reduction: "mean", or "none" for one value per sample, [B].
 
     Raises `ValueError` for shapes that do not fit.
 
@@ -47,14 +45,12 @@ def attention_mse(student_BANN, teacher_BANN, heads: str = "same", reduction: st
 
     .. math:: L = \frac{1}{A} \sum_a \mathrm{MSE}(A^S_a, A^T_a)
 
-    Jiao et al. 2020, "TinyBERT: Distilling BERT for Natural Language Understanding", equation 7
-    (arXiv:1909.10351). TinyBERT compares the scores :math:`Q K^\top / \sqrt d`, which it found to
-    learn faster than attention after the softmax, whose entries are near 1/N.
+    Jiao et al. 2020 (TinyBERT, arXiv:1909.10351), equation 7, which compares the scores
+    :math:`Q K^\top / \sqrt d`: they learn faster than attention after the softmax, near 1/N.
 
     student_BANN, teacher_BANN: scores or attention [B, A, N, N].
     heads: "same" compares head with head, so both need as many. "mean" averages over each side's
         heads first, for different numbers of them (not in the paper).
-    reduction: "mean", or "none" for one value per sample, [B].
 
     A masked place, with a score of -inf on both sides, adds 0; the official code sets scores below
     -100 to 0 instead, on each side. Raises `ValueError` for shapes that do not fit.

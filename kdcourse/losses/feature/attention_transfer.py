@@ -16,17 +16,14 @@ def attention_transfer(student, teacher, p: float = 2.0, variant: str = "paper",
     .. math:: L = \left\lVert \frac{Q_S}{\lVert Q_S \rVert_2} - \frac{Q_T}{\lVert Q_T \rVert_2}
             \right\rVert_2, \qquad Q = \mathrm{vec}\Big(\sum_c |A_c|^p\Big)
 
-    Zagoruyko & Komodakis 2017, "Paying More Attention to Attention", section 3.1, equations 1 and 2
-    (arXiv:1612.03928), for the channels c of a layer A. Between 0 and √2 per sample. The paper adds
-    :math:`\beta/2` times this for each layer.
+    Zagoruyko & Komodakis 2017 (arXiv:1612.03928), section 3.1, equations 1 and 2, for the channels
+    c of a layer A. Between 0 and √2. The paper adds :math:`\beta/2` times this for each layer.
 
     student, teacher: maps [B, C, H, W], or tokens [B, N, D], laid out on their grid without class
         tokens; of two grids, the larger attention map is averaged down.
     p: the power, at least 1; the paper's experiments use 2.
     variant: "paper", or "code" as in the authors' PyTorch code: the paper's value squared, divided
-        by H W (issue 34 of szagoruyko/attention-transfer asks about it). Weights near 1000 belong
-        to that one.
-    reduction: "mean", or "none" for one value per sample, [B].
+        by H W (issue 34 of szagoruyko/attention-transfer asks about it); for weights near 1000.
 
     0 with a gradient of 0 where the directions are equal. A layer that is 0 everywhere has the
     direction 0. Raises `ValueError` for shapes that do not fit and for settings out of range.

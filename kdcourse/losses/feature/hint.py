@@ -21,14 +21,13 @@ def hint(student, teacher, variant: str = "paper", reduction: str = "mean"):
 
     .. math:: L = \tfrac12 \lVert u_h - r \rVert_2^2 = \tfrac12 \sum_i (u_{h,i} - r_i)^2
 
-    Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", equation 3 (arXiv:1412.6550):
-    :math:`u_h` is the teacher's hint, :math:`r` the student's layer behind a regressor (`Hint`).
-    Weights near 1/(C H W) are usual. The paper trains on hints first, on the output afterwards.
+    Romero et al. 2015 (FitNets, arXiv:1412.6550), equation 3: :math:`u_h` is the teacher's hint,
+    :math:`r` the student's layer behind a regressor (`Hint`). Weights near 1/(C H W) are usual. The
+    paper trains on hints first, on the output afterwards.
 
     student, teacher: features of one shape, [B, D], [B, N, D] or [B, C, H, W].
     variant: "paper", or "mean", which most code runs: the mean of the squared differences over all
         elements, without the half. (The authors' code keeps the half and sums over one dimension.)
-    reduction: "mean", or "none" for one value per sample, [B].
 
     Raises `ValueError` for shapes that do not fit and for another variant.
 

@@ -14,14 +14,12 @@ KERNELS = ("poly", "linear", "gaussian")
 def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
     r"""Compute the squared maximum mean discrepancy (MMD) between both sides' channel patterns.
 
-    .. math::
+    .. math:: L = \frac{1}{C_T^2} \sum_{i,i'} k(t_i, t_{i'})
+        + \frac{1}{C_S^2} \sum_{j,j'} k(s_j, s_{j'}) - \frac{2}{C_T C_S} \sum_{i,j} k(t_i, s_j)
 
-        L = \frac{1}{C_T^2} \sum_{i,i'} k(t_i, t_{i'}) + \frac{1}{C_S^2} \sum_{j,j'} k(s_j, s_{j'})
-            - \frac{2}{C_T C_S} \sum_{i,j} k(t_i, s_j)
-
-    Huang & Wang 2017, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
-    section 4 (arXiv:1707.01219). A point :math:`t_i` (or :math:`s_j`) is a channel of one sample,
-    over all H W places, divided by its length. The paper adds :math:`\lambda/2` times this.
+    Huang & Wang 2017 (arXiv:1707.01219), section 4. A point :math:`t_i` (or :math:`s_j`) is a
+    channel of one sample, over all H W places, divided by its length. The paper adds
+    :math:`\lambda/2` times this.
 
     student, teacher: maps [B, C, H, W], or tokens [B, N, D], laid out on their grid without class
         tokens. Of two grids, the larger is averaged down.
@@ -29,16 +27,14 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
         "gaussian", :math:`\exp(-\lVert x - y \rVert^2 / 2\sigma^2)` with :math:`\sigma^2` the mean
         squared distance of a teacher's channel and a student's in this sample, at least 1e-4,
         through which the gradient goes too.
-    reduction: "mean", or "none" for one value per sample, [B].
 
     The official code has "poly", without the first sum, a constant for the student. A channel that
     is 0 everywhere is the point 0, with a gradient of 0. Raises `ValueError` for shapes that do not
     fit and for another kernel.
 
     >>> left, right = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 3.0]]]])
-    >>> both = torch.cat([left, right], dim=1)
-    >>> nst(left, both, "linear"), nst(left, both, "poly")  # mean (1/2, 1/2); 2/4 + 1 - 2 * 1/2
-    (tensor(0.5000), tensor(0.5000))
+    >>> nst(left, torch.cat([left, right], 1), "linear")  # the means (1, 0) and (1/2, 1/2)
+    tensor(0.5000)
     """
     inputs.check_choice("kernel", kernel, KERNELS)
     maps = on_one_grid(*maps_pair(student, teacher))

@@ -17,15 +17,12 @@ def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
             (\hat t_{ci} - s_{ci})^2 & \text{otherwise}
         \end{cases}, \qquad \hat t_{ci} = \max(t_{ci}, m_c)
 
-    Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation", section 3
-    (arXiv:1904.01866): its "margin ReLU" and "partial L2 distance". `margins` gives the margin m.
-    The sum over channels and places is large. The official code divides by 1000 on CIFAR-100 and
-    by 10000 on ImageNet, and halves the weight for each earlier layer: `1e-3 * OFD(...)` for the
-    last, `0.5e-3 * OFD(...)` for the one before.
+    Heo et al. 2019 (arXiv:1904.01866), section 3: "margin ReLU" and "partial L2 distance". The
+    official code divides by 1000 on CIFAR-100 and by 10000 on ImageNet, and halves the weight for
+    each earlier layer: `1e-3 * OFD(...)` for the last, `0.5e-3 * OFD(...)` for the one before.
 
     student_BCHW, teacher_BCHW: maps before the ReLU, of one shape.
-    margin_C: one margin per channel [C], not above 0.
-    reduction: "mean", or "none" for one value per sample, [B].
+    margin_C: one margin per channel [C], not above 0, such as `margins` gives.
 
     Raises `ValueError` for shapes that do not fit.
 
@@ -53,8 +50,8 @@ def margins(mean_C, std_C=None):
     :math:`\Phi` of the standard normal. As in the official code, a channel that is negative no more
     than once in a thousand gets :math:`-3 \sigma_c`. A constant channel gets its mean, 0 at most.
 
-    mean_C: means [C]; or, alone, the batch normalisation right before the ReLU. Its shortcut in a
-        residual block is left out, as in the official code; `OFD(margin=None)` measures instead.
+    mean_C: means [C]; or, alone, the batch normalisation right before the ReLU. A shortcut that is
+        added in between is left out, as in the official code; `OFD(margin=None)` measures instead.
     std_C: standard deviations [C]. Their sign does not matter.
 
     Raises `ValueError` for a layer without `weight` and `bias` and for shapes that do not fit.

@@ -1,6 +1,6 @@
 """Variational information distillation. B batch, C channels, H W height and width, N tokens."""
 
-import itertools
+import functools
 import math
 
 import torch
@@ -21,16 +21,13 @@ def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "
     .. math:: L = -\log q(t \mid s) = \sum_{c,h,w} \left[ \log \sigma_c
             + \frac{(t_{chw} - \mu_{chw}(s))^2}{2 \sigma_c^2} \right] + \text{const}
 
-    Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer", equation 6
-    (arXiv:1904.05835): -L, on average, is a lower bound of the mutual information between the
-    layers, up to the teacher's entropy. In nats, without the constant :math:`\tfrac12 \log 2\pi`
-    per element.
+    Ahn et al. 2019 (arXiv:1904.05835), equation 6: -L, on average, is a lower bound of the mutual
+    information between the layers, up to the teacher's entropy. In nats, without the constant.
 
     student: the prediction :math:`\mu(s)`, with the teacher's shape (`VID` makes it).
     teacher: features [B, D], [B, N, D] or [B, C, H, W].
     variance_C: :math:`\sigma_c^2`, one number above 0 for each channel (or feature).
     variant: "paper" sums over the elements of a sample; "mean" averages them, as RepDistiller does.
-    reduction: "mean", or "none" for one value per sample, [B].
 
     Not 0 where both agree, and not bounded below. Raises `ValueError` for shapes that do not fit
     and for another variant.
@@ -84,8 +81,10 @@ class VID(FeatureLoss):
             return
         dim = -1 if student.ndim == 3 else 1
         s, t = student.shape[dim], teacher.shape[dim]
-        widths = [s, self.hidden or t, self.hidden or t, t]
-        self.mean = self.seeded(seed, student, lambda: _mean(widths, student.ndim))
+        hidden = self.hidden or t
+        layer = functools.partial(projection, ndim=student.ndim, bias=False)
+        self.mean = self.seeded(seed, student, lambda: nn.Sequential(
+            layer(s, hidden), nn.ReLU(), layer(hidden, hidden), nn.ReLU(), layer(hidden, t)))
         like = next(self.mean.parameters())
         start = self.variance
         alpha = math.log(math.expm1(start - LEAST)) if start < 30 else start  # softplus(alpha)
@@ -105,8 +104,3 @@ def _aligned(student, teacher):
     """Give both sides in one kind of shape, maps on one grid."""
     student, teacher = comparable_pair(student, teacher)
     return on_one_grid(student, teacher) if student.ndim == 4 else (student, teacher)
-
-
-def _mean(widths, ndim) -> nn.Sequential:
-    layers = [projection(a, b, ndim, bias=False) for a, b in itertools.pairwise(widths)]
-    return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])

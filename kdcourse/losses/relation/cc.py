@@ -19,9 +19,8 @@ def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: floa
     .. math:: L = \frac{1}{B^2} \sum_{ij} \big(k(s_i, s_j) - k(t_i, t_j)\big)^2, \qquad
         k(x, y) = \sum_{p=0}^P e^{-2\gamma} \frac{(2\gamma)^p}{p!} (x^\top y)^p
 
-    with every x and y divided by its length. Peng et al. 2019, "Correlation Congruence for
-    Knowledge Distillation", section 3 (arXiv:1904.01802): k is the Taylor expansion of the Gaussian
-    :math:`e^{-\gamma \lVert x - y \rVert^2}` up to the order P.
+    with every x and y divided by its length. Peng et al. 2019 (arXiv:1904.01802), section 3: k is
+    the Taylor expansion of the Gaussian :math:`e^{-\gamma \lVert x - y \rVert^2}`.
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
     kernel: "taylor"; "rbf", the Gaussian itself; "bilinear", :math:`x^\top y`.
@@ -47,9 +46,7 @@ def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: floa
 
 class CC(Relation, function=correlation_congruence):
     """Match the correlations between samples: `correlation_congruence`. Trains nothing.
-
-    Meant for the features before the last layer, such as "fc:input" in `kdcourse`'s resnet.
-    """
+    Meant for the features before the last layer, such as "fc:input" in `kdcourse`'s resnet."""
 
     def __init__(self, student=None, teacher=None, *, kernel: str = "taylor", gamma: float = 0.4,
                  order: int = 2):

@@ -24,9 +24,9 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
     .. math:: L = -\log h(a, p) - \sum_{n=1}^N \log\big(1 - h(a, b_n)\big), \qquad
         h(a, b) = \frac{e^{a^\top b / \tau}}{e^{a^\top b / \tau} + N / M}
 
-    Tian, Krishnan & Isola 2020, "Contrastive Representation Distillation", equations 15 to 19
-    (arXiv:1910.10699), with N negatives out of M samples. log N - L, on average, is a lower bound
-    of the mutual information of the two sides. In nats.
+    Tian, Krishnan & Isola 2020 (arXiv:1910.10699), equations 15 to 19, with N negatives out of M
+    samples. log N - L, on average, is a lower bound of the mutual information of the two sides. In
+    nats.
 
     anchor_BD: embeddings [B, D] of unit length (not normalised here), of the side that learns.
     positive_BD, negatives_BND: the other side's embeddings of the same samples, [B, D], and of
@@ -35,7 +35,6 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
     temperature: τ, above 0. Smaller means that only the nearest negatives count.
     normalizer: None is the paper's formula. The authors' code divides each exponential by a
         constant Z (a number, or a tensor of one), which it takes from the first batch: see `CRD`.
-    reduction: "mean", or "none" for one value per anchor, [B].
 
     Not 0 where both sides agree. Raises `ValueError` for shapes that do not fit and for settings
     out of range.
@@ -82,29 +81,26 @@ def _check_temperature(temperature) -> None:
 class CRD(FeatureLoss):
     """Contrast in both directions, with two memories of the whole training set: `crd`.
 
-    Trains two linear layers, `heads`, onto the unit sphere: the student's and one for the teacher.
-    Two buffers, [samples, dim], keep the embedding of every training sample. The loss is the sum of
-    two: the student's embedding with the teacher's memory, and the teacher's with the student's.
+    Trains two linear layers, `heads`, onto the unit sphere, one for each side; two buffers,
+    [samples, dim], keep the embedding of every training sample. Adds the loss of the student's
+    embedding with the teacher's memory, and of the teacher's with the student's.
 
     dim: the width of the embeddings.
     negatives: N, drawn afresh for every anchor from the samples of *other* classes, with
         replacement (the authors: without, where there are enough).
     T: the temperature τ of `crd`.
     momentum: the share of the old entry that stays when a memory is written, from 0 to below 1.
-    variant: "code" has the normalizer Z of the authors' code, with which the paper's table was
-        made: for each direction `samples` times the mean exponential of the first training batch;
-        the buffer `log_z` keeps its logarithm. "paper" has no Z: values of hundreds to thousands at
-        the start, for which the weight 0.8 of the authors' scripts is too large.
+    variant: "code", as in the paper's table, has the normalizer Z: `samples` times the mean
+        exponential of the first training batch, for each direction (its logarithm: the buffer
+        `log_z`). "paper" has none: values of hundreds to thousands at the start, for which the
+        weight 0.8 of the authors' scripts is too large.
     samples: M, the size of the training set. A scheme finds that out, and the classes, in `check`.
     classes: the class numbers [M], for use without a scheme. Without, every other sample may be a
         negative.
 
-    Without paths it compares the logits; the paper takes the layer before them, such as "fc:input"
-    in `kdcourse`'s resnet. Needs the sample ids, rows of the training set: a scheme passes them;
-    otherwise call `term(student, teacher, labels, index=index)`.
-
-    Memory and Z are written after they were read, only in train mode with gradients enabled. The
-    state holds what negatives are drawn from, so a resumed training draws the same ones. Under
+    Without paths it compares the logits; the paper takes "fc:input" in `kdcourse`'s resnet. Outside
+    a scheme call `term(student, teacher, labels, index=index)` with the rows of the training set.
+    Memories and Z are written after they were read, only in train mode with gradients. Under
     several processes each writes its own samples, and `DistributedDataParallel` needs
     `broadcast_buffers=False`: else the first process's memories replace all others.
     """

@@ -17,9 +17,8 @@ def pkt(student, teacher, variant: str = "paper"):
         p_{j|i} = \frac{k(t_i, t_j)}{\sum_{l \neq i} k(t_i, t_l)}, \quad
         k(x, y) = \frac12 \left(\frac{x^\top y}{\lVert x \rVert \lVert y \rVert} + 1\right)
 
-    and q alike, from the student's features. Passalis & Tefas 2018, "Learning Deep Representations
-    with Probabilistic Knowledge Transfer", section 3 (arXiv:1803.10837), with its cosine kernel. In
-    nats, summed over the samples: it grows with B.
+    and q alike, from the student's features. Passalis & Tefas 2018 (arXiv:1803.10837), section 3,
+    with the cosine kernel. In nats, summed over the samples: it grows with B.
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
     variant: "paper". "code" is what the authors' code minimises, and RepDistiller (with a weight of
@@ -45,10 +44,8 @@ def pkt(student, teacher, variant: str = "paper"):
 
 
 class PKT(Relation, function=pkt):
-    """Match every sample's neighbours: `pkt`. Trains nothing.
-
-    The authors' code takes the features before the last layer: "fc:input" in `kdcourse`'s resnet.
-    """
+    """Match every sample's neighbours: `pkt`. Trains nothing. The authors' code takes the features
+    before the last layer: "fc:input" in `kdcourse`'s resnet."""
 
     def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
         inputs.check_choice("variant", variant, VARIANTS)

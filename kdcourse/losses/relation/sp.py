@@ -15,10 +15,10 @@ def similarity_preserving(student, teacher):
         G_{[i,:]} = \frac{\tilde G_{[i,:]}}{\lVert \tilde G_{[i,:]} \rVert_2}, \quad
         \tilde G = A A^\top
 
-    Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation", equations 1 to 4
-    (arXiv:1907.09682): A has one flattened sample in each row. Between 0 and 4/B: RepDistiller's
-    weight is 3000 at B = 64. Rows have L2 length 1, as in RepDistiller, whose code the paper's
-    author verified. torchdistill divides by the sum of absolute values instead: another loss.
+    Tung & Mori 2019 (arXiv:1907.09682), equations 1 to 4: A has one flattened sample in each row.
+    Between 0 and 4/B: RepDistiller's weight is 3000 at B = 64. Rows have L2 length 1, as in
+    RepDistiller, whose code the paper's author verified; torchdistill divides by the sum of
+    absolute values instead.
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
 
@@ -40,10 +40,5 @@ def _similarity_rows(x_BD) -> torch.Tensor:
 
 
 class SP(Relation, function=similarity_preserving):
-    """Match the similarities between samples: `similarity_preserving`. Trains nothing.
-
-    The paper takes the last convolutional layers, such as "layer3" in `kdcourse`'s resnet.
-    """
-
-    def __init__(self, student=None, teacher=None):
-        super().__init__(student, teacher)
+    """Match the similarities between samples: `similarity_preserving`. Trains nothing. The paper
+    takes the last convolutional layers, such as "layer3" in `kdcourse`'s resnet."""

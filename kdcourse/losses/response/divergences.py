@@ -15,10 +15,9 @@ def reverse_kl(student_BK, teacher_BK, T: float = 1.0, reduction: str = "mean"):
 
     .. math:: L = T^2 \sum_k q_k \log\frac{q_k}{p_k}
 
-    Gu et al. 2024, "MiniLLM: Knowledge Distillation of Large Language Models" (arXiv:2306.08543),
-    who compare whole texts sampled from the student, without a temperature; here it is one
-    distribution, summed over its classes. A student with too little capacity concentrates on some
-    of the teacher's modes. At large T the gradient is that of `kd`.
+    Gu et al. 2024 (MiniLLM, arXiv:2306.08543) compare whole texts sampled from the student, without
+    a temperature; here it is one distribution, summed over its classes. At large T the gradient is
+    that of `kd`.
 
     Arguments and errors as for `kd`, but T = 1 unless given. A class to which the student gives no
     probability adds exactly 0; one that only the teacher rules out (-inf) makes the loss +inf.
@@ -47,17 +46,17 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
         D_\beta = \beta\,\mathrm{KL}(p \,\|\, m) + (1-\beta)\,\mathrm{KL}(q \,\|\, m), \quad
         m = \beta p + (1-\beta) q
 
-    Agarwal et al. 2024, "On-Policy Distillation of Language Models", equation 1 (arXiv:2306.13649),
-    define D, which tends to 0 at both ends. Divided by β (1-β) it tends to KL(p || q) and to
-    KL(q || p) instead, and where p and q nearly agree it is the same for every beta.
+    Agarwal et al. 2024 (arXiv:2306.13649), equation 1, define D, which tends to 0 at both ends.
+    Divided by β (1-β) it tends to the two KL divergences instead, and where p and q nearly agree it
+    is the same for every beta.
 
     beta: where between the two, in [0, 1]. At 1/2, 4 times the Jensen-Shannon divergence.
     T: temperature, above 0. At large T the gradient of "scaled" is that of `kd` for every beta.
     variant: "scaled" as above, or "paper" for T² D, 0 at both ends.
 
-    Shapes and reduction as for `kd`. For 0 < beta < 1 the loss is finite whatever is ruled out
-    (-inf); at the ends "scaled" is +inf where `kd` or `reverse_kl` is. Raises `ValueError` for
-    settings out of range and for logits that are not [B, K], of one shape.
+    Shapes as for `kd`. For 0 < beta < 1 the loss is finite whatever is ruled out (-inf); at the
+    ends "scaled" is +inf where `kd` or `reverse_kl` is. Raises `ValueError` for settings out of
+    range and for logits that are not [B, K], of one shape.
 
     >>> s, t = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
     >>> [round(float(jensen_shannon(s, t, beta)), 4) for beta in (0, 0.5, 1)]
@@ -112,9 +111,8 @@ def total_variation(student_BK, teacher_BK, T: float = 1.0, reduction: str = "me
 
     .. math:: L = \frac{1}{2} \sum_k |p_k - q_k|
 
-    Wen et al. 2023, "f-Divergence Minimization for Sequence-Level Knowledge Distillation"
-    (arXiv:2307.15190), take it word by word. Between 0 and 1, never infinite. Without a factor T²
-    or T: at large T value and gradient fall as 1/T. Where p = q the gradient is 0.
+    Wen et al. 2023 (arXiv:2307.15190) take it word by word. Between 0 and 1. Without a factor T² or
+    T: at large T value and gradient fall as 1/T. Where p = q the gradient is 0.
 
     Arguments and errors as for `kd`, but T = 1 unless given.
 

@@ -18,15 +18,13 @@ def dkd(student_BK, teacher_BK, labels, alpha: float = 1.0, beta: float = 8.0, T
         + \beta\,\mathrm{KL}(\hat p \,\|\, \hat q) \right), \quad
         b^p = (p_y,\ 1 - p_y), \quad \hat p_k = \frac{p_k}{1 - p_y} \ (k \ne y)
 
-    Zhao et al. 2022, "Decoupled Knowledge Distillation", equation 8 (arXiv:2203.08679). The first
-    term is the paper's TCKD (target class), the second NCKD (the others). By equation 7 `kd` is
-    TCKD + (1 - p_y) NCKD. T² is in the authors' code, which also has a warm-up.
+    Zhao et al. 2022 (arXiv:2203.08679), equation 8: TCKD (target class) and NCKD (the others). By
+    equation 7 `kd` is TCKD + (1 - p_y) NCKD. T² is in the authors' code, which also has a warm-up.
 
     student_BK, teacher_BK: logits [B, K]. labels: class numbers [B], the target classes.
     alpha, beta: weights of TCKD and NCKD, 0 or more, not both 0. The defaults are those of the
         authors' code for CIFAR-100.
     T: temperature, above 0.
-    reduction: "mean", or "none" for one value per sample, [B].
 
     With 2 classes NCKD and its gradient are 0. Classes that are ruled out (-inf) count as in `kd`.
     Raises `ValueError` for settings out of range and for shapes that do not match.

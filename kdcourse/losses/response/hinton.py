@@ -16,9 +16,9 @@ def kd(student_BK, teacher_BK, T: float = 4.0, reduction: str = "mean"):
     .. math:: L = T^2 \sum_k p_k \log\frac{p_k}{q_k}, \qquad
         p = \mathrm{softmax}(v / T), \quad q = \mathrm{softmax}(z / T)
 
-    Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network", section 2
-    (arXiv:1503.02531): their cross-entropy with soft targets, minus the teacher's entropy. With T²
-    the gradient tends to (z - v) / K (centred logits) as T grows, instead of vanishing as 1/T².
+    Hinton, Vinyals & Dean 2015 (arXiv:1503.02531), section 2: their cross-entropy with soft
+    targets, minus the teacher's entropy. With T² the gradient tends to (z - v) / K (centred logits)
+    as T grows, instead of vanishing as 1/T².
 
     student_BK, teacher_BK: logits [B, K].
     T: temperature, above 0. Larger means softer.

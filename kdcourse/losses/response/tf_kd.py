@@ -14,9 +14,8 @@ def virtual_teacher(student_BK, labels, a: float = 0.99, T: float = 20.0, varian
     .. math:: L = T^2\,\mathrm{KL}(p^d_T \,\|\, q), \qquad
         p^d_k = \begin{cases} a & k = y \\ (1-a)/(K-1) & k \ne y \end{cases}
 
-    Yuan et al. 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization"
-    (Tf-KD_reg), section 4, equation 9 (arXiv:1909.11723), with T² as everywhere here (divide the
-    paper's α by T²). A temperature divides logits; those of the virtual teacher are log p^d.
+    Yuan et al. 2020 (Tf-KD_reg, arXiv:1909.11723), section 4, equation 9, with T² as everywhere
+    here (divide the paper's α by T²). The logits that T divides are log p^d.
 
     student_BK: logits [B, K], K at least 2. labels: class numbers [B].
     a: probability of the right class, in (0, 1]. Paper: 0.9 and more.
@@ -24,7 +23,6 @@ def virtual_teacher(student_BK, labels, a: float = 0.99, T: float = 20.0, varian
     variant: "paper" as above. In the authors' code, "code", the teacher is softmax(p^d / T), far
         more even; the student is not softened, and there is no T². They say that CIFAR-100 was run
         so, and larger data with T on both sides. Their code also divides by K.
-    reduction: "mean", or "none" for one value per sample, [B].
 
     With a below 1, a class that the student rules out (-inf) makes the loss +inf. Raises
     `ValueError` for settings out of range and for shapes that do not match.
