@@ -7,7 +7,8 @@ import numbers
 import torch
 from torch import nn
 
-from kdcourse import _key, _random
+from kdcourse._key import unlike_defaults
+from kdcourse._random import generator, seeded
 from kdcourse.taps import Output
 
 
@@ -103,9 +104,9 @@ class Loss(nn.Module):
         return ValueError(f"{self!r}: {error}")
 
     def seeded(self, seed: int, like: torch.Tensor, make) -> nn.Module:
-        """Call `make()` seeded by `seed`; torch's global generator stays as it was. The module gets the
-        device and precision of `like` (float32 at least) and this term's mode."""
-        with _random.seeded(seed):
+        """Call `make()` seeded by `seed`; torch's global generator stays as it was. The module gets
+        the device and precision of `like` (float32 at least) and this term's mode."""
+        with seeded(seed):
             module = make()
         module.train(self.training)  # build() runs in eval mode: batch statistics must not move
         return module.to(like.device, torch.promote_types(like.dtype, torch.float32))
@@ -124,7 +125,7 @@ class Loss(nn.Module):
     def identity(self):
         """Give the settings that differ from their default, and the paths: what recorded results
         are found by."""
-        changed = _key.unlike_defaults(type(self), self.settings())
+        changed = unlike_defaults(type(self), self.settings())
         return [changed, self.student_paths, self.teacher_paths]
 
     def __repr__(self):
@@ -219,7 +220,7 @@ class Objective(nn.Module):
             if term._untrained is None:
                 term._take()
             try:
-                term.build(student, teacher, _random.generator(seed, "objective", name).initial_seed())
+                term.build(student, teacher, generator(seed, "objective", name).initial_seed())
             except ValueError as error:
                 raise term.named(error) from None
 

@@ -132,8 +132,8 @@ def as_map(x, who: str = "the") -> torch.Tensor:
 
 
 def as_tokens(x, who: str = "the") -> torch.Tensor:
-    """Give features as a sequence [B, N, D]: each place of a map [B, C, H, W] is a token, row by row;
-    a vector [B, D] is one token.
+    """Give features as a sequence [B, N, D]: each place of a map [B, C, H, W] is a token, row by
+    row; a vector [B, D] is one token.
 
     >>> as_tokens(torch.zeros(2, 8, 4, 4)).shape
     torch.Size([2, 16, 8])

@@ -70,7 +70,7 @@ def _pair(x, who: str):
 
 
 class FSP(FeatureLoss, function=fsp):
-    """Match the flow between two layers, two paths on each side: `fsp`. Trains nothing, so the widths
+    """Match the flow between two layers, two paths on each side: `fsp`. Trains nothing, so widths
     must agree. `FSP(["layer1", "layer2"], ["layer1", "layer2"])`."""
 
     def __init__(self, student=None, teacher=None, *, variant: str = "paper"):

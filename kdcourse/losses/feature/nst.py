@@ -54,8 +54,8 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
 
 
 def _squared_distances(a_BCN, b_BDN) -> torch.Tensor:
-    """Compute ||a_i - b_j||² of all pairs, [B, C, D], of points of length 1 or 0: without [B, C, D, N],
-    and exact enough."""
+    """Compute ||a_i - b_j||² of all pairs, [B, C, D], without [B, C, D, N]: exact enough for points
+    of length 1 or 0."""
     lengths = a_BCN.square().sum(2)[:, :, None] + b_BDN.square().sum(2)[:, None]
     return lengths - 2 * a_BCN @ b_BDN.transpose(1, 2)
 

@@ -46,7 +46,7 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
         D_\beta = \beta\,\mathrm{KL}(p \,\|\, m) + (1-\beta)\,\mathrm{KL}(q \,\|\, m), \quad
         m = \beta p + (1-\beta) q
 
-    Agarwal et al. 2024 (arXiv:2306.13649), equation 1, define D, which tends to 0 at both ends.
+    Agarwal et al. 2024 (GKD, arXiv:2306.13649), equation 1, define D, which is 0 at both ends.
     Divided by β (1-β) it tends to the two KL divergences instead, and where p and q nearly agree it
     is the same for every beta.
 
@@ -87,10 +87,10 @@ def _check_settings(beta, T, variant) -> None:
 
 
 def _skewed(log_a, log_b, share):
-    """Compute KL(a || m) / (1 - share) + KL(b || m) / share, m = share a + (1 - share) b, share <= 1/2.
+    """Compute KL(a || m) / (1 - share) + KL(b || m) / share, m = share a + (1 - share) b.
 
     log(m / b) is of the size of the share and divided by it. So it is not a difference of
-    logarithms but log1p(share expm1(log a - log b)), unless that overflows.
+    logarithms but log1p(share expm1(log a - log b)), unless that overflows. share: up to 1/2.
     """
     if share < torch.finfo(log_a.dtype).tiny:
         return kl(log_a, log_b)  # the limit: the second term vanishes
