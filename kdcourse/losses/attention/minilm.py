@@ -23,9 +23,8 @@ def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: st
     scores: False takes probabilities, rows that sum to 1. True takes scores before the softmax.
 
     A key to which only the student gives no probability makes the loss large but finite with
-    probabilities, +inf with scores. Probabilities are compared by :math:`p \log (p / q) - p + q`:
-    never below 0 where half precision has rounded rows. Raises `ValueError` for shapes that do not
-    fit.
+    probabilities, +inf with scores. Probabilities are compared by :math:`p \log (p / q) - p + q`,
+    never below 0 after rounding. Raises `ValueError` for shapes that do not fit.
 
     >>> uniform, sure = torch.full((1, 1, 1, 2), 0.5), torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
     >>> attention_kl(uniform, sure)  # 1 log(1 / 0.5) = log 2

@@ -18,8 +18,7 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
         + \frac{1}{C_S^2} \sum_{j,j'} k(s_j, s_{j'}) - \frac{2}{C_T C_S} \sum_{i,j} k(t_i, s_j)
 
     Huang & Wang 2017 (arXiv:1707.01219), section 4. A point :math:`t_i` (or :math:`s_j`) is a
-    channel of one sample, over all H W places, divided by its length. The paper adds
-    :math:`\lambda/2` times this.
+    channel of one sample, divided by its length. The paper adds :math:`\lambda/2` times this.
 
     student, teacher: maps [B, C, H, W], or tokens [B, N, D], laid out on their grid without class
         tokens. Of two grids, the larger is averaged down.
@@ -28,9 +27,8 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
         squared distance of a teacher's channel and a student's in this sample, at least 1e-4,
         through which the gradient goes too.
 
-    The official code has "poly", without the first sum, a constant for the student. A channel that
-    is 0 everywhere is the point 0, with a gradient of 0. Raises `ValueError` for shapes that do not
-    fit and for another kernel.
+    The official code has "poly", without the first sum, a constant for the student. A channel of 0
+    has a gradient of 0. Raises `ValueError` for shapes that do not fit and for another kernel.
 
     >>> left, right = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 3.0]]]])
     >>> nst(left, torch.cat([left, right], 1), "linear")  # the means (1, 0) and (1/2, 1/2)

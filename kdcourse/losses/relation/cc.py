@@ -27,11 +27,9 @@ def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: floa
     gamma: how narrow the Gaussian is, above 0. Unused by "bilinear".
     order: the last power P of the Taylor series, at least 1.
 
-    RepDistiller's CC.py, from the paper's author, is another formula: products of differences of
-    neighbours in the batch. It changes with their order, and is not offered here.
-
-    A sample that is 0 has the product 0 with all, with a gradient of 0. Raises `ValueError` for
-    fewer than 2 samples, two batch sizes and settings out of range.
+    RepDistiller's CC.py, from the paper's author, is another formula, which changes with the order
+    of the batch. A sample that is 0 gets no gradient. Raises `ValueError` for fewer than 2 samples,
+    two batch sizes and settings out of range.
 
     >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # products 1 and 0
     >>> teacher = torch.tensor([[1.0], [2.0]])  # products 1 only, whatever the lengths

@@ -24,9 +24,8 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
     .. math:: L = -\log h(a, p) - \sum_{n=1}^N \log\big(1 - h(a, b_n)\big), \qquad
         h(a, b) = \frac{e^{a^\top b / \tau}}{e^{a^\top b / \tau} + N / M}
 
-    Tian, Krishnan & Isola 2020 (arXiv:1910.10699), equations 15 to 19, with N negatives out of M
-    samples. log N - L, on average, is a lower bound of the mutual information of the two sides. In
-    nats.
+    Tian, Krishnan & Isola 2020 (arXiv:1910.10699), equations 15 to 19. On average log N - L is a
+    lower bound of the mutual information of the two sides. In nats.
 
     anchor_BD: embeddings [B, D] of unit length (not normalised here), of the side that learns.
     positive_BD, negatives_BND: the other side's embeddings of the same samples, [B, D], and of

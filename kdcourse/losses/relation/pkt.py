@@ -25,9 +25,9 @@ def pkt(student, teacher, variant: str = "paper"):
         30000 at B = 64): each sample is a neighbour of itself, and the mean over all B² entries is
         taken, with 1e-7 added to both probabilities inside the logarithm.
 
-    In a batch of 2 the paper's loss is always 0. A sample that is 0 has the cosine 0 with all, with
-    a gradient of 0. "paper" takes kernel values below 1e-7 (opposite directions) as 1e-7. Raises
-    `ValueError` for fewer than 2 samples, two batch sizes and another variant.
+    In a batch of 2 the paper's loss is always 0. A sample that is 0 gets no gradient. "paper" takes
+    kernel values (of opposite directions) as 1e-7 at least. Raises `ValueError` for fewer than 2
+    samples, two batch sizes and another variant.
 
     >>> student = torch.eye(3)  # nobody is near: every neighbour has 1/2
     >>> teacher = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])  # the first two have 2/3, 1/3

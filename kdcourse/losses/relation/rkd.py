@@ -18,8 +18,7 @@ def rkd_distance(student, teacher, variant: str = "paper"):
             |a - b| - \tfrac12 & \text{else} \end{cases}
 
     with each side's mean distance :math:`\mu` in the batch, through which the gradient goes too.
-    Park, Kim, Lu & Cho 2019 (arXiv:1904.05068), section 3.2, distance-wise loss. The sum runs over
-    ordered pairs: it grows with B².
+    Park et al. 2019 (arXiv:1904.05068), section 3.2, distance-wise loss. It grows with B².
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
     variant: "paper". "code" is what the authors' code minimises, and what the weights in use are
@@ -69,8 +68,8 @@ def rkd_angle(student, teacher, variant: str = "paper"):
         \cos \angle x_i x_j x_k = \left\langle \frac{x_i - x_j}{\lVert x_i - x_j \rVert},
             \frac{x_k - x_j}{\lVert x_k - x_j \rVert} \right\rangle
 
-    with the :math:`\ell` of `rkd_distance`. Park, Kim, Lu & Cho 2019 (arXiv:1904.05068), section
-    3.2, angle-wise loss. The sum runs over ordered triplets: it grows with B³.
+    with the :math:`\ell` of `rkd_distance`. Park et al. 2019 (arXiv:1904.05068), section 3.2,
+    angle-wise loss. It grows with B³.
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
     variant: "paper". "code" is what the authors' code minimises, and what the weights in use are

@@ -24,11 +24,10 @@ def dist(student_BK, teacher_BK, beta: float = 1.0, gamma: float = 1.0, T: float
     variant: "paper", also the code printed in its appendix; "code" times T², as in the authors'
         repository. As T grows, the gradient of "paper" tends to a constant.
 
-    Each process compares its own samples. With 2 samples every intra-class correlation is +1 or -1,
-    without a gradient; so is every inter-class one with 2 classes. A row or column that is constant
-    up to rounding has d = 1 without a gradient, 0 if both sides are. A class that is ruled out
-    (-inf) has probability 0. Raises `ValueError` for settings out of range, logits that are not
-    [B, K], of one shape, and a single sample (unless gamma is 0).
+    Each process compares its own samples. Correlations within 2 samples or 2 classes are +1 or -1,
+    without a gradient. A row or column that is constant up to rounding has d = 1 without a
+    gradient, 0 if both sides are. Raises `ValueError` for settings out of range, logits that are
+    not [B, K], of one shape, and a single sample (unless gamma is 0).
 
     >>> s, t = torch.tensor([[0.0, 1.0], [0.0, 0.5]]), torch.tensor([[0.0, 9.0], [0.0, 8.0]])
     >>> dist(s, t)  # both sides: class 1 before class 0, and sample 0 surer than sample 1

@@ -16,8 +16,7 @@ def reverse_kl(student_BK, teacher_BK, T: float = 1.0, reduction: str = "mean"):
     .. math:: L = T^2 \sum_k q_k \log\frac{q_k}{p_k}
 
     Gu et al. 2024 (MiniLLM, arXiv:2306.08543) compare whole texts sampled from the student, without
-    a temperature; here it is one distribution, summed over its classes. At large T the gradient is
-    that of `kd`.
+    a temperature; this is one distribution. At large T the gradient is that of `kd`.
 
     Arguments and errors as for `kd`, but T = 1 unless given. A class to which the student gives no
     probability adds exactly 0; one that only the teacher rules out (-inf) makes the loss +inf.
@@ -47,8 +46,7 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
         m = \beta p + (1-\beta) q
 
     Agarwal et al. 2024 (GKD, arXiv:2306.13649), equation 1, define D, which is 0 at both ends.
-    Divided by β (1-β) it tends to the two KL divergences instead, and where p and q nearly agree it
-    is the same for every beta.
+    Divided by β (1-β) it tends to the two KL divergences, and for p near q it is one for all beta.
 
     beta: where between the two, in [0, 1]. At 1/2, 4 times the Jensen-Shannon divergence.
     T: temperature, above 0. At large T the gradient of "scaled" is that of `kd` for every beta.

@@ -18,17 +18,16 @@ def logit_standardization(student_BK, teacher_BK, T: float = 2.0, variant: str =
         \mathrm{softmax}(\tilde z / T) \right), \qquad
         \tilde z = \frac{z - \bar z}{\sigma(z)}
 
-    Sun et al. 2024 (arXiv:2403.01427), algorithms 1 and 2. The gradient is divided by the spread σ
-    of the student's logits, so the weight is larger than that of `kd`; the paper's best is 9, next
-    to 0.1 for the labels.
+    Sun et al. 2024 (arXiv:2403.01427), algorithms 1 and 2. The gradient is divided by the student's
+    σ, so weights are larger than for `kd`; the paper's best is 9, next to 0.1 for the labels.
 
     student_BK, teacher_BK: finite logits [B, K] (leave out classes that are ruled out).
     T: the base temperature, above 0.
     variant: "paper" divides the variance by K, "code" (the authors') by K - 1.
 
-    Logits that are all the same, up to rounding, stand for the uniform distribution, without a
-    gradient; two classes are always at +1 and -1, without one too. Raises `ValueError` for T <= 0,
-    another variant and logits that are not [B, K], of one shape.
+    Logits that are all the same, up to rounding, and two classes (always +1 and -1) get no
+    gradient. Raises `ValueError` for T <= 0, another variant and logits that are not [B, K], of one
+    shape.
 
     >>> s, t = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[10.0, 30.0, 50.0]])
     >>> logit_standardization(s, t)  # evenly spaced, both
