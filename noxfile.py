@@ -82,7 +82,8 @@ def test(session: nox.Session) -> None:
     # other numbers. MPLBACKEND is removed so that figures are drawn as they are in Jupyter.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         for name in ("glyphs", "glyphs-vit"):
-            python(session, "-c", f"import kdcourse as kd; kd.teacher({name!r})", KDCOURSE_HOME=home)
+            train = f"import kdcourse as kd; kd.teacher({name!r})"
+            python(session, "-c", train, KDCOURSE_HOME=home)
         python(
             session,
             *(*two, "--nbval-lax", "--nbval-current-env", "notebooks"),

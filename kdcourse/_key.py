@@ -114,7 +114,7 @@ def arguments(thing) -> dict:
 
     Those that equal their default are left out.
     """
-    found = {}
+    kept = {}
     for name, parameter in inspect.signature(type(thing).__init__).parameters.items():
         several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if name == "self" or several:
@@ -122,9 +122,17 @@ def arguments(thing) -> dict:
         if not hasattr(thing, name):
             raise ValueError(f"Expected {type(thing).__name__} to keep its argument {name!r} as an "
                              "attribute of that name, for the key under which results are kept.")
-        value = getattr(thing, name)
+        kept[name] = getattr(thing, name)
+    return unlike_defaults(type(thing), kept)
+
+
+def unlike_defaults(kind: type, values: dict) -> dict:
+    """Those of the constructor arguments `values` of a class that do not equal their default."""
+    parameters = inspect.signature(kind.__init__).parameters
+    found = {}
+    for name, value in values.items():
         try:
-            default = bool(value == parameter.default)
+            default = name in parameters and bool(value == parameters[name].default)
         except (RuntimeError, ValueError):  # a tensor: neither equal nor not
             default = False
         if not default:

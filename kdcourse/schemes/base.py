@@ -253,7 +253,7 @@ def outcome(edges, batch: Batch) -> Outcome:
     """Evaluate the objective of each edge, and add them up."""
     loss, logits, parts = None, None, {}
     for edge in edges:
-        terms = edge.objective.parts(edge.student, edge.teacher, batch.y)
+        terms = edge.objective.losses(edge.student, edge.teacher, batch.y)
         total = edge.objective.total(terms)
         if edge.weight != 1:
             total = edge.weight * total
