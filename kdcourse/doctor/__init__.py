@@ -60,14 +60,14 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}.")
     device = device_of(scheme.student)
-    _ = data.train.x, data.val.x  # a stream says in a sentence what to do instead
     with copies.left_as_it_was(scheme), copies.seeded(device), \
             torch.inference_mode(False), torch.enable_grad(), \
             torch.compiler.set_stance("force_eager"):
         setup = Setup(scheme, data, device)
-        if step.fits(setup):
-            step.one_step(setup)
-            step.own_terms(setup)
+        if not step.fits(setup):
+            return setup.diagnosis
+        finite = step.one_step(setup)
+        step.own_terms(setup)
         with contextlib.ExitStack() as eval_mode:
             for network in (setup.scheme, *setup.networks):
                 eval_mode.enter_context(evaluating(network))
@@ -76,7 +76,7 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
                 teacher.accuracy(source)
         if optimizer is not None:
             step.optimiser(setup, optimizer)
-        if setup.steps:
+        if finite:
             plan.peers(setup)
             plan.mixed_precision(setup)
         if schedule is not None:
