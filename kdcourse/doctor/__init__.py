@@ -21,25 +21,21 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
     optimizer: yours, if you train in a loop of your own; `fit` makes its own.
     schedule, steps: likewise a scheduler of torch that is stepped once in each of so many steps.
 
-    It looks at
+    Examined are
 
-    * the step: does all fit together, are loss and gradients finite, does every term of the
-      objective depend on the student, does everything that is to be trained get a gradient;
-    * the teacher: is it in train mode, would it be trained, does it write to its own state, does it
-      change its mind, does an answer depend on the rest of the batch, do stored answers belong to
-      their samples, does it answer with probabilities in place of logits;
-    * what the teacher knows, on up to 500 validation samples: is it at chance, worse than the
-      student, much better with other inputs (another normalisation) or with its outputs in another
-      order;
-    * terms of your own with a temperature `T`: the mistakes of a distillation loss that are
-      recognised by their value (`kdcourse.checks.broken_laws`);
-    * students that learn from each other: are the peers on their edges detached;
-    * mixed precision: is the loss still finite;
-    * the optimiser: does it hold all that is to be trained, and nothing of the teacher;
-    * the schedule: does the learning rate leave its warm-up before the training ends.
+    * whether all fits together; where it does not, nothing else is;
+    * the step: loss and gradients that are not finite, terms that do not depend on the student,
+      parameters without a gradient, half precision;
+    * each teacher: train mode, weights that would be trained, state that it writes to, chance in
+      its answers, answers that depend on the rest of the batch, stored answers of other samples,
+      probabilities in place of logits;
+    * its accuracy on up to 500 validation samples: at chance, below the student's, or much better
+      with another normalisation or another order of its outputs;
+    * terms of your own with a temperature `T` (by `kdcourse.checks.broken_laws`), and peers that
+      are not detached;
+    * the optimiser: parameters that are missing or the teacher's; and a warm-up without an end.
 
-    The scheme is examined as its edges say who learns from whom, on a copy: nothing of yours is
-    changed, no mode, gradient, buffer or random state. Of several teachers each is examined.
+    All runs on a copy: no mode, gradient, buffer or random state of yours is changed.
 
     Returns a `Diagnosis`: a list of `Finding(problem, why, remedy)`, which prints as numbered
     sentences; empty when nothing was found. Raises `TypeError` for what is no scheme, and for a

@@ -26,8 +26,7 @@ def peers(setup) -> None:
     if pairs:
         setup.report(
             f"The peers are not detached (students {first_three(sorted(pairs))}).",
-            "A student is then pulled towards what its peer does not know yet, and the losses of "
-            "all pile up in each.",
+            "Each is then pulled towards the other, and the losses of all pile up in each.",
             "Detach what comes from the peer, answers and features: Edge(student, "
             "peer.detached(), …), or kd(student, peer.detach(), T).")
 
@@ -46,8 +45,7 @@ def mixed_precision(setup) -> None:
                 f"The loss is not finite in mixed precision ({str(dtype).removeprefix('torch.')}; "
                 f"part: {bad}).",
                 "Half precision knows no numbers above 65504 or no fine steps between them.",
-                "Compute that part in float32: call .float() on what goes into it, or train with "
-                'Recipe(precision="fp32").')
+                'Call .float() on what goes into it, or train with Recipe(precision="fp32").')
             return
 
 
@@ -65,5 +63,5 @@ def schedule(setup, given, steps: int) -> None:
             f"The warm-up is longer than the training: after {steps} steps the learning rate is "
             f"still rising, from {rates[0]:.3g} to {rates[-1]:.3g}.",
             "The student never trains at the rate that you chose.",
-            "Let the warm-up take a share of the steps, a tenth for example, and count steps, not "
-            "epochs.")
+            "Let the warm-up take a tenth of the steps, for example. Does it count steps, not "
+            "epochs?")

@@ -68,8 +68,11 @@ class Source:
 
     def members(self) -> list["Source"]:
         """The teachers of an ensemble, and of ensembles within it."""
+        found = [self.teacher]
+        while any(isinstance(teacher, Ensemble) for teacher in found):
+            found = [one for teacher in found for one in getattr(teacher, "teachers", [teacher])]
         return [Source(self.setup, teacher, f"Teacher {number} of the ensemble", self.prefix)
-                for number, teacher in enumerate(_members(self.teacher), 1)]
+                for number, teacher in enumerate(found, 1) if teacher is not self.teacher]
 
     def networks(self) -> list[nn.Module]:
         """The networks that run when the teacher answers a batch, those in functions included."""
@@ -112,15 +115,12 @@ class Source:
         return logits_of(outputs[0]).float()
 
 
-def _members(teacher) -> list[Teacher]:
-    if not isinstance(teacher, Ensemble):
-        return []
-    return [one for part in teacher.teachers for one in _members(part) or [part]]
-
-
-def are_probabilities(logits: torch.Tensor) -> bool:
-    """Whether these are outputs of a softmax."""
-    return bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all())
+def probabilities(found, who: str, logits: torch.Tensor) -> None:
+    """Report logits [B, K] that are outputs of a softmax; found: a `Setup` or a `Source`."""
+    if (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all():
+        found.report(f"The {who} answers with probabilities, where logits belong.",
+                     "The softmax of a softmax is almost uniform: hardly anything is learned.",
+                     "Take the softmax off its end.")
 
 
 def reaches(value: torch.Tensor, tensors) -> bool:

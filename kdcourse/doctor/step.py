@@ -1,12 +1,13 @@
 """One training step, the terms of the objective, and the optimiser."""
 
+import contextlib
 import copy
 
 import torch
 
 from kdcourse import checks, schemes
 from kdcourse.doctor import copies
-from kdcourse.doctor.setup import are_probabilities, first_three, not_finite, reaches
+from kdcourse.doctor.setup import first_three, not_finite, probabilities, reaches
 from kdcourse.taps import Output, evaluating
 
 
@@ -44,11 +45,7 @@ def one_step(setup) -> bool:
         setup.report(f"The first step fails: {_message(error)}", "fit() stops there, too.", "")
         return False
     _teacher_in_eval_mode(setup, called, before)
-    if are_probabilities(outcome.logits):
-        setup.report(
-            "The student answers with probabilities, where logits belong.",
-            "The softmax of a softmax is almost uniform: the loss cannot become small.",
-            "Take the softmax off its end.")
+    probabilities(setup, "student", outcome.logits)
     setup.look("the loss is finite")
     if not torch.isfinite(outcome.loss):
         setup.report(
@@ -74,17 +71,15 @@ def _teacher_in_eval_mode(setup, called: dict, before: list[dict]) -> None:
         part = "The teacher" if "" in training else f"A part of the teacher ({training[0]})"
         setup.report(
             f"{part} is in train mode while the student trains.",
-            f"Its batch statistics move with every batch ({moved[0]}): it forgets what it "
-            "knew." if moved else
-            "Dropout is on and batch statistics are those of the batch, so its answers are "
-            "noisier than they need be.",
+            f"Its batch statistics move with every batch ({moved[0]})." if moved else
+            "With dropout and the statistics of each batch its answers are noisier.",
             "scheme.train() reaches every registered module: keep the teacher as "
             "self.teacher = kd.Live(model), or call its eval() in forward.")
     elif moved:
         setup.report(
             f"The teacher writes to its own state while it answers ({moved[0]}).",
             "The same image gets another answer later on.",
-            "Look for what it counts or averages in forward, and switch that off.")
+            "Switch off what it counts or averages in forward.")
 
 
 def _gradients(setup, outcome) -> None:
@@ -95,13 +90,13 @@ def _gradients(setup, outcome) -> None:
     if not trained:
         setup.report("The student is frozen: none of its parameters requires a gradient.",
                      "Nothing would be learned.", "Call student.requires_grad_().")
-    elif outcome.loss.requires_grad:
-        _terms(setup, outcome, trained)
-    else:
+    elif not outcome.loss.requires_grad:
         setup.report("The loss has no gradient.", "Nothing would be learned.",
                      "Look for .detach(), .item() or no_grad around the student.")
     if not outcome.loss.requires_grad:
         return
+    if trained:
+        _terms(setup, outcome, trained)
     concerned = copies.parameters(scheme, *setup.networks, *setup.original.students)
     outcome.loss.backward(inputs=[p for p in concerned if p.requires_grad])
     reached = any(p.grad is not None and p.grad.any() for p in trained)
@@ -123,10 +118,8 @@ def _gradients(setup, outcome) -> None:
     if idle and reached:
         setup.report(
             f"Nothing reaches {len(idle)} of the parameters that are to be trained: "
-            f"{first_three(idle)}.",
-            "They stay as they were drawn.",
-            "Use them in the loss, or call requires_grad_(False) on what is not meant to "
-            "learn.")
+            f"{first_three(idle)}.", "They stay as they were drawn.",
+            "Use them in the loss, or call requires_grad_(False) on them.")
 
 
 def _terms(setup, outcome, trained) -> None:
@@ -138,43 +131,42 @@ def _terms(setup, outcome, trained) -> None:
         if not part.detach().any():
             setup.report(
                 f"The term {name} is exactly 0 on the first batch.",
-                "So is its gradient, most likely: it teaches nothing. A student that starts as a "
-                "copy of its teacher is such a case, and the only harmless one.",
+                "So is its gradient, most likely: it teaches nothing. This is harmless only where "
+                "the student starts as a copy of its teacher.",
                 "Is the teacher the student itself (teacher = model is a second name, no copy), "
                 "or is the teacher compared with itself?")
         elif not reaches(part.sum(), trained):
             setup.report(
                 f"The term {name} ignores the student: it has no gradient for it.",
                 "It changes the number that is logged, and nothing else.",
-                "Look for .detach(), argmax or no_grad on the student's side, and whether "
-                "teacher is compared with teacher.")
+                "Look for .detach(), argmax or no_grad. Or is teacher compared with teacher?")
 
 
 def _frozen(setup, loose: set) -> None:
     """Would the teacher be trained along? loose: its parameters that require a gradient."""
-    if not setup.networks:
-        return
-    setup.look("the teacher is not trained")
+    if setup.networks:
+        setup.look("the teacher is not trained")
     if loose.isdisjoint(setup.scheme.parameters()):
         return
+    remedy = "Call teacher.requires_grad_(False), or keep it as self.teacher = kd.Live(model)."
     if any(p.grad is not None for p in loose):
         setup.report(
             "The teacher is trained along: a gradient reaches it, and its parameters are among "
             "scheme.parameters().",
-            "It is pulled towards the student, and the two agree on something easy.",
-            "Keep it as self.teacher = kd.Live(model), or freeze it: "
-            "teacher.requires_grad_(False), and ask it under torch.no_grad().")
+            "It is pulled towards the student, and the two agree on something easy.", remedy)
     else:
         setup.report(
             "The teacher's parameters are among scheme.parameters() and require a gradient.",
-            "The optimiser gets them, and the next change to the loss trains them.",
-            "Call teacher.requires_grad_(False), or keep it as self.teacher = kd.Live(model).")
+            "The optimiser gets them, and the next change to the loss trains them.", remedy)
 
 
 # Laws whose breach is recognised by its value, or does harm in any loss on logits. Those left out
 # hold for Hinton's loss and need not hold for another one.
-NAMED = ("classes", "temperature", "batch", "swapped", "probabilities", "logarithm", "sign",
-         "teacher gradient", "overflow")
+NAMED = {
+    "temperature": "If its weight makes up for that, all is well.",
+    "swapped": "If the reverse divergence is what you want, all is well.",
+    "teacher gradient": "With kd.Live and kd.Cached none comes through; elsewhere it would.",
+    "classes": "", "batch": "", "probabilities": "", "logarithm": "", "sign": "", "overflow": ""}
 
 
 def own_terms(setup) -> None:
@@ -187,28 +179,22 @@ def own_terms(setup) -> None:
                 or not isinstance(T, (int, float)) or not T > 0):
             continue
         setup.look(f"{name} keeps the laws of a distillation loss")
-        for law, sentence in _broken(term, float(T)).items():
-            if law in NAMED:
-                why = {"swapped": "If the reverse divergence is what you want, all is well.",
-                       "temperature": "If its weight makes up for that, all is well.",
-                       "teacher gradient": "With kd.Live and kd.Cached none comes through; "
-                       "elsewhere it would."}
-                setup.report(f"{name}: {sentence}", why.get(law, ""), "")
+        with contextlib.suppress(Exception):  # it may want other shapes, or a teacher of its own
+            for law, sentence in checks.broken_laws(_function(term), float(T)).items():
+                if law in NAMED:
+                    setup.report(f"{name}: {sentence}", NAMED[law], "")
 
 
-def _broken(term, T: float) -> dict[str, str]:
-    """The laws that a term of one's own breaks; none where it cannot be asked like that."""
+def _function(term):
+    """A term as a function of logits and a temperature."""
     term = copy.deepcopy(term).eval()
 
-    def loss(student, teacher, at):
-        term.T = at
+    def loss(student, teacher, T):
+        term.T = T
         labels = torch.arange(len(student), device=student.device) % student.shape[1]
         return term(Output(student), Output(teacher), labels)
 
-    try:
-        return checks.broken_laws(loss, T)
-    except Exception:  # it wants other shapes, or a teacher of its own
-        return {}
+    return loss
 
 
 def optimiser(setup, optimizer) -> None:
@@ -222,22 +208,18 @@ def optimiser(setup, optimizer) -> None:
     if held & theirs:
         setup.report(
             f"The optimiser holds {len(held & theirs)} parameters of the teacher.",
-            "Every gradient that reaches them changes the teacher; with weight decay one "
-            "of zero does, too.",
-            "Give it [p for p in scheme.parameters() if p.requires_grad], with the teacher "
-            "frozen.")
+            "A gradient that reaches them changes the teacher; with weight decay one of zero, too.",
+            "Freeze the teacher: teacher.requires_grad_(False).")
     missing = sorted(name for name, p in setup.scheme.named_parameters()
                      if p.requires_grad and ours.get(name) not in held | theirs)
     if not held & students and any(p.requires_grad for p in students):
-        setup.report(
-            "The optimiser holds no parameter of the student.",
-            "Another network is trained, or none.",
-            "Make a new optimiser for every new student.")
+        setup.report("The optimiser holds no parameter of the student.",
+                     "Another network is trained, or none.",
+                     "Make a new optimiser for every new student.")
     elif missing:
         setup.report(
             f"The optimiser lacks {len(missing)} of the parameters that are to be trained: "
-            f"{first_three(missing)}.",
-            "They stay as they were drawn.",
+            f"{first_three(missing)}.", "They stay as they were drawn.",
             "Make the optimiser of scheme.parameters()." if {*missing} <= ours.keys() else
             "They are made in scheme.build(batch, seed): call it before you make the optimiser.")
 

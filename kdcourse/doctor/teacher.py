@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from kdcourse import measure
 from kdcourse._random import generator
-from kdcourse.doctor.setup import are_probabilities
+from kdcourse.doctor.setup import probabilities
 from kdcourse.taps import predict
 from kdcourse.teachers import Cached, Live
 
@@ -35,11 +35,7 @@ def answers(source) -> None:
         source.report("The teacher answers with NaN or inf.", "So does the loss.",
                       "Look at its weights and at its inputs.")
         return
-    if are_probabilities(logits_BK):
-        source.report(
-            "The teacher answers with probabilities, where logits belong.",
-            "The softmax of a softmax is almost uniform: it hardly teaches anything.",
-            "Take the softmax off its end.")
+    probabilities(source, "teacher", logits_BK)
     if predicted_BK is None or _steady(source, x, predicted_BK):
         _aligned(source)
 
@@ -52,8 +48,7 @@ def _steady(source, x, logits_BK) -> bool:
         source.report(
             "The teacher changes its mind: the same batch twice, two answers, in eval mode.",
             "The student learns noise.",
-            "Look for F.dropout(x) without training=self.training, and other chance in its "
-            "forward.")
+            "Look for chance in its forward, such as F.dropout(x) without training=self.training.")
         return False
     source.look("the teacher's answer does not depend on the rest of the batch")
     if len(x) > 2:
@@ -62,10 +57,8 @@ def _steady(source, x, logits_BK) -> bool:
         if any(one is None for one in pair) or _apart(*pair)[0].max() > 10 * close:
             source.report(
                 "The teacher's answer to an image depends on the other images of the batch.",
-                "The same image teaches something else in every epoch, and single images "
-                "something else again.",
-                "Look for batch normalisation with track_running_stats=False: it has no "
-                "statistics of its own to use in eval mode.")
+                "The same image teaches something else in every epoch.",
+                "Look for batch normalisation with track_running_stats=False.")
             return False
     return True
 
@@ -85,8 +78,7 @@ def _aligned(source) -> None:
                 source.report(
                     f"{one.name}'s answers belong to other samples or views{view}: {wrong} of "
                     f"{len(off_B)} are what it says of another image.",
-                    "The student is taught the wrong thing about each image; what is left is label "
-                    "smoothing.",
+                    "What is left of the teacher is label smoothing.",
                     "Look answers up by batch.index, or make kd.Cached(teacher, data) again.")
                 return
             if not stale and off_B.any() and isinstance(one.teacher, Cached):
@@ -139,8 +131,7 @@ def accuracy(source) -> None:
             source.report(
                 f"The student is better than its teacher already: {students:.1%} against "
                 f"{right:.1%} of {len(y)} validation samples.",
-                "It would be pulled down to it.",
-                "Are the two in each other's place?")
+                "It would be pulled down to it.", "Are the two in each other's place?")
 
 
 def _of_training(source):
@@ -175,8 +166,7 @@ def _explained(source, logits_NK, y, x=None) -> bool:
         f"{source.name} is hardly better than guessing: right on {right:.1%} of {len(y)} "
         f"{what} samples, where guessing gives {guessing:.1%}.",
         "Then it has nothing to teach.",
-        "Are its answers in the order of the training samples, and its outputs in that of "
-        "data.classes?" if x is None else
+        "Are its answers in the order of the training samples?" if x is None else
         "Was it trained, and were its weights loaded, those of the last layer too? Are its "
         "inputs what it was trained on?")
     return True
@@ -203,37 +193,31 @@ def _other_inputs(source, logits_NK, y, x) -> bool:
     source.report(
         f"{source.name} expects other inputs: with {words} it is right on {best:.1%} of {len(y)} "
         f"validation samples, as they are on {asis:.1%}.",
-        "It was trained with another normalisation, and here it guesses from what it never "
-        "saw.", remedy)
+        "It was trained with another normalisation.", remedy)
     return True
 
 
 def _otherwise(x):
     """Other ways to show the same inputs: what was done, the inputs, what to do about it."""
-    low, high = float(x.min()), float(x.max())
-    images = x.ndim == 4
-    if low < 0:
-        yield ("inputs brought back from [-1, 1] to [0, 1]", (x + 1) / 2,
-               "Leave inputs in [0, 1]: every model normalises for itself.")
-    elif high > 1:
-        yield ("inputs divided by 255", x / 255,
-               "Divide by 255: data in this package lies in [0, 1].")
-    else:
-        yield "inputs from 0 to 255", x * 255, _normalize([0], "[1 / 255]")
-        yield "inputs from -1 to 1", 2 * x - 1, _normalize([0.5], [0.5])
-    if images and x.shape[1] in (1, 3):
+    yield "inputs from 0 to 255", x * 255, _normalize([0], "[1 / 255]")
+    yield "inputs from -1 to 1", 2 * x - 1, _normalize([0.5], [0.5])
+    yield "inputs divided by 255", x / 255, "Divide by 255: data in this package lies in [0, 1]."
+    yield ("inputs brought back from [-1, 1] to [0, 1]", (x + 1) / 2,
+           "Leave inputs in [0, 1]: every model normalises for itself.")
+    yield "light and dark reversed", x.min() + x.max() - x, "Reverse them: 1 - x."
+    colours = x.ndim == 4 and x.shape[1] == 3
+    if colours:
+        yield "the channels in reverse (BGR)", x.flip(1), "Reverse them: x.flip(1)."
+    if x.ndim == 4:
         mean, std = torch.tensor(IMAGENET).view(2, 3, 1, 1)
-        if x.shape[1] == 1:
-            mean, std = mean.mean().view(1, 1, 1), std.mean().view(1, 1, 1)
-        yield ("ImageNet's mean and standard deviation", (x - mean) / std, _normalize(mean, std))
+        if not colours:
+            mean, std = mean.mean(), std.mean()
+        yield "ImageNet's mean and standard deviation", (x - mean) / std, _normalize(mean, std)
         yield ("ImageNet's normalisation undone", x * std + mean,
                "Normalise once: the model does it already.")
-    if images and x.shape[1] == 3:
-        yield "the channels in reverse (BGR)", x.flip(1), "Reverse them: x.flip(1)."
-    dims = (0, 2, 3) if images else tuple(range(x.ndim))
+    dims = (0, 2, 3) if x.ndim == 4 else tuple(range(x.ndim))
     mean, std = x.mean(dims, keepdim=True), x.std(dims, keepdim=True).clamp_min(1e-6)
-    yield ("the data's own mean and standard deviation", (x - mean) / std, _normalize(mean, std))
-    yield "light and dark reversed", low + high - x, "Reverse them: 1 - x."
+    yield "the data's own mean and standard deviation", (x - mean) / std, _normalize(mean, std)
 
 
 def _normalize(mean, std) -> str:
