@@ -168,14 +168,9 @@ def _hooks_of(module: nn.Module) -> list:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside `torch.compile` and `DistributedDataParallel`."""
-    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    while True:
-        if isinstance(model, wrappers):
-            model = model.module
-        elif hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        else:
-            return model
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        return unwrapped(model.module)
+    return unwrapped(model._orig_mod) if hasattr(model, "_orig_mod") else model
 
 
 class _Tap:
