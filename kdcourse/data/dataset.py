@@ -39,6 +39,8 @@ class Batch:
 
     def split(self, parts: int) -> list["Batch"]:
         """The batch cut into so many parts, as even as can be; at least one sample in each."""
+        if parts == 1:
+            return [self]
         rows = np.array_split(range(len(self.x)), min(parts, len(self.x)))
         return [self[part[0] : part[-1] + 1] for part in rows]  # slices: nothing is copied
 

@@ -23,32 +23,8 @@ from kdcourse.measure.report import Report, html_table, report, text_table
 from kdcourse.measure.seeds import interval, paired_difference
 from kdcourse.measure.similarity import cka, cka_matrix
 
-__all__ = [
-    "Report",
-    "accuracy",
-    "agreement",
-    "attention_rollout",
-    "cka",
-    "cka_matrix",
-    "confusion",
-    "ece",
-    "entropy",
-    "evaluate",
-    "file_mb",
-    "html_table",
-    "interval",
-    "latency",
-    "macs",
-    "nll",
-    "paired_difference",
-    "parameters",
-    "peak_memory",
-    "per_class",
-    "recall_at_1",
-    "reliability",
-    "report",
-    "teacher_kl",
-    "text_table",
-    "throughput",
-    "top_k",
-]
+__all__ = ["Report", "accuracy", "agreement", "attention_rollout", "cka", "cka_matrix",
+           "confusion", "ece", "entropy", "evaluate", "file_mb", "html_table", "interval",
+           "latency", "macs", "nll", "paired_difference", "parameters", "peak_memory", "per_class",
+           "recall_at_1", "reliability", "report", "teacher_kl", "text_table", "throughput",
+           "top_k"]

@@ -76,22 +76,18 @@ class Report:
 
 
 def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Report:
-    """Student and teacher side by side on one split: right, calibrated, alike, small, fast?
+    """Put student and teacher side by side on one split: quality, size and speed.
 
-    Columns: each teacher, where it answers for these inputs, with its own transform (an ensemble is
-    one column: the sum of its networks), and the networks that the scheme trains
-    (`Scheme.networks`), each compared with the mean over its `Scheme.partners`. Of `Mutual` every
-    student, compared with its peers. Of `MultiExit` every exit, compared with the end, which is the
-    student; sizes are those of what an exit needs.
+    Columns: each teacher that answers for these inputs (an ensemble is one column: the sum of its
+    networks), and the networks that the scheme trains (`Scheme.networks`), each compared with the
+    mean over its `Scheme.partners`: students of `Mutual` with their peers, exits of `MultiExit`
+    with the end.
 
     Rows: accuracy, also top-5 where there are more than five classes, agreement with the teacher,
     NLL, ECE, KL(teacher || student); parameters, multiply-accumulates, the weights as a safetensors
-    file, latency of one image, throughput with `batch` images at once, and peak memory of one image
-    (see `latency`, `throughput`, `peak_memory`), on this machine. Times are medians, with the
-    interquartile range as their spread. Students are measured as they are exported: without hooks,
-    not compiled.
-
-    `to_dict()` of what comes back is plain Python; a notebook shows it as a table.
+    file, latency and peak memory of one image, throughput with `batch` images at once, on this
+    machine. Times are medians and interquartile ranges. Students are measured as they are exported:
+    without hooks, not compiled.
     """
     if not isinstance(scheme, schemes.Scheme):
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
@@ -134,13 +130,15 @@ def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
 
 @contextlib.contextmanager
 def _moved(model: nn.Module, device):
-    """The model on that device; the network behind stored answers may lie on another."""
-    before = device_of(model)
+    """Move the model to that device; networks behind stored answers may lie on another."""
+    parts = list(model.networks) if isinstance(model, _AsNetwork) else [model]
+    before = [device_of(part) for part in parts]
     model.to(device)
     try:
         yield
     finally:
-        model.to(before)
+        for part, place in zip(parts, before, strict=True):
+            part.to(place)
 
 
 def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:

@@ -134,6 +134,16 @@ class Scheme(nn.Module):
         """Every objective that the scheme keeps."""
         return [module for module in self.modules() if isinstance(module, losses.Objective)]
 
+    def groups(self) -> list[dict]:
+        """Parameters that are trained alike, each group with settings of its own.
+
+        By default one group of everything that has a gradient. A group has "params" and, where it
+        differs, "lr" (a factor of the recipe's rate), "weight_decay", "every" (only every n-th
+        step), "ascend" (the gradient is reversed: an adversary) and "optimizer" (as in `Recipe`).
+        All of them are kept in checkpoints.
+        """
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
     def identity(self):
         """Students, objectives and teachers: what recorded results are found by."""
         return [self.students, self.objectives(), list(self.teachers.items())]
@@ -243,7 +253,7 @@ def outcome(edges, batch: Batch) -> Outcome:
     """Evaluate the objective of each edge, and add them up."""
     loss, logits, parts = None, None, {}
     for edge in edges:
-        terms = edge.objective.parts(edge.student, edge.teacher, batch.y)
+        terms = edge.objective.losses(edge.student, edge.teacher, batch.y)
         total = edge.objective.total(terms)
         if edge.weight != 1:
             total = edge.weight * total
