@@ -72,9 +72,9 @@ class Team:
         """The samples of a batch that this process computes."""
         if self.size == 1 or self.sharded:
             return batch
-        if len(batch.x) < self.size:
+        if len(batch) < self.size:
             raise ValueError(f"Expected a batch of at least one sample for each of {self.size} "
-                             f"processes, got {len(batch.x)}. Raise Recipe(batch=…).")
+                             f"processes, got {len(batch)}. Raise Recipe(batch=…).")
         return batch[self.rank::self.size]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -22,7 +21,7 @@ from kdcourse._key import key_of, named, stamp
 from kdcourse._machine import default_device
 from kdcourse._random import generator
 from kdcourse._team import Team
-from kdcourse.data import Batch, Dataset, Split
+from kdcourse.data import Batch, Dataset
 from kdcourse.data.loaders import Stream
 from kdcourse.schemes import Scheme
 from kdcourse.taps import device_of, predict
@@ -129,9 +128,10 @@ def _quoted(choice) -> str:
 @dataclasses.dataclass
 class History:
     """What happened in each epoch: `rows` of epoch, loss, every part and note of the scheme's
-    `Outcome` (means over the epoch), val_accuracy, seconds.
+    `Outcome` (means over the epoch), val_accuracy (of numbers val_r2), seconds.
 
-    `history["loss"]` is one column; `val_accuracy` is None in epochs that were not validated.
+    `history["loss"]` is one column; `val_accuracy` is None in epochs that were not validated, and
+    without labels.
     precision, channels_last: what was used, also where the recipe said "auto".
     interrupted: True when Ctrl-C ended the training early.
     best: with early stopping, the epoch whose student was kept.
@@ -149,6 +149,13 @@ class History:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def scores(self) -> list[float | None]:
+        """The score on the validation split, epoch by epoch: accuracy, or R² of numbers."""
+        column = next((name for name in ("val_accuracy", "val_r2") if name in self.rows[0]), None
+                      ) if self.rows else None
+        return self[column] if column else []
 
     @property
     def seconds(self) -> float:
@@ -206,6 +213,9 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     if _files.smoke():
         steps, epochs = min(steps, 2), 1
         print("KDCOURSE_SMOKE=1: fit makes two steps only; the numbers mean nothing.")
+    if recipe.patience and getattr(data.val, "first", data.val).y is None:
+        raise ValueError("Expected labels to validate with, for Recipe(patience=…), got none. "
+                         "Leave patience out.")
     scheme.check(data)
     origin = _origin(scheme, data, recipe, seed)
     train, val = data.train.to(device), data.val.to(device)
@@ -239,7 +249,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
                 team.same(scheme)
                 last = epoch + 1 == epochs
                 due = last or (epoch + 1) % recipe.validate_every == 0
-                row["val_accuracy"] = _accuracy(scheme.student, val, team, recipe) if due else None
+                row[data.task.column] = _score(scheme.student, val, team, recipe) if due else None
                 row["seconds"] = time.perf_counter() - start
                 history.rows.append(row)
                 run.finish_epoch()
@@ -295,14 +305,14 @@ class _Run:
                 "device": device.type, "processes": team.size, "smoke": _files.smoke(),
                 "trained parameters": _files.digest(
                     [name for name, p in scheme.named_parameters() if p.requires_grad])[:8],
-                "training samples": _digest(data.train),
+                "training samples": data.train.digest()[:8],
             }
 
     def start(self, first: Batch, steps: int, epochs: int) -> History:
         """Make optimiser and schedule; return the history so far: of a checkpoint, or empty."""
         recipe, history = self.recipe, History(device=str(self.device))
         if recipe.label_smoothing:  # over all of the student's outputs
-            self.classes = predict(self.scheme.student, first.x[:2]).shape[1]
+            self.classes = first.task.outputs(predict(self.scheme.student, first[:2].x))
         part = self.divided(first)[0]
         if self.checkpoint and self.checkpoint.exists():
             self.header, self.tensors = _checkpoint.load(self.checkpoint, self.settings)
@@ -327,20 +337,27 @@ class _Run:
     def divided(self, batch: Batch) -> list[Batch]:
         """This process's share of a batch, labels smoothed, cut as the recipe says."""
         recipe = self.recipe
-        if recipe.label_smoothing:
-            soft = batch.y if batch.y.ndim == 2 else F.one_hot(batch.y, self.classes).float()
-            smooth = soft.lerp(torch.full_like(soft, 1 / soft.shape[1]), recipe.label_smoothing)
+        if recipe.label_smoothing and batch.y is not None:
+            smooth = batch.task.smoothed(batch.y, self.classes, recipe.label_smoothing)
             batch = dataclasses.replace(batch, y=smooth)
         return [batch] if recipe.accumulate == 1 else batch.split(recipe.accumulate)
 
     def parts(self, batch: Batch):
         """This process's share of a batch in parts, each with its weight."""
         pieces = self.divided(self.team.share(batch))
+        weight = batch.task.weight(batch.x, batch.y)
+        rows = None  # that count in the whole batch, where it is cut
+        if weight is not None and (len(pieces) > 1 or self.team.size > 1):
+            rows = weight.sum()
+            rows = (self.team.sum(rows) if self.team.sharded else rows).clamp(min=1)
         for piece in pieces:
             whole = piece is pieces[-1] or self.team.size == 1
+            share = len(piece) / self.recipe.batch
+            if rows is not None:
+                piece = dataclasses.replace(piece, total=rows * share)
             with contextlib.nullcontext() if whole else self.model.no_sync():
                 # The mean over the processes of these weighted means is the mean over the batch.
-                yield piece, len(piece.x) * self.team.size / self.recipe.batch
+                yield piece, share * self.team.size
 
     def check_weights(self, epoch: int) -> None:
         """Raise when a gradient broke the weights although every loss was finite."""
@@ -353,14 +370,13 @@ class _Run:
 
     def finish_epoch(self) -> None:
         """Remember the best weights, and write the checkpoint."""
-        row, history = self.history.rows[-1], self.history
-        if self.recipe.patience and row["val_accuracy"] is not None:
-            best = max(r["val_accuracy"] for r in history.rows if r["val_accuracy"] is not None)
-            earlier = [r["val_accuracy"] for r in history.rows[:-1]]
-            if row["val_accuracy"] == best and best not in earlier:
-                history.best = row["epoch"]
-                self.best = {name: value.clone() if isinstance(value, torch.Tensor) else value
-                             for name, value in _checkpoint.state(self.scheme).items()}
+        history = self.history
+        *earlier, score = history.scores
+        if self.recipe.patience and score is not None and all(
+                other is None or other < score for other in earlier):
+            history.best = len(history)
+            self.best = {name: value.clone() if isinstance(value, torch.Tensor) else value
+                         for name, value in _checkpoint.state(self.scheme).items()}
         if any(named(teacher) != name for teacher, name in self.frozen.items()):
             raise ValueError("Expected a teacher that stays as it is, got one whose weights were "
                              "changed in the training: no checkpoint would keep them. Use kd.EMA, "
@@ -377,7 +393,7 @@ class _Run:
         """True when validation has not improved for as long as the recipe is patient."""
         if self.recipe.patience is None or self.history.best is None:
             return False
-        looks = [row["epoch"] for row in self.history.rows if row["val_accuracy"] is not None]
+        looks = [epoch for epoch, score in enumerate(self.history.scores, 1) if score is not None]
         return sum(epoch > self.history.best for epoch in looks) >= self.recipe.patience
 
     def __enter__(self):
@@ -557,12 +573,6 @@ def _in_memory(recipe, device):
         ) from error
 
 
-def _digest(split) -> str:
-    """What the training samples are; of a stream that is known only on the way."""
-    tensors = [] if isinstance(split, Stream) else [split.x, split.y]
-    return _files.digest(*(t.cpu().contiguous().numpy().tobytes() for t in tensors))[:8]
-
-
 def _seeded(seed: int, device):
     """Dropout and the like draw from `seed` inside the block; outside nothing is changed."""
     cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
@@ -579,23 +589,19 @@ def _seeded(seed: int, device):
     return Seeded()
 
 
-def _accuracy(model: nn.Module, split, team, recipe) -> float:
-    """The share of right answers; each process counts its share of the samples."""
+def _score(model: nn.Module, split, team, recipe) -> float | None:
+    """The task's score, such as the share of right answers; each process counts its share of the
+    samples. None without labels."""
     # Without gradients no activations are kept, so that more fits than in a step of the training.
-    size = min(500, 4 * -(-recipe.batch // recipe.accumulate))
-    if isinstance(split, Stream):
-        parts = split.batches()
-    else:
-        mine = slice(team.rank, None, team.size)
-        parts = [Split(split.x[mine], split.y[mine])]
-    counts = torch.zeros(2, dtype=torch.int64, device=device_of(model))  # right, seen
-    for part in parts:
-        if len(part.x):
-            labels = part.y if part.y.ndim == 1 else part.y.argmax(1)
-            counts[0] += (predict(model, part.x, size).argmax(1) == labels).sum()
-            counts[1] += len(labels)
-    right, seen = team.sum(counts)
-    return float(right.float() / seen)
+    size, sums = min(500, 4 * -(-recipe.batch // recipe.accumulate)), None
+    mine = split if isinstance(split, Stream) else split[team.rank :: team.size]
+    idle = not isinstance(split, Stream) and not len(mine)  # more processes than samples
+    for part in (split[:1] if idle else mine).batches(size):
+        if part.y is None:
+            return None
+        found = part.task.sums(part.task.rows(predict(model, part.x, size), part.x, part.y))
+        sums = (0 if idle else 1) * found if sums is None else sums + found
+    return split.task.score(team.sum(sums.to(device_of(model)) if team.size > 1 else sums))
 
 
 def _bar(epochs: int, label: str, team, done: int):
@@ -608,6 +614,7 @@ def _bar(epochs: int, label: str, team, done: int):
 
 
 def _summary(history: History) -> str:
-    seen = [row["val_accuracy"] for row in history.rows if row["val_accuracy"] is not None]
-    accuracy = f", validation {seen[-1]:.1%}" if seen else ""
-    return f"loss {history.rows[-1]['loss']:.3f}{accuracy}"
+    seen = [score for score in history.scores if score is not None]
+    form = ".1%" if "val_accuracy" in history.rows[-1] else ".3f"
+    score = f", validation {seen[-1]:{form}}" if seen else ""
+    return f"loss {history.rows[-1]['loss']:.3f}{score}"

@@ -22,8 +22,8 @@ from kdcourse.teachers import Teacher
 class Report:
     """A table of networks: one column for each, `rows` by name with one number per quantity.
 
-    partner: whom the students are compared with. batch: how many images at once for the throughput.
-    device, threads: on what it was measured.
+    partner: whom the students are compared with. batch: how many samples at once for the
+    throughput, which counts `unit`s. device, threads: on what it was measured.
     """
 
     title: str
@@ -32,17 +32,20 @@ class Report:
     batch: int = 128
     device: str = "cpu"
     threads: int = 1
+    unit: str = "images"
 
     FORMATS = {  # noqa: RUF012
         "accuracy": ("accuracy", "{:.1%}"), "top5": ("top-5 accuracy", "{:.1%}"),
         "agreement": ("agrees with {partner}", "{:.1%}"),
+        "r2": ("R²", "{:.3f}"), "rmse": ("RMSE", "{:.4g}"),
+        "teacher_rmse": ("RMSE to {partner}", "{:.4g}"),
         "nll": ("NLL (nats)", "{:.3f}"), "ece": ("ECE", "{:.3f}"),
         "teacher_kl": ("KL to {partner} (nats)", "{:.3f}"), "parameters": ("parameters", "{:,}"),
         "macs": ("MACs", "{:,}"), "file_mb": ("file (MB)", "{:.3g}"),
         "latency_ms": ("latency, batch 1 (ms)", "{:.2f}"),
         "latency_iqr_ms": ("its spread (IQR, ms)", "{:.2f}"),
-        "throughput": ("throughput, batch {batch} (images/s)", "{:,.0f}"),
-        "throughput_iqr": ("its spread (IQR, images/s)", "{:,.0f}"),
+        "throughput": ("throughput, batch {batch} ({unit}/s)", "{:,.0f}"),
+        "throughput_iqr": ("its spread (IQR, {unit}/s)", "{:,.0f}"),
         "peak_mb": ("peak memory, batch 1 (MB)", "{:.3g}"),
     }
 
@@ -58,7 +61,7 @@ class Report:
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """The header, and one line of text per quantity."""
         lines = [
-            [title.format(partner=self.partner, batch=self.batch),
+            [title.format(partner=self.partner, batch=self.batch, unit=self.unit),
              *(form.format(row[key]) if row.get(key) is not None else "–"
                for row in self.rows.values())]
             for key, (title, form) in self.FORMATS.items()
@@ -84,12 +87,14 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     student, compared with its peers. Of `MultiExit` every exit, compared with the end, which is the
     student; sizes are those of what an exit needs.
 
-    Rows: accuracy, also top-5 where there are more than five classes, agreement with the teacher,
+    Rows, over all samples, tokens, pixels … that count: accuracy, also top-5 where there are more than five classes, agreement with the teacher,
     NLL, ECE, KL(teacher || student); parameters, multiply-accumulates, the weights as a safetensors
     file, latency of one image, throughput with `batch` images at once, and peak memory of one image
     (see `latency`, `throughput`, `peak_memory`), on this machine. Times are medians, with the
     interquartile range as their spread. Students are measured as they are exported: without hooks,
-    not compiled.
+    not compiled. Of numbers R² and the root mean squared error; without labels only what compares
+    with the teacher. A teacher whose outputs are not those of the data's classes has only sizes and
+    times.
 
     `to_dict()` of what comes back is plain Python; a notebook shows it as a table.
     """
@@ -103,11 +108,18 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
                for name, teacher in teachers.items()}
     columns |= {name: (functools.partial(predict, network), network)
                 for name, network in networks.items()}
-    logits = {}
+    logits, rows = {}, {}
     for name, (answer, _) in columns.items():
-        logits[name], labels = answers(answer, getattr(data, split))
+        try:
+            logits[name], found = answers(answer, getattr(data, split))
+            data.task.check_output(*data.train.head(0)) if False else None
+        except ValueError:  # outputs that are no rows of this task, such as features
+            if name in networks:
+                raise
+            rows[name] = {}
+            continue
+        labels = found if name in networks else None
     logits = {name: found for name, found in logits.items() if found is not None}
-    rows = {}
     for name, found in logits.items():
         partners = scheme.partners(name, list(logits)) if name in networks else []
         rows[name] = _right(found, labels, [logits[one] for one in partners if one in logits])
