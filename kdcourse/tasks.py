@@ -120,7 +120,10 @@ class Task:
 
     def count(self, y: torch.Tensor) -> int:
         """How many classes these labels show."""
-        return 1 + int(y.max()) if self.hard(y) else y.shape[self.axis]
+        if not self.hard(y):
+            return y.shape[self.axis]
+        known = self.known(y)
+        return 1 + int(known.max()) if len(known) else 1
 
     def check(self, y: torch.Tensor, classes: int, name: str) -> None:
         """Raise `ValueError` unless these are labels for so many classes."""
@@ -197,10 +200,6 @@ class _Dense(Task):
 
     def known(self, y):
         return y[y != self.ignore]
-
-    def count(self, y):
-        known = self.known(y)
-        return super().count(known) if self.hard(y) and len(known) else super().count(y)
 
     def smoothed(self, y, classes, share):
         if self.hard(y):

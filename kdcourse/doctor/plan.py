@@ -19,7 +19,7 @@ def peers(setup) -> None:
     for edge in scheme.edges(scheme.with_inputs(setup.batch)):
         told = [] if edge.teacher is None else [edge.teacher.logits, *edge.teacher.taps.values()]
         told = [tensor for tensor in told if tensor.requires_grad]
-        loss = edge.objective(edge.student, edge.teacher, setup.batch.y) if told else None
+        loss = edge.objective.total(edge.losses(setup.batch)) if told else None
         slopes = _gradients(loss, told) if told and loss.requires_grad else []
         if any(slope is not None and slope.any() for slope in slopes):
             pulled.add(tuple(sorted({_behind(edge.student, students),

@@ -7,6 +7,7 @@ from kdcourse.data import Batch
 from kdcourse.doctor import copies
 from kdcourse.doctor.findings import Diagnosis, Finding
 from kdcourse.taps import logits_of
+from kdcourse.tasks import Task, each, first, pieces
 from kdcourse.teachers import Teacher
 
 
@@ -84,11 +85,11 @@ class Source:
 
     def on_inputs(self, x: torch.Tensor) -> torch.Tensor | None:
         """The logits for any inputs; None where it has none for them."""
-        x = x.to(self.setup.device)
+        x = each(lambda t: t.to(self.setup.device), x)
         if not self.plain:
             return on_inputs(self.teacher, x)
         try:
-            return torch.cat([self._in_scheme(part) for part in x.split(100)])
+            return torch.cat([self._in_scheme(part) for part in pieces(x, 100)])
         except Exception:  # the scheme may not run on these inputs
             return None
 
@@ -96,9 +97,10 @@ class Source:
         """A plain network's logits while the scheme runs, which may change its inputs."""
         outputs = []
         hook = self.teacher.register_forward_hook(lambda *call: outputs.append(call[2]))
-        y, rows = self.setup.batch.y, torch.arange(len(x), device=x.device)
-        try:  # any labels will do
-            self.setup.scheme(Batch(x, y[rows % len(y)], rows % len(self.setup.train)))
+        batch, rows = self.setup.batch, torch.arange(len(first(x)), device=first(x).device)
+        y = each(lambda y: y[rows % len(y)], batch.y)  # any labels will do
+        try:
+            self.setup.scheme(Batch(x, y, rows % len(self.setup.train), task=batch.task))
         finally:
             hook.remove()
         return logits_of(outputs[0]).float()
@@ -120,9 +122,14 @@ def on_inputs(teacher: Teacher, x: torch.Tensor, y=None) -> torch.Tensor | None:
         return None
 
 
-def are_probabilities(logits: torch.Tensor) -> bool:
+def are_probabilities(logits: torch.Tensor, task: Task) -> bool:
     """Whether these are outputs of a softmax."""
-    return bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all())
+    try:
+        logits = task.flat(logits)
+    except ValueError:  # features
+        return False
+    fair = (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all()
+    return task.has_classes and bool(fair)
 
 
 def first_three(names: list[str]) -> str:

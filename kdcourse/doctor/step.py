@@ -43,7 +43,7 @@ def one_step(setup) -> None:
         setup.report(f"The first step fails: {_message(error)}", "fit() stops there, too.", "")
         return
     _teacher_in_eval_mode(setup, called, before)
-    if are_probabilities(outcome.logits):
+    if are_probabilities(outcome.logits, setup.data.task):
         setup.report(
             "The student answers with probabilities, where logits belong.",
             "The softmax of a softmax is almost uniform: the loss cannot become small.",

@@ -12,6 +12,7 @@ from kdcourse import measure
 from kdcourse._random import generator
 from kdcourse.doctor.setup import are_probabilities, on_batch, on_inputs
 from kdcourse.taps import predict
+from kdcourse.tasks import ONE_LABEL, each
 from kdcourse.teachers import Cached, Ensemble, Live
 
 SAMPLES = 500  # on which the teacher's accuracy is measured
@@ -41,7 +42,7 @@ def answers(source) -> None:
         source.report("The teacher answers with NaN or inf.", "So does the loss.",
                      "Look at its weights and at its inputs.")
         return
-    if are_probabilities(logits):
+    if are_probabilities(logits, setup.data.task):
         source.report(
             "The teacher answers with probabilities, where logits belong.",
             "The softmax of a softmax is almost uniform: it hardly teaches anything.",
@@ -60,9 +61,10 @@ def answers(source) -> None:
             "forward.")
         return
     source.look("the teacher's answer does not depend on the rest of the batch")
-    if len(x) > 2:
-        one, other = (source.on_inputs(torch.cat([x[:1], x[1:].flip(0)[i::2][: (len(x) - 1) // 2]]))
-                      for i in (0, 1))
+    if len(setup.batch) > 2:
+        half = (len(setup.batch) - 1) // 2
+        one, other = (source.on_inputs(each(lambda t, i=i: torch.cat(
+            [t[:1], t[1:].flip(0)[i::2][:half]]), x)) for i in (0, 1))
         if one is None or other is None or _apart(one[:1], other[:1]).max() > 10 * close:
             source.report(
                 "The teacher's answer to an image depends on the other images of the batch.",
@@ -128,7 +130,7 @@ def _astray(told, asked) -> tuple[torch.Tensor, int]:
     told, asked = told.cpu(), asked.cpu()  # the network behind stored answers may be elsewhere
     spread = asked.masked_fill(~asked.isfinite(), 0).std(correction=0) + 1e-6
     off = _apart(told, asked).flatten(1).amax(1) > 0.1 * spread
-    nearest = torch.cdist(_finite(told), _finite(asked)).argmin(1)
+    nearest = torch.cdist(*(_finite(z).flatten(1) for z in (told, asked))).argmin(1)
     return off, int((off & (nearest != torch.arange(len(off)))).sum())
 
 
@@ -138,11 +140,17 @@ def _astray(told, asked) -> tuple[torch.Tensor, int]:
 @torch.no_grad()
 def accuracy(source) -> None:
     """How often the teacher is right, and would be with other inputs or another class order."""
-    setup = source.setup
+    setup, task = source.setup, source.setup.data.task
     split, what = setup.data.val.to("cpu"), "validation"
+    if split.y is None or not task.has_classes:
+        return
     order = torch.randperm(len(split), generator=generator(0, "doctor"))[:SAMPLES]
-    x, y = split.x[order], _hard(split.y[order])
-    logits = source.on_inputs(x)
+    split = split[order]
+    x, logits = split.x, source.on_inputs(split.x)
+    if task != ONE_LABEL:
+        _of_rows(source, split, logits)
+        return
+    y = _hard(split.y)
     if logits is None:  # it answers for training samples only
         if any(_at_chance(source, *member) for member in _named(source.teacher)):
             return
@@ -173,6 +181,25 @@ def accuracy(source) -> None:
                 f"{right:.1%} of {len(y)} validation samples.",
                 "It would be pulled down to it.",
                 "Are the two in each other's place?")
+
+
+def _of_rows(source, split, logits) -> None:
+    """`accuracy` of a task with other rows than samples: only whether it is at chance."""
+    try:
+        rows = source.setup.data.task.rows(logits.cpu(), split.x, split.y).counted()
+        right = measure.accuracy(rows.logits, rows.labels)
+    except (AttributeError, ValueError):  # no answer, or outputs that are no rows of this task
+        return
+    y, classes = _hard(rows.labels), rows.logits.shape[1]
+    guessing = float(torch.bincount(y, minlength=classes).max() / len(y))
+    source.look(f"what the teacher knows: {right:.1%} of {len(y)} rows of the validation split")
+    if right < guessing:
+        source.report(
+            f"The teacher is worse than the most frequent class: right on {right:.1%} of {len(y)} "
+            f"rows of the validation split, where that class alone gives {guessing:.1%}.",
+            "Then it has little to teach.",
+            "Was it trained, and were its weights loaded? Are its inputs, and the order of its "
+            "outputs, what it was trained on?")
 
 
 def _of_training(setup, teacher):

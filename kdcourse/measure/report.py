@@ -15,6 +15,7 @@ from kdcourse import schemes
 from kdcourse.data import Dataset
 from kdcourse.measure import efficiency, quality
 from kdcourse.taps import answers, device_of, predict
+from kdcourse.tasks import ONE_LABEL
 from kdcourse.teachers import Teacher
 
 
@@ -87,12 +88,13 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     student, compared with its peers. Of `MultiExit` every exit, compared with the end, which is the
     student; sizes are those of what an exit needs.
 
-    Rows, over all samples, tokens, pixels … that count: accuracy, also top-5 where there are more than five classes, agreement with the teacher,
-    NLL, ECE, KL(teacher || student); parameters, multiply-accumulates, the weights as a safetensors
-    file, latency of one image, throughput with `batch` images at once, and peak memory of one image
-    (see `latency`, `throughput`, `peak_memory`), on this machine. Times are medians, with the
-    interquartile range as their spread. Students are measured as they are exported: without hooks,
-    not compiled. Of numbers R² and the root mean squared error; without labels only what compares
+    Rows: accuracy, also top-5 where there are more than five classes, agreement with the teacher,
+    NLL, ECE, KL(teacher || student), all over the samples, or the tokens and pixels that count;
+    parameters, multiply-accumulates, the weights as a safetensors file, latency of one sample,
+    throughput with `batch` samples at once, and peak memory of one sample (see `latency`,
+    `throughput`, `peak_memory`), on this machine. Times are medians, with the interquartile range
+    as their spread. Students are measured as they are exported: without hooks, not compiled. Of
+    numbers R² and the root mean squared error; without labels only what compares
     with the teacher. A teacher whose outputs are not those of the data's classes has only sizes and
     times.
 
@@ -108,38 +110,51 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
                for name, teacher in teachers.items()}
     columns |= {name: (functools.partial(predict, network), network)
                 for name, network in networks.items()}
-    logits, rows = {}, {}
+    logits, labels = {}, None
     for name, (answer, _) in columns.items():
         try:
-            logits[name], found = answers(answer, getattr(data, split))
-            data.task.check_output(*data.train.head(0)) if False else None
+            logits[name], known = answers(answer, getattr(data, split))
         except ValueError:  # outputs that are no rows of this task, such as features
             if name in networks:
                 raise
-            rows[name] = {}
-            continue
-        labels = found if name in networks else None
+            logits[name] = torch.zeros(0, 0)
+        else:
+            labels = known if known is not None else labels
     logits = {name: found for name, found in logits.items() if found is not None}
+    rows = {}
     for name, found in logits.items():
         partners = scheme.partners(name, list(logits)) if name in networks else []
-        rows[name] = _right(found, labels, [logits[one] for one in partners if one in logits])
+        others = [logits[one] for one in partners if one in logits]
+        others = [other for other in others if other.shape == found.shape]
+        rows[name] = _right(found, labels, others, data.task) if _fits(found, labels) else {}
         _, network = columns[name]
         if network is not None:
             with _moved(network, device):
-                rows[name] |= _costs(network, data.shape, batch)
+                rows[name] |= _costs(network, data.train.head(1), batch)
     partner = scheme.partner
     if teachers:
         partner = next(iter(teachers)) if len(teachers) == 1 else "its teachers"
-    return Report(f"{data.name}, {len(labels):,} samples of the {split} split", rows, partner,
-                  batch, device.type, torch.get_num_threads())
+    kind = "samples" if data.task.plain else f"rows of {data.task!r}"
+    images = not isinstance(data.shape, dict) and len(data.shape) == 3
+    return Report(f"{data.name}, {max(map(len, logits.values())):,} {kind} of the {split} split",
+                  rows, partner, batch, device.type, torch.get_num_threads(),
+                  "images" if images else "samples")
 
 
-def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
-    row = quality.evaluate(logits_NK, labels)
-    if logits_NK.shape[1] > 5:
-        row["top5"] = quality.top_k(logits_NK, labels)
-    pairs = [quality.evaluate(logits_NK, labels, other) for other in others]
-    for key in ("agreement", "teacher_kl") if pairs else ():
+def _fits(logits_MK: torch.Tensor, labels) -> bool:
+    """Whether the logits are of classes that the labels name; of a teacher they need not be."""
+    if labels is None or labels.ndim == 2:
+        return labels is None or labels.shape == logits_MK.shape
+    return len(labels) == len(logits_MK) and int(labels.max()) < logits_MK.shape[1]
+
+
+def _right(logits_MK: torch.Tensor, labels, others, task) -> dict:
+    as_rows = ONE_LABEL if task.has_classes else task  # they are rows already
+    row = quality.evaluate(logits_MK, labels, task=as_rows)
+    if task.has_classes and labels is not None and logits_MK.shape[1] > 5:
+        row["top5"] = quality.top_k(logits_MK, labels)
+    pairs = [quality.evaluate(logits_MK, labels, other, as_rows) for other in others]
+    for key in (pairs[0].keys() - row.keys() if pairs else ()):
         row[key] = statistics.fmean(pair[key] for pair in pairs)
     return row
 
@@ -155,14 +170,14 @@ def _moved(model: nn.Module, device):
         model.to(before)
 
 
-def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:
-    latency = efficiency.latency(model, shape)
-    throughput = efficiency.throughput(model, shape, batch)
-    return {"parameters": efficiency.parameters(model), "macs": efficiency.macs(model, shape),
+def _costs(model: nn.Module, example, batch: int) -> dict:
+    latency = efficiency.latency(model, example)
+    throughput = efficiency.throughput(model, example, batch)
+    return {"parameters": efficiency.parameters(model), "macs": efficiency.macs(model, example),
             "file_mb": efficiency.file_mb(model),
             "latency_ms": latency[0], "latency_iqr_ms": latency[1],
             "throughput": throughput[0], "throughput_iqr": throughput[1],
-            "peak_mb": efficiency.peak_memory(model, shape)}
+            "peak_mb": efficiency.peak_memory(model, example)}
 
 
 class _AsNetwork(nn.Module):
@@ -172,9 +187,9 @@ class _AsNetwork(nn.Module):
         super().__init__()
         self.networks, self._teacher = nn.ModuleList(teacher.networks()), (teacher,)
 
-    def forward(self, x):
+    def forward(self, *args, **kwargs):
         with torch.compiler.set_stance("force_eager"):  # as students are measured
-            return self._teacher[0].predict(x)
+            return self._teacher[0].predict(kwargs or args[0])
 
 
 def text_table(header: list[str], lines: list[list[str]]) -> str:

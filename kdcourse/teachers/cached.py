@@ -92,7 +92,7 @@ class Cached(Teacher):
         self._source = (source,)
 
     def _store(self, logits_VNK: torch.Tensor) -> None:
-        self.register_buffer("_logits_VNK", logits_VNK, persistent=False)
+        self.register_buffer("_logits_VNK", logits_VNK.contiguous(), persistent=False)
 
     @property
     def source(self) -> Teacher | None:
