@@ -77,9 +77,13 @@ def test(session: nox.Session) -> None:
         return
     two = ("-m", "pytest", "-n", "2", "--dist", "loadfile")  # files share the work of two processes
     python(session, *two, OMP_NUM_THREADS="1")
-    # Outputs are compared nowhere: a token run measures other numbers. What counts is that no
-    # cell raises. MPLBACKEND is removed so that figures are drawn as they are in Jupyter.
+    # Every cell runs, trainings make two steps, and every recorded row is found by its key (the
+    # teachers are trained for that). Other outputs are compared nowhere: a token run measures
+    # other numbers. MPLBACKEND is removed so that figures are drawn as they are in Jupyter.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        for name in ("glyphs", "glyphs-vit"):
+            train = f"import kdcourse as kd; kd.teacher({name!r})"
+            python(session, "-c", train, KDCOURSE_HOME=home)
         python(
             session,
             *(*two, "--nbval-lax", "--nbval-current-env", "notebooks"),
@@ -87,10 +91,12 @@ def test(session: nox.Session) -> None:
             "--ignore=notebooks/assignments",  # masters with solutions; tests/assignments/
             KDCOURSE_HOME=home,  # neither use nor touch what the caller has trained
             KDCOURSE_SMOKE="1",
+            KDCOURSE_RECORD="check",
             OMP_NUM_THREADS="1",
             TQDM_DISABLE="1",
             MPLBACKEND=None,
         )
+        python(session, "book/tools/rows.py", home)
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -140,7 +146,7 @@ def lint(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """Run the package's tests with the oldest versions that pyproject.toml allows."""
     session.install("--resolution", "lowest-direct", "-e", ".[test]")
-    skip = [f"--ignore=tests/test_{name}.py" for name in ("book", "browser", "notebooks")]
+    skip = [f"--ignore=tests/book/test_{name}.py" for name in ("book", "browser", "notebooks")]
     session.run("pytest", *skip, *session.posargs)
 
 
@@ -148,7 +154,8 @@ def oldest(session: nox.Session) -> None:
 def parity(session: nox.Session) -> None:
     """Compare our losses with the released versions of other libraries (installed apart)."""
     session.install("-c", "constraints.txt", "-e", ".[parity]")
-    session.run("pytest", "tests/losses/parity.py", "tests/test_errors_page.py", *session.posargs)
+    session.run(
+        "pytest", "tests/losses/parity.py", "tests/book/test_errors_page.py", *session.posargs)
 
 
 @nox.session

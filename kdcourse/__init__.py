@@ -21,7 +21,7 @@ from kdcourse.measure import report
 from kdcourse.schemes import Distiller, MultiExit, Mutual, Supervised, export
 from kdcourse.taps import Output, taps
 from kdcourse.teachers import EMA, Cached, Ensemble, Live
-from kdcourse.training import History, Recipe, fit
+from kdcourse.training import History, Recipe, fastest, fit
 from kdcourse.zoo import teacher
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "experiment",
     "explore",
     "export",
+    "fastest",
     "fit",
     "losses",
     "measure",

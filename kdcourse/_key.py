@@ -123,7 +123,7 @@ def arguments(thing) -> dict:
 
     Those that equal their default are left out.
     """
-    found = {}
+    kept = {}
     for name, parameter in inspect.signature(type(thing).__init__).parameters.items():
         several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if name == "self" or several:
@@ -131,9 +131,17 @@ def arguments(thing) -> dict:
         if not hasattr(thing, name):
             raise ValueError(f"Expected {type(thing).__name__} to keep its argument {name!r} as an "
                              "attribute of that name, for the key under which results are kept.")
-        value = getattr(thing, name)
+        kept[name] = getattr(thing, name)
+    return unlike_defaults(type(thing), kept)
+
+
+def unlike_defaults(kind: type, values: dict) -> dict:
+    """Those of the constructor arguments `values` of a class that do not equal their default."""
+    parameters = inspect.signature(kind.__init__).parameters
+    found = {}
+    for name, value in values.items():
         try:
-            default = bool(value == parameter.default)
+            default = name in parameters and bool(value == parameters[name].default)
         except (RuntimeError, ValueError):  # a tensor: neither equal nor not
             default = False
         if not default:
@@ -306,7 +314,8 @@ class _Reader:
         cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
         reads = {name: function.__globals__[name] for name in _globals(function.__code__)
                  if name in function.__globals__}
-        return ["function", name, _source(function), self.read(function.__defaults__, place),
+        return ["function", name.rpartition("<locals>.")[2], _source(function),
+                self.read(function.__defaults__, place),
                 self.read(function.__kwdefaults__, place), self.read(cells, place),
                 [[name, self.read(value, name)] for name, value in sorted(reads.items())]]
 
@@ -343,15 +352,31 @@ def _globals(code) -> set[str]:
 
 
 def _source(function):
-    """The lines of a function without comments and blank lines; its bytecode where it has none."""
+    """The lines of a function without comments and blank lines, of a lambda its expression; the
+    bytecode where there is no source."""
+    code = function.__code__
     try:
-        lines = textwrap.dedent(inspect.getsource(function)).splitlines()
-    except (OSError, TypeError):
-        code = function.__code__
+        lines = inspect.findsource(function)[0]
+        if function.__name__ == "<lambda>":  # one of several, perhaps, in its line
+            return [*code.co_varnames[: code.co_argcount], _between(code, lines)]
+        lines = textwrap.dedent("".join(inspect.getblock(lines[code.co_firstlineno - 1 :])))
+        lines = lines.splitlines()
+    except (OSError, TypeError, IndexError, ValueError):
         constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
         inner = [c.co_code.hex() for c in code.co_consts if isinstance(c, types.CodeType)]
         return [code.co_code.hex(), inner, repr(constants), list(code.co_names)]
     return [line.rstrip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def _between(code, lines: list[str]) -> str:
+    """The source from the first to the last position that bytecode names."""
+    places = [place for place in code.co_positions() if None not in place and place[2] < place[3]]
+    (top, left), (bottom, right) = (min((line, column) for line, _, column, _ in places),
+                                    max((line, column) for _, line, _, column in places))
+    part = [line.encode() for line in lines[top - 1 : bottom]]
+    part[-1] = part[-1][:right]
+    part[0] = part[0][left:]
+    return " ".join(b" ".join(part).decode().split())
 
 
 @functools.cache

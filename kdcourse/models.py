@@ -14,32 +14,20 @@ from torch import nn
 
 from kdcourse._key import stamp
 from kdcourse._random import seeded
-from kdcourse.taps import (
-    Output,
-    alone,
-    answers,
-    describe,
-    device_of,
-    evaluating,
-    predict,
-    unwrapped,
-)
+from kdcourse.taps import alone, answers, describe, device_of, evaluating, predict
 
-__all__ = ["BasicBlock", "MeanOverImage", "Normalize", "Output", "ResNet", "alone", "answers",
-           "convnet", "describe", "device_of", "evaluating", "mlp", "predict", "resnet",
-           "unwrapped", "vit"]
+__all__ = ["BasicBlock", "MeanOverImage", "Normalize", "ResNet", "alone", "answers", "convnet",
+           "describe", "device_of", "evaluating", "mlp", "predict", "resnet", "vit"]
 
 
 def _seeded(build):
-    """Draw the initial weights from `seed` alone, leave torch's global generator as it was, and
-    remember on the model how it was made (`model.spec`)."""
+    """Draw the initial weights from `seed` alone, and keep how a model was made in `model.spec`."""
     signature = inspect.signature(build)
 
     @functools.wraps(build)
     def wrapped(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        # What was added later is None by default and not shown: results are found by this text.
         settings = {k: v for k, v in bound.arguments.items() if k != "seed" and v is not None}
         for name, value in settings.items():
             for number in value if isinstance(value, (tuple, list)) else (value,):
@@ -55,7 +43,7 @@ def _seeded(build):
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std, per channel; the fixed first layer of our networks."""
+    """Compute (x - mean) / std; the fixed first layer of our networks."""
 
     def __init__(self, mean=0.5, std=0.5):
         super().__init__()
@@ -77,7 +65,7 @@ def _conv_bn(inputs, outputs, kernel=3, stride=1):
 
 @_seeded
 def mlp(hidden: tuple = (128, 128), channels=1, classes=36, size=28, seed=0) -> nn.Module:
-    """A multilayer perceptron with ReLU: the kind of network in Hinton's MNIST experiment.
+    """Make a multilayer perceptron with ReLU, as in Hinton's MNIST experiment.
 
     hidden: the width of each hidden layer.
 
@@ -93,8 +81,8 @@ def mlp(hidden: tuple = (128, 128), channels=1, classes=36, size=28, seed=0) -> 
 
 @_seeded
 def convnet(width=16, channels=1, classes=36, size=28, seed=0) -> nn.Module:
-    """Three strided convolutions of `width`, 2 and 4 times `width` channels, each with batch
-    normalisation and ReLU, then the mean over the image and a linear layer. A small student.
+    """Make a small student of three strided convolutions with `width`, 2 and 4 times `width`
+    channels, batch normalisation and ReLU, the mean over the image, and a linear layer.
 
     `size` is accepted for symmetry: the network takes any size of at least 8.
 
@@ -110,17 +98,12 @@ def convnet(width=16, channels=1, classes=36, size=28, seed=0) -> nn.Module:
 
 
 def _mean_over_image(x_BCHW) -> torch.Tensor:
-    """[B, C, 1, 1], the numbers of `nn.AdaptiveAvgPool2d(1)`.
-
-    Here the gradient is divided before it is spread over the image, and so takes no memory of its
-    own. PyTorch's mean spreads it first, in channels-first order, which the layer before it in a
-    channels-last network reads slowly.
-    """
+    # Not nn.AdaptiveAvgPool2d(1), whose gradient takes memory of its own, in channels-first order.
     return x_BCHW.sum((2, 3), keepdim=True) / (x_BCHW.shape[2] * x_BCHW.shape[3])
 
 
 class MeanOverImage(nn.Module):
-    """The mean over height and width: [B, C, H, W] to [B, C, 1, 1]."""
+    """Take the mean over height and width: [B, C, H, W] to [B, C, 1, 1]."""
 
     def forward(self, x):
         return _mean_over_image(x)
@@ -166,8 +149,8 @@ class ResNet(nn.Module):
 
 @_seeded
 def resnet(depth=14, width=16, stem_stride=1, channels=1, classes=36, size=28, seed=0) -> nn.Module:
-    """A ResNet for small images: depth 6n+2 (8, 14, 20, 32, 56, 110 …), three stages of `width`,
-    2 and 4 times `width` channels, 1x1 convolutions in the shortcuts.
+    """Make a ResNet for small images: depth 6n+2 (8, 14, 20, 32, 56, 110 …), three stages with
+    `width`, 2 and 4 times `width` channels, 1x1 convolutions in the shortcuts.
 
     stem_stride: 2 halves the image in the first layer: a quarter of the arithmetic.
     `size` is accepted for symmetry. Raises `ValueError` for a depth that is not 6n+2.
@@ -183,16 +166,14 @@ def resnet(depth=14, width=16, stem_stride=1, channels=1, classes=36, size=28, s
 @_seeded
 def vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28, seed=0,
         stem=None, init=None) -> nn.Module:
-    """A small vision transformer: timm's `VisionTransformer` with a class token.
+    """Make a small vision transformer: timm's `VisionTransformer` with a class token.
 
     dim: the width of a token; patch: the side of a patch in pixels, a divisor of `size`.
-    stem: None makes a token of each patch by one matrix. "conv" makes it with convolutions: 3x3
-        with stride 2, batch normalisation and ReLU until there is one token for every `patch`
-        pixels (rounded up), then 1x1; `patch` must be a power of 2. It learns much faster from few
-        images (Xiao et al. 2021, arXiv:2106.14881).
-    init: None keeps timm's first weights, with standard deviation 0.02 at any width. "lecun" draws
-        those of each linear layer with 1/√inputs, class token and positions with 0.3: where a
-        token has few numbers, 0.02 is nearly nothing, and learning starts late.
+    stem: None makes a token of each patch by one matrix. "conv" makes it with convolutions (Xiao et
+        al. 2021, arXiv:2106.14881): 3x3 with stride 2, batch normalisation and ReLU until there is
+        one token for every `patch` pixels (rounded up), then 1x1; `patch` must be a power of 2.
+    init: None keeps timm's initial weights, with standard deviation 0.02 at any width. "lecun"
+        draws those of each linear layer with 1/√inputs, class token and positions with 0.3.
 
     Raises `ValueError` when `patch` does not divide `size`, is no power of 2 with `stem="conv"`, or
     `heads` does not divide `dim`.

@@ -1,7 +1,7 @@
 """Figures: one message each, `f(what, ax=None) -> ax`, readable on a phone and in dark mode.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; no figure relies on
-colour alone. Tensors may be on any device.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart, and never the only
+difference. Tensors may be on any device.
 """
 
 import math
@@ -34,7 +34,7 @@ def style() -> None:
 
 
 def answers(image, rows: dict[str, np.ndarray], classes, top: int = 6, axes=None):
-    """An image and, beside it, what one network answers: a bar per class, for each named row.
+    """Draw an image and, beside it, probabilities as bars, for each named row.
 
     image: [C, H, W] in [0, 1]. rows: by name, probabilities [K]. The `top` classes of the last row
     are shown, largest first.
@@ -60,9 +60,9 @@ def answers(image, rows: dict[str, np.ndarray], classes, top: int = 6, axes=None
 
 def dots(comparison, quantity: str = "accuracy", label: str | None = None, percent: bool = True,
          arms=None, ax=None):
-    """A dot per seed, the mean, and its 95 % confidence interval, for each arm of a comparison."""
-    ax = ax or _axes(height=0.9 + 0.62 * len(arms or comparison.arms))
+    """Draw for each arm a dot per seed, the mean, and its 95 % confidence interval."""
     arms = list(arms or comparison.arms)
+    ax = ax or plt.subplots(figsize=(6.0, 0.9 + 0.62 * len(arms)))[1]
     for i, arm in enumerate(arms):
         color, values = _color(comparison, arm), comparison.values(arm, quantity)
         mean, low, high = comparison.interval(arm, quantity)
@@ -70,12 +70,10 @@ def dots(comparison, quantity: str = "accuracy", label: str | None = None, perce
         if not math.isnan(low):
             ax.plot([low, high], [i + 0.2] * 2, color=color, lw=3, solid_capstyle="butt")
         ax.plot(mean, i + 0.2, "D", color=color, ms=7)
-        text = f"{mean:.1%}" if percent else f"{mean:.3f}"
-        ax.annotate(text, (mean, i + 0.2), (0, -14), textcoords="offset points", ha="center",
-                    fontsize=10.5, color=INK, weight="bold")
+        _label(ax, f"{mean:.1%}" if percent else f"{mean:.3f}", mean, i + 0.2, -14, INK)
     ax.set_yticks(range(len(arms)), arms)
-    ax.set_ylim(len(arms) - 0.2, -0.5)
-    ax.set_xlabel(label or f"{quantity} on the {comparison.split} split")
+    ax.set(ylim=(len(arms) - 0.2, -0.5),
+           xlabel=label or f"{quantity} on the {comparison.split} split")
     ax.grid(visible=False, axis="y")
     if percent:
         ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
@@ -84,31 +82,29 @@ def dots(comparison, quantity: str = "accuracy", label: str | None = None, perce
 
 
 def differences(comparison, arms=None, quantity: str = "accuracy", ax=None):
-    """The paired difference of each arm with the baseline, in points, with its 95 % interval."""
+    """Draw each arm's paired difference with the baseline, in points, and its 95 % interval."""
     arms = [arm for arm in (arms or comparison.arms) if arm != comparison.baseline]
-    ax = ax or _axes(height=0.9 + 0.5 * len(arms))
+    ax = ax or plt.subplots(figsize=(6.0, 0.9 + 0.5 * len(arms)))[1]
     ax.axvline(0, color=GREY, lw=1.2)
     for i, arm in enumerate(arms):
         mean, low, high = (100 * value for value in comparison.difference(arm, quantity=quantity))
         color = GREY if low <= 0 <= high else BLUE if mean > 0 else RED
         ax.errorbar(mean, i, xerr=[[mean - low], [high - mean]], fmt="D", color=color, capsize=4,
                     lw=2.5)
-        ax.annotate(f"{mean:+.1f}", (mean, i), (0, 8), textcoords="offset points", ha="center",
-                    fontsize=10.5, weight="bold", color=color)
+        _label(ax, f"{mean:+.1f}", mean, i, 8, color)
     ax.set_yticks(range(len(arms)), arms)
-    ax.set_ylim(len(arms) - 0.4, -0.7)
-    ax.set_xlabel(f"{quantity} minus {comparison.baseline}, points (95 % interval, paired)")
+    ax.set(ylim=(len(arms) - 0.4, -0.7),
+           xlabel=f"{quantity} minus {comparison.baseline}, points (95 % interval, paired)")
     ax.grid(visible=False, axis="y")
     return ax
 
 
 def heatmap(table, rows, columns, xlabel: str, ylabel: str, label: str, deviation=None, ax=None):
-    """Means in a grid, [rows, columns], each written in its cell.
+    """Draw means in a grid, [rows, columns], each written in its cell.
 
-    deviation: a typical standard deviation between seeds; it is drawn as a bar on the colour scale,
-    so that one sees which differences are larger than luck.
+    deviation: a typical standard deviation between seeds, drawn as a bar on the colour scale.
     """
-    ax = ax or _axes(height=0.9 + 0.55 * len(rows))
+    ax = ax or plt.subplots(figsize=(6.0, 0.9 + 0.55 * len(rows)))[1]
     table = _array(table)
     drawn = ax.imshow(table, cmap="cividis", aspect="auto")
     bar = ax.figure.colorbar(drawn, ax=ax, label=label, format=PercentFormatter(1, decimals=0))
@@ -126,13 +122,13 @@ def heatmap(table, rows, columns, xlabel: str, ylabel: str, label: str, deviatio
 
 
 def cka(table, rows, columns, xlabel: str, ylabel: str, ax=None):
-    """How alike the layers of two networks are: `measure.cka_matrix` [rows, columns], in a grid.
+    """Draw how alike the layers of two networks are: `measure.cka_matrix` [rows, columns].
 
-    rows, columns: the names of the layers, from the input on; the first row is at the bottom, so
-    that layers of the same depth lie on the diagonal from there. A cell without a value is hatched.
+    rows, columns: the names of the layers, from the input on; the first row is at the bottom. A
+    cell without a value is hatched.
     """
     table = _array(table)
-    ax = ax or _axes(height=min(6.0, max(2.8, 1.3 + 0.42 * len(rows))))
+    ax = ax or plt.subplots(figsize=(6.0, min(6.0, max(2.8, 1.3 + 0.42 * len(rows)))))[1]
     ax.set_facecolor("white")
     drawn = ax.pcolormesh(np.ma.masked_invalid(table), cmap="cividis", vmin=0, vmax=1)
     ax.add_patch(plt.Rectangle((0, 0), len(columns), len(rows), hatch="///", fill=False, lw=0,
@@ -149,18 +145,15 @@ def cka(table, rows, columns, xlabel: str, ylabel: str, ax=None):
 
 
 def reliability(comparison, arms=None, ax=None):
-    """How often the students are right by how sure they are, all seeds of an arm together."""
-    ax = ax or _axes(height=4.2)
+    """Draw accuracy against confidence, all seeds of an arm together."""
+    ax = ax or plt.subplots(figsize=(6.0, 4.2))[1]
     ax.plot([0, 1], [0, 1], color=GREY, lw=1.2, ls="--", label="calibrated")
     for i, arm in enumerate(arms or comparison.arms):
-        bins = np.array(comparison.values(arm, "reliability"), dtype=object)  # [runs, bins, 3]
-        counts = bins[:, :, 0].astype(float)
-        sure = np.where(counts > 0, bins[:, :, 1], 0).astype(float)
-        right = np.where(counts > 0, bins[:, :, 2], 0).astype(float)
+        bins = np.array(comparison.values(arm, "reliability"), dtype=float)  # [runs, bins, 3]
+        counts, sure, right = np.nan_to_num(bins).transpose(2, 0, 1)
         total = counts.sum(0)
         kept = total >= 20  # a mean over fewer answers is noise
-        x = (counts * sure).sum(0)[kept] / total[kept]
-        y = (counts * right).sum(0)[kept] / total[kept]
+        x, y = ((counts * each).sum(0)[kept] / total[kept] for each in (sure, right))
         ax.plot(x, y, marker=MARKERS[i % len(MARKERS)], color=_color(comparison, arm),
                 label=f"{arm} (ECE {comparison.mean(arm, 'ece'):.3f})")
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="how sure the student was",
@@ -172,15 +165,14 @@ def reliability(comparison, arms=None, ax=None):
 
 
 def curves(comparison, arms=None, ax=None):
-    """Validation accuracy by epoch: the mean over the seeds, and a band from worst to best seed."""
-    ax = ax or _axes()
+    """Draw validation accuracy by epoch: the mean of the seeds, a band from worst to best."""
+    ax = ax or plt.subplots(figsize=(6.0, 3.6))[1]
     for i, arm in enumerate(arms or comparison.arms):
         runs = comparison.values(arm, "curve")  # per run: [epoch, loss, validation accuracy]
         epochs = [point[0] for point in runs[0]]
         table = np.array([[point[2] for point in run] for run in runs])
-        color = _color(comparison, arm)
-        ax.plot(epochs, table.mean(0), marker=MARKERS[i % len(MARKERS)], ms=5, color=color,
-                label=arm)
+        color, marker = _color(comparison, arm), MARKERS[i % len(MARKERS)]
+        ax.plot(epochs, table.mean(0), marker=marker, ms=5, color=color, label=arm)
         ax.fill_between(epochs, table.min(0), table.max(0), color=color, alpha=0.18, lw=0)
     ax.set(xlabel="epoch", ylabel="validation accuracy")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -189,8 +181,8 @@ def curves(comparison, arms=None, ax=None):
 
 
 def history(record, ax=None):
-    """One run: training loss and validation accuracy by epoch."""
-    ax = ax or _axes()
+    """Draw the training loss and the validation accuracy of one run by epoch."""
+    ax = ax or plt.subplots(figsize=(6.0, 3.6))[1]
     ax.plot(record["epoch"], record["loss"], color=GREY, label="training loss (left)")
     ax.set(xlabel="epoch", ylabel="training loss")
     right = ax.twinx()
@@ -208,24 +200,22 @@ def history(record, ax=None):
     return ax
 
 
+def _label(ax, text: str, x: float, y: float, shift: int, color: str) -> None:
+    ax.annotate(text, (x, y), (0, shift), textcoords="offset points", ha="center", fontsize=10.5,
+                color=color, weight="bold")
+
+
 def _color(comparison, arm) -> str:
-    """An arm has one colour in all figures of a comparison."""
     return CYCLE[comparison.arms.index(arm) % len(CYCLE)]
 
 
 def _array(values) -> np.ndarray:
-    """An array of a tensor on any device, of an array, or of lists of them."""
     if isinstance(values, (list, tuple)):
         return np.array([_array(value) for value in values])
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
 def _write(ax, table, form, middle: float, shift: float = 0) -> None:
-    """A number into each cell, white on what is darker than `middle`."""
     for i, j in np.ndindex(table.shape):
         ax.text(j + shift, i + shift, form(table[i, j]), ha="center", va="center",
                 color="white" if table[i, j] < middle else "black")
-
-
-def _axes(height: float = 3.6):
-    return plt.subplots(figsize=(6.0, height))[1]

@@ -160,13 +160,18 @@ class _Leave:
             raise _Left(self.tap.take())
 
 
-def alone(model: nn.Module) -> nn.Module:
-    """A copy of the model in eval mode, as it was before anybody compiled, wrapped or tapped it."""
-    # A tensor that a module keeps of its last call has a history, and torch does not copy that.
+def copied(model: nn.Module, shared=()) -> nn.Module:
+    """A deep copy that keeps the `shared` objects. `copy.deepcopy` refuses tensors that a module
+    keeps of its last call, with their history; they are detached."""
     memo = {id(value): value.detach().clone() for module in model.modules()
             for value in vars(module).values()
             if isinstance(value, torch.Tensor) and not value.is_leaf}
-    model = unwrapped(copy.deepcopy(model, memo))
+    return copy.deepcopy(model, memo | {id(value): value for value in shared})
+
+
+def alone(model: nn.Module) -> nn.Module:
+    """A copy of the model in eval mode, as it was before anybody compiled, wrapped or tapped it."""
+    model = unwrapped(copied(model))
     _unhook(model, lambda hook: isinstance(hook, _Tap))
     return model.eval()
 

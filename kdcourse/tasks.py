@@ -10,7 +10,6 @@ import dataclasses
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 
 class Rows(NamedTuple):
@@ -154,11 +153,6 @@ class Task:
         """The class numbers among hard labels, flat: without those that are ignored."""
         return y.flatten()
 
-    def smoothed(self, y: torch.Tensor, classes: int, share: float) -> torch.Tensor:
-        """Labels mixed with the uniform distribution over so many classes."""
-        soft = y if not self.hard(y) else F.one_hot(y, classes).float()
-        return soft.lerp(torch.full_like(soft, 1 / soft.shape[1]), share)
-
     def sums(self, rows: Rows) -> torch.Tensor:
         """What `score` needs of some samples: sums, which may be added up."""
         labels = rows.labels if rows.labels.ndim == 1 else rows.labels.argmax(1)
@@ -200,13 +194,6 @@ class _Dense(Task):
 
     def known(self, y):
         return y[y != self.ignore]
-
-    def smoothed(self, y, classes, share):
-        if self.hard(y):
-            given = (y != self.ignore).unsqueeze(self.axis)
-            y = F.one_hot(y.where(y != self.ignore, 0), classes).movedim(-1, self.axis) * given
-        given = (y != 0).any(self.axis, keepdim=True)
-        return y.float().lerp(torch.full_like(y, 1 / classes, dtype=torch.float32), share) * given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,9 +259,6 @@ class Labels(Task):
             raise ValueError(f"Expected a student with exactly one output for each of the "
                              f"{len(names)} classes of {of}, got {self.outputs(output)}.")
 
-    def smoothed(self, y, classes, share):
-        return y.float().lerp(torch.full_like(y, 0.5, dtype=torch.float32), share)
-
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(Task):
@@ -298,10 +282,6 @@ class Numbers(Task):
         if y.ndim != 2 or y.shape[1] != classes or not y.isfinite().all():
             raise ValueError(f"Expected finite targets of shape [N, {classes}] in {name}, got "
                              f"{list(y.shape)}.")
-
-    def smoothed(self, y, classes, share):
-        raise ValueError("Expected label_smoothing=0 for targets that are numbers, got "
-                         f"{share}. Leave it out of the recipe.")
 
     def sums(self, rows):
         # On the CPU, as not every device has float64, which the variance of large numbers needs.

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -9,9 +10,9 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from kdcourse import _files, data, measure, models, schemes
-from kdcourse._key import key_of, stamp
+from kdcourse._key import named, stamp
 from kdcourse._machine import RESULTS, where
-from kdcourse.taps import describe, device_of, predict
+from kdcourse.taps import describe, predict
 from kdcourse.training import Recipe, fit
 
 # What each teacher is: its network, its own images (not those of any student), and how it learns.
@@ -30,21 +31,20 @@ TEACHERS = {
 
 
 def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
-    """A trained teacher: trained at the first call (a minute or two), then loaded.
+    """Load a trained teacher; the first call trains it (a minute or two).
 
     * "glyphs": a ResNet-8, trained on 40,000 glyphs of its own.
-    * "glyphs-vit": a vision transformer of four layers behind a stem of convolutions, which is what
-      makes it learn this much in two minutes; trained on 40,000 other glyphs, from labels only.
+    * "glyphs-vit": a vision transformer of four layers behind a stem of convolutions, trained on
+      40,000 other glyphs, from labels only.
 
     The weights lie in `KDCOURSE_HOME/teachers` as safetensors, beside a JSON card with the recipe,
-    the fingerprint of the data, the accuracy, versions and seconds; `model.card` holds it. Weights
-    that do not match their card are never loaded. A training that was killed leaves nothing
-    behind, and of two processes one trains while the other waits.
+    the fingerprint of the data, the accuracy, versions and seconds; `model.card` holds it. A
+    training that was killed leaves nothing behind; of two processes one trains, the other waits.
 
     refresh: train anew, also when there is one.
 
-    Raises `ValueError` for an unknown name, and for files that were altered or cut short: they
-    are named and left as they are.
+    Raises `ValueError` for an unknown name, and for files that were altered or cut short, which
+    stay as they are.
     """
     if name not in TEACHERS:
         raise ValueError(f"Expected one of the teachers {sorted(TEACHERS)}, got {name!r}.")
@@ -53,16 +53,16 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
     model.spec = f"teacher({name!r})"
     expected = {
         "name": name, "model": describe(entry["model"]()),
-        "recipe": key_of(entry["recipe"]).exact, "data": entry["data"],
-        "fingerprint": data.glyphs_fingerprint(), "results": RESULTS,
-        "smoke": _files.smoke(),
+        "recipe": named(entry["recipe"]), "data": entry["data"],
+        "fingerprint": data.glyphs_fingerprint(), "results": RESULTS, "smoke": False,
     }
-    # Another recipe, another font file or another kdcourse is another folder: it is trained anew,
-    # and nothing that was trained before is lost.
-    version = _files.digest(expected)[:10]
-    folder = _files.make_folder(_files.home() / "teachers" / f"{name}-{version}")
+    folder = _folder(expected)
+    if _files.smoke() and not (folder / "card.json").exists():  # a trained one is taken as it is
+        expected["smoke"] = True
+        folder = _folder(expected)
+    _files.make_folder(folder)
     weights, card = folder / "model.safetensors", folder / "card.json"
-    with FileLock(folder / "lock"):  # the system opens it when its holder is killed
+    with FileLock(folder / "lock"):  # released by the system when its holder is killed
         if refresh:
             card.unlink(missing_ok=True)
         if not card.exists():  # never finished, or to be remade
@@ -75,9 +75,16 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
                 _files.write_json(card, model.card)  # last: its presence says that all is there
         else:
             model.card = _load(model, weights, card, expected)
-    stamp(model, ["teacher", {key: value for key, value in expected.items() if key != "smoke"}])
-    # On the CPU whether it was trained (perhaps on a GPU) or loaded: schemes move it.
+    what = {key: value for key, value in expected.items() if key != "smoke"}
+    stamp(model, ["teacher", what | {"recipe": entry["recipe"]}])
     return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _folder(expected: dict) -> Path:
+    """Where a teacher lies. Another recipe, font file or kdcourse is another folder, so it is
+    trained anew, and nothing that was trained before is lost."""
+    version = _files.digest(expected)[:10]
+    return _files.home() / "teachers" / f"{expected['name']}-{version}"
 
 
 def _train(model, entry, expected) -> dict:
@@ -87,8 +94,7 @@ def _train(model, entry, expected) -> dict:
                   label=f"training the teacher {expected['name']!r} once")
     if history.interrupted:
         raise KeyboardInterrupt("The teacher's training was stopped; the next call starts anew.")
-    accuracy = measure.accuracy(predict(model, own.val.x), own.val.y.to(
-        device_of(model)))
+    accuracy = measure.accuracy(predict(model, own.val.x), own.val.y)
     return expected | {"accuracy": accuracy, "seconds": time.perf_counter() - start,
                        **where(history.device)}
 

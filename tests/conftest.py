@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import json
 import os
 import shutil
 import socket
@@ -88,6 +89,15 @@ def built(tmp_path_factory) -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise RuntimeError(f"The assignments cannot be made:\n{done.stderr}")
     return folder
+
+
+def cell(chapter: str, text: str) -> str:
+    """The code cell of a chapter with that text in it."""
+    (path,) = ROOT.glob(f"notebooks/{chapter}_*.ipynb")
+    sources = ["".join(found["source"]) for found in json.loads(path.read_text("utf-8"))["cells"]
+               if found["cell_type"] == "code"]
+    (source,) = [source for source in sources if text in source]
+    return source
 
 
 # --- for the tests of the package ---------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What is measured, drawn or shown may be on any device, each tensor on another one."""
 
+import contextlib
 import itertools
 import types
 
@@ -7,8 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import network
-from elsewhere import Elsewhere
+from conftest import cell, network
+from helpers.elsewhere import Elsewhere
+from torchvision.transforms import v2
 
 import kdcourse as kd
 from kdcourse import explore, measure, plot
@@ -25,6 +27,9 @@ def there(request, monkeypatch):
     if request.param == "cuda":
         yield lambda tensor: tensor.cuda()
     else:
+        # Wrapped tensors cannot be split in inference mode.
+        monkeypatch.setattr(torch, "inference_mode",
+                            lambda on=True: torch.no_grad() if on else contextlib.nullcontext())
         with Elsewhere() as place:
             yield place
 
@@ -55,7 +60,6 @@ MEASURES = {
     "reliability": (LOGITS, LABELS), "ece": (LOGITS, LABELS), "agreement": (LOGITS, OTHERS),
     "teacher_kl": (LOGITS, OTHERS), "entropy": (LOGITS,), "per_class": (LOGITS, LABELS, 6),
     "recall_at_1": (LOGITS, LABELS), "confusion": (LOGITS, LABELS),
-    "confusion_moved": (LOGITS, OTHERS, LABELS), "per_class_gain": (LOGITS, OTHERS, LABELS),
     "evaluate": (LOGITS, LABELS, OTHERS), "cka": (LOGITS, OTHERS),
     "interval": (LOGITS[0],), "paired_difference": (LOGITS[0], OTHERS[0]),
 }
@@ -63,7 +67,6 @@ DRAWN = {
     "answers": (IMAGES[0], {"student": LOGITS[0], "teacher": OTHERS[0]}, NAMES),
     "heatmap": (SOFT, range(24), range(6), "T", "alpha", "accuracy"),
     "cka": (SOFT[:6], NAMES, NAMES, "student", "teacher"),
-    "per_class_gain": (LOGITS[0], NAMES), "confusion_moved": (LOGITS[:6].round(), NAMES),
 }
 SHOWN = {
     "temperature": (LOGITS[:3], NAMES, IMAGES[:3], LABELS[:3]),
@@ -199,10 +202,12 @@ def test_views_of_samples_by_an_index_from_anywhere(there):
 # --- answers lie where the inputs are, whatever a training moved --------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"mean": 0.5, "std": 0.2}, {"size": 8}], ids=str)
-def test_logits_come_back_to_where_the_inputs_are(settings, there):
+@pytest.mark.parametrize("transform", [
+    pytest.param(None, id="none"), pytest.param(lambda x: (x - 0.5) / 0.2, id="normalised"),
+    pytest.param(v2.Resize([8, 8]), id="resized")])
+def test_logits_come_back_to_where_the_inputs_are(transform, there):
     first, second = (kd.models.convnet(width=4, size=4, seed=seed) for seed in (0, 1))
-    teacher = kd.Live(first, **settings)
+    teacher = kd.Live(first, transform)
     ensemble = kd.Ensemble([teacher, second])
     expected = [kd.models.predict(first, IMAGES), teacher.predict(IMAGES), ensemble.predict(IMAGES)]
     first.to(there(IMAGES).device)
@@ -252,16 +257,16 @@ def test_a_report_measures_both_on_the_device_of_the_student(trained_there, data
     report = kd.report(scheme, data)
     assert report.device == kd.models.device_of(scheme.student).type
     assert {name: row["parameters"] for name, row in report.rows.items()} == {
-        "teacher": sum(kd.measure.parameters(n) for n in
-                       (stored.source.model, *kd.teachers.networks(scheme.teacher))),
+        "teacher": sum(map(kd.measure.parameters, scheme.teacher.networks())),
         "student": kd.measure.parameters(scheme.student)}
-    assert kd.models.device_of(stored.source.model).type == "cpu"  # a copy was measured
+    assert kd.models.device_of(stored.source.model).type == "cpu"  # moved back after measuring
 
 
 def test_the_doctor_compares_stored_answers_with_the_network(trained_there, data):
     scheme, stored = trained_there
     assert "answers belong to other samples" not in str(kd.doctor(scheme, data))
-    stored._stored = stored._stored * 2 + 1  # far from what the teacher says of any
+    for weights in stored.source.model.parameters():
+        weights.normal_()  # now it answers otherwise
     assert "answers belong to other samples" in str(kd.doctor(scheme, data))
 
 
@@ -277,3 +282,57 @@ def test_the_doctor_takes_data_from_a_device(there, data):
     scheme = kd.Distiller(network(), network(1))
     assert [finding.problem for finding in kd.doctor(scheme.to(there(IMAGES).device), moved)] == [
         finding.problem for finding in kd.doctor(scheme.to("cpu"), data)]
+
+
+# --- what chapters write themselves -------------------------------------------------------------
+
+
+def defined(*sources, **names) -> dict:
+    """What these cells define."""
+    names = {"kd": kd, "np": np, "torch": torch, "nn": torch.nn,
+             "F": torch.nn.functional} | names
+    for source in sources:
+        exec(source, names)
+    return names
+
+
+@pytest.mark.parametrize("chapter", ["03", "04"])
+def test_teachers_of_a_chapter_are_asked_here_and_there(chapter, there, data):
+    if chapter == "03":
+        names = defined(cell("03", "class ByPosition(kd.Live)"))
+        teacher = names["ByPosition"](network(1), kd.Cached(network(1), data).logits)
+        paths = ()
+    else:
+        names = defined(cell("04", "class Remembering(kd.Live)"))
+        teacher, paths = names["Remembering"](network(1), data.train.x), ("2",)
+    first = next(data.train.batches(8))
+    expected = None
+    for place in ("cpu", there(IMAGES).device, "cpu"):
+        batch = Batch(*(tensor.to(place) for tensor in (first.x, first.y, first.index)))
+        teacher.place = 0  # as ByPosition counts
+        view = teacher.to(place)(batch, paths)
+        assert {x.device for x in (view.logits, *view.taps.values())} == {batch.x.device}
+        expected = view.logits if expected is None else expected
+        torch.testing.assert_close(view.logits.cpu(), expected)
+
+
+def test_attention_of_chapter_6_is_made_wherever_the_network_is(there):
+    names = defined(cell("06", "def attention_maps(model, x)"))
+    model = kd.models.vit(dim=16, depth=2, size=8, patch=4)
+    x = draw(5, 1, 8, 8)
+    expected = names["attention_maps"](model, x)
+    found = names["attention_maps"](model.to(there(x).device), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_measures_of_chapter_7_take_a_student_from_anywhere(there):
+    sources = [cell("07", text) for text in (
+        "def one_token(", "class TwoTokens(", "def mean_of_softmaxes(", "def heads(scheme, split)",
+        "def cosines(scheme, split)", "def attention(model, x, layer)", "def apart(scheme, split)")]
+    names = defined(*sources, teacher=kd.models.convnet(width=4),
+                    data=kd.data.glyphs(train=36, val=36, test=36))
+    scheme, split = kd.Supervised(names["TwoTokens"](0)), names["data"].val
+    for name in ("heads", "cosines", "apart"):
+        expected = names[name](scheme.cpu(), split)
+        found = names[name](scheme.to(there(IMAGES).device), split)
+        assert len(expected) > 0 and found == pytest.approx(expected, abs=1e-5)

@@ -55,7 +55,7 @@ def test_it_goes_on_from_a_checkpoint(data, device, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [
-    {"precision": "bf16"}, {"precision": "auto", "channels_last": "auto"}, {"accumulate": 2},
+    {"precision": "bf16"}, {"channels_last": False}, {"accumulate": 2},
     {"optimizer": "adamw", "clip": 1.0}], ids=str)
 def test_every_setting_trains_there(data, device, settings):
     scheme, history = distilled(data, device, kd.Recipe(epochs=3, batch=36, **settings))

@@ -1,6 +1,8 @@
 """The project's own promises: one address, sound versions, imports that point one way."""
 
 import ast
+import graphlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -18,10 +20,10 @@ ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["repository"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
-# An import points only towards the front of this list.
-ORDER = ["data", "views", "streams", "models", "losses", "teachers", "schemes", "training",
-         "measure", "experiment", "zoo", "plot", "explore", "checks", "doctor"]
-PRIVATE = ["_files", "_checkpoint", "_team"]  # of use to all of them
+# The rooms of the package: its folders and single files. An import points towards the front.
+ORDER = ["_files", "_key", "_random", "_machine", "_store", "tasks", "data", "taps", "models",
+         "losses", "teachers", "schemes", "training", "measure", "experiment", "zoo", "plot",
+         "explore", "checks", "doctor"]
 
 
 def read(name: str) -> str:
@@ -124,30 +126,100 @@ def test_conda_takes_the_same_versions():
     assert "python=3.11" in environment["dependencies"]
 
 
-def imports(tree: ast.AST) -> set[str]:
-    """The kdcourse modules that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(tree):
+MODULES = {  # by dotted name; a folder is its __init__.py
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "kdcourse").glob("**/*.py"))}
+INSIDE = sorted(MODULES.keys() - {"kdcourse", "kdcourse.__main__"})  # these two import all rooms
+
+
+def imports(name: str, text: str) -> list[tuple[str, str, str]]:
+    """What a module imports from the package, anywhere in it: (module, name in it or "", its name
+    here)."""
+    found, folder = [], name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names
-                      if alias.name.startswith("kdcourse.")}
-        if isinstance(node, ast.ImportFrom) and node.module == "kdcourse":
-            found |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdcourse."):
-            found.add(node.module.split(".")[1])
-    return found & {*ORDER, *PRIVATE}
+            found += [(alias.name, "", alias.asname or alias.name) for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), folder)
+            for alias in node.names:
+                is_module = f"{source}.{alias.name}" in MODULES
+                found.append((f"{source}.{alias.name}" if is_module else source,
+                              "" if is_module else alias.name, alias.asname or alias.name))
+    return [one for one in found if one[0].split(".")[0] == "kdcourse"]
 
 
-def test_imports_point_one_way():
-    paths = [path for path in ROOT.glob("kdcourse/**/*.py")
-             if path.relative_to(ROOT / "kdcourse").parts[0] not in ("__init__.py", "__main__.py")]
-    known = {*ORDER, *PRIVATE}
-    for path in paths:
-        module = path.relative_to(ROOT / "kdcourse").with_suffix("").parts[0]
-        assert module in known, f"{path}: give {module} its place in ORDER"
-        before = {*PRIVATE, *(ORDER[: ORDER.index(module) + 1] if module in ORDER else [])}
-        wrong = imports(ast.parse(path.read_text("utf-8"))) - before
-        assert not wrong, f"kdcourse/{path.name} imports {sorted(wrong)}, which come after it"
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
+def backwards(name: str, text: str) -> list[str]:
+    """The modules that a module imports although their room comes after its own."""
+    assert room(name) in ORDER, f"give kdcourse.{room(name)} its place in ORDER"
+    allowed = ORDER[: ORDER.index(room(name)) + 1]
+    return [source for source, *_ in imports(name, text)
+            if source == "kdcourse" or room(source) not in allowed]
+
+
+def private(name: str, text: str) -> list[str]:
+    """The private names of other modules that a module uses.
+
+    Names that start with "_" belong to their module. A file that starts with "_" is no such name:
+    kdcourse/_files.py is a room that all others may use, kdcourse/explore/_page.py a file for its
+    own room.
+    """
+    found, modules = [], {}
+    for source, attribute, here in imports(name, text):
+        if not attribute:
+            modules[here] = source
+            if "._" in source.removeprefix("kdcourse._") and room(source) != room(name):
+                found.append(source)
+        elif attribute.startswith("_") and source != name:
+            found.append(f"{source}.{attribute}")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr):
+            source = modules.get(ast.unparse(node.value), name)
+            if source != name and f"{source}.{node.attr}" not in MODULES:
+                found.append(f"{source}.{node.attr}")
+    return found
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_imports_point_one_way(name):
+    wrong = backwards(name, MODULES[name].read_text("utf-8"))
+    assert not wrong, f"{name} imports {wrong}, which come after it"
+
+
+def test_imports_have_no_circles():
+    graph = {name: {source for source, *_ in imports(name, MODULES[name].read_text("utf-8"))}
+             for name in INSIDE}
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_no_private_name_crosses_a_module(name):
+    wrong = private(name, MODULES[name].read_text("utf-8"))
+    assert not wrong, f"{name} uses {wrong}: make them public where they are, or do without"
+
+
+@pytest.mark.parametrize(("name", "text", "wrong"), [
+    ("kdcourse.taps", "from kdcourse.losses import base", ["kdcourse.losses.base"]),
+    ("kdcourse.losses.base", "def f():\n    from kdcourse import RESULTS", ["kdcourse"]),
+    ("kdcourse.schemes.online", "import kdcourse.doctor.step", ["kdcourse.doctor.step"]),
+    ("kdcourse.schemes.online", "from .base import Edge\nfrom kdcourse import taps, _files", []),
+])
+def test_an_import_that_points_back_is_found(name, text, wrong):
+    assert backwards(name, text) == wrong
+
+
+@pytest.mark.parametrize(("text", "wrong"), [
+    ("from kdcourse.taps import _hook", ["kdcourse.taps._hook"]),
+    ("from kdcourse import taps as t\nt._hook()", ["kdcourse.taps._hook"]),
+    ("from .base import _check", ["kdcourse.schemes.base._check"]),
+    ("from kdcourse.explore import _page", ["kdcourse.explore._page"]),
+    ("from kdcourse import _files, schemes\n_files.home(), schemes.__name__, x._y", []),
+])
+def test_a_private_name_is_found(text, wrong):
+    assert private("kdcourse.schemes.online", text) == wrong
 
 
 def test_the_order_of_imports_is_that_of_the_guide():

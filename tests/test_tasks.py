@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import network, state
-from test_processes import run
+from helpers.processes import run
 from torch import nn
 
 import kdcourse as kd
@@ -118,7 +118,8 @@ def test_training_report_doctor_and_export(kind):
     data, scheme = dataset(kind), scheme_of(kind)
     history = kd.fit(scheme, data, RECIPE, device="cpu")
     assert all(math.isfinite(value) for value in history["loss"])
-    score = history.scores[-1]
+    score = history.rows[-1].get("val_accuracy", history.rows[-1].get("val_r2"))
+    assert list(history.validated.values())[-1:] == [score] * (score is not None)
     report = kd.report(scheme, data)
     for name in ("student", "teacher"):
         assert report.rows[name]["macs"] > 0 and report.rows[name]["latency_ms"] > 0
@@ -178,16 +179,12 @@ def test_stored_answers_train_the_same_student(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_label_smoothing_accumulation_and_patience(kind):
-    recipe = dataclasses.replace(RECIPE, label_smoothing=0.1, accumulate=3, patience=1)
+def test_accumulation_and_patience(kind):
+    recipe = dataclasses.replace(RECIPE, accumulate=3, patience=1)
     if kind == "unlabelled":
         with pytest.raises(ValueError, match=r"labels to validate with, for Recipe\(patience"):
             kd.fit(scheme_of(kind), dataset(kind), recipe)
         recipe = dataclasses.replace(recipe, patience=None)
-    if kind == "numbers":
-        with pytest.raises(ValueError, match="label_smoothing=0 for targets that are numbers"):
-            kd.fit(scheme_of(kind), dataset(kind), recipe)
-        recipe = dataclasses.replace(recipe, label_smoothing=0)
     assert len(kd.fit(scheme_of(kind), dataset(kind), recipe, device="cpu")) >= 1
 
 
@@ -329,13 +326,15 @@ def test_numbers_are_squared_errors():
 def test_soft_and_smoothed_labels_of_tokens_and_pixels():
     z, y = rand(2, 4, 3), integers(3, 2, 4)
     y[0, 2:] = -100
-    soft = tasks.Tokens().smoothed(y, 3, 0.2)
-    agree(step(tasks.Tokens(), z, soft, losses.CE()), z, lambda z: F.cross_entropy(
+    agree(step(tasks.Tokens(), z, y, losses.LabelSmoothing(0.2)), z, lambda z: F.cross_entropy(
         z.transpose(1, 2), y, label_smoothing=0.2))
-    pixels, labels = z.transpose(1, 2)[..., None].contiguous(), y[..., None]
-    soft = tasks.Pixels().smoothed(labels, 3, 0.2)
-    agree(step(tasks.Pixels(), pixels, soft, losses.CE()), pixels, lambda z: F.cross_entropy(
-        z, labels, label_smoothing=0.2))
+    soft = rand(2, 4, 3, seed=2).softmax(-1) * (y != -100)[..., None]  # a row of zeros: no label
+    kept = y != -100
+    agree(step(tasks.Tokens(), z, soft, losses.CE()), z,
+          lambda z: F.cross_entropy(z[kept], soft[kept]))
+    pixels = z.transpose(1, 2)[..., None].contiguous()
+    agree(step(tasks.Pixels(), pixels, soft.transpose(1, 2)[..., None], losses.CE()), pixels,
+          lambda z: F.cross_entropy(z[..., 0].transpose(1, 2)[kept], soft[kept]))
 
 
 def test_another_output_of_a_network_is_cut_into_rows_as_well():
@@ -443,7 +442,7 @@ def test_ragged_tokens_in_two_processes_train_what_one_would(tmp_path, kind):
     pair = run(tmp_path / "two", 2, kind, PROGRAM)
     assert len(pair) == 2
     for history, theirs in pair:
-        torch.testing.assert_close(theirs, weights, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(theirs, weights, rtol=1e-3, atol=1e-5)
         for ours, row in zip(alone["rows"], history["rows"], strict=True):
             for column in ("loss", "CE", "KD", "DKD", "val_accuracy"):
                 assert row[column] == pytest.approx(ours[column], rel=1e-4), column
@@ -490,7 +489,7 @@ def test_without_labels_every_task_distils(kind):
                                classes=len(data.classes))
     terms = 1.0 * losses.KD(T=2)
     scheme = kd.Distiller(NETS[kind](), NETS[kind](seed=9, width=12), terms)
-    assert kd.fit(scheme, bare, RECIPE, device="cpu").scores == [None, None]
+    assert not kd.fit(scheme, bare, RECIPE, device="cpu").validated
     assert "agreement" in kd.report(scheme, bare).rows["student"]
     assert kd.doctor(scheme, bare).looked
     with pytest.raises(ValueError, match=r"got none\. Bring data with labels"):
@@ -544,7 +543,7 @@ def test_wrong_labels(task, x, y, sentence):
 
 def test_a_student_of_another_task_or_with_too_few_outputs():
     for kind, student, sentence in [
-            ("tokens", lambda: nn.Sequential(Named(), nn.Linear(L, K)), r"shape \[B, N, K\]"),
+            ("tokens", lambda: Named(), r"shape \[B, N, K\]"),
             ("pixels", lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), r"\[B, K, H, W\]"),
             ("classes", lambda: nn.Unflatten(1, (7, 1)), r"shape \[B, K\]"),
             ("labels", functools.partial(perceptron, 4), "exactly one output for each of the 3"),
@@ -555,8 +554,12 @@ def test_a_student_of_another_task_or_with_too_few_outputs():
 
 
 class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(L, K)
+
     def forward(self, input_ids, attention_mask):
-        return input_ids.float()
+        return self.head(input_ids.float())
 
 
 def test_logits_of_another_size_than_the_labels():
@@ -614,10 +617,10 @@ def test_the_task_is_a_part_of_the_key_unless_it_is_the_usual_one(data):
 
     plain = dataset("classes")
     assert plain.identity() == dataclasses.replace(plain, task=tasks.Classes()).identity()
-    pixels = dataset("pixels")
-    other = dataclasses.replace(pixels, task=tasks.Pixels(ignore=254))
-    assert key_of(pixels) != key_of(other)
-    assert other.val.task == tasks.Pixels(ignore=254)
+    tokens = dataset("tokens")
+    other = dataclasses.replace(tokens, task=tasks.Tokens(mask="mask"))
+    assert key_of(tokens) != key_of(other)
+    assert other.val.task == tasks.Tokens(mask="mask")
 
 
 def test_a_step_is_compiled():

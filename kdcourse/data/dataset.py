@@ -50,6 +50,8 @@ class Batch:
 
     def split(self, parts: int) -> list["Batch"]:
         """The batch cut into so many parts, as even as can be; at least one sample in each."""
+        if parts == 1:
+            return [self]
         places = np.array_split(range(len(self)), min(parts, len(self)))
         return [self[part[0] : part[-1] + 1] for part in places]  # slices: nothing is copied
 

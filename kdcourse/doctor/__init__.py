@@ -21,25 +21,21 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
     optimizer: yours, if you train in a loop of your own; `fit` makes its own.
     schedule, steps: likewise a scheduler of torch that is stepped once in each of so many steps.
 
-    It looks at
+    Examined are
 
-    * the step: does all fit together, are loss and gradients finite, does every term of the
-      objective depend on the student, does everything that is to be trained get a gradient;
-    * the teacher: is it in train mode, would it be trained, does it write to its own state, does it
-      change its mind, does an answer depend on the rest of the batch, do stored answers belong to
-      their samples, does it answer with probabilities in place of logits;
-    * what the teacher knows, on up to 500 validation samples: is it at chance, worse than the
-      student, much better with other inputs (another normalisation) or with its outputs in another
-      order;
-    * terms of your own with a temperature `T`: the mistakes of a distillation loss that are
-      recognised by their value (`kdcourse.checks.broken_laws`);
-    * students that learn from each other: are the peers on their edges detached;
-    * mixed precision: is the loss still finite;
-    * the optimiser: does it hold all that is to be trained, and nothing of the teacher;
-    * the schedule: does the learning rate leave its warm-up before the training ends.
+    * whether all fits together; where it does not, nothing else is;
+    * the step: loss and gradients that are not finite, terms that do not depend on the student,
+      parameters without a gradient, half precision;
+    * each teacher: train mode, weights that would be trained, state that it writes to, chance in
+      its answers, answers that depend on the rest of the batch, stored answers of other samples,
+      probabilities in place of logits;
+    * its accuracy on up to 500 validation samples: at chance, below the student's, or much better
+      with another normalisation or another order of its outputs;
+    * terms of your own with a temperature `T` (by `kdcourse.checks.broken_laws`), and peers that
+      are not detached;
+    * the optimiser: parameters that are missing or the teacher's; and a warm-up without an end.
 
-    The scheme is examined as its edges say who learns from whom, on a copy: nothing of yours is
-    changed, no mode, gradient, buffer or random state. Of several teachers each is examined.
+    All runs on a copy: no mode, gradient, buffer or random state of yours is changed.
 
     Returns a `Diagnosis`: a list of `Finding(problem, why, remedy)`, which prints as numbered
     sentences; empty when nothing was found. Raises `TypeError` for what is no scheme, and for a
@@ -60,14 +56,14 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}.")
     device = device_of(scheme.student)
-    _ = data.train.x, data.val.x  # a stream says in a sentence what to do instead
     with copies.left_as_it_was(scheme), copies.seeded(device), \
             torch.inference_mode(False), torch.enable_grad(), \
             torch.compiler.set_stance("force_eager"):
         setup = Setup(scheme, data, device)
-        if step.fits(setup):
-            step.one_step(setup)
-            step.own_terms(setup)
+        if not step.fits(setup):
+            return setup.diagnosis
+        finite = step.one_step(setup)
+        step.own_terms(setup)
         with contextlib.ExitStack() as eval_mode:
             for network in (setup.scheme, *setup.networks):
                 eval_mode.enter_context(evaluating(network))
@@ -76,7 +72,7 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
                 teacher.accuracy(source)
         if optimizer is not None:
             step.optimiser(setup, optimizer)
-        if setup.steps:
+        if finite:
             plan.peers(setup)
             plan.mixed_precision(setup)
         if schedule is not None:

@@ -1,7 +1,6 @@
 """A copy of a scheme to examine, and everything else left as it was."""
 
 import contextlib
-import copy
 import random
 
 import numpy as np
@@ -9,21 +8,16 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from kdcourse.taps import copied
+
 
 def copy_of(scheme, data):
-    """A copy of the scheme with weights of its own.
-
-    Data, and teachers that copies of a scheme share (all but those that are saved), are not copied.
-    """
-    memo = {id(data): data, id(data.params): data.params}
-    for split in (data.train, data.val, data.test):
-        memo |= {id(thing): thing for thing in (split, *vars(split).values())}
-    for module in scheme.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:  # deepcopy refuses those
-                memo[id(value)] = value.detach().clone()
+    """A copy of the scheme with weights of its own. Data, and teachers unless they are `saved`, are
+    shared with it."""
+    shared = [data] + [thing for split in (data.train, data.val) for thing in
+                       (split, split.x, split.y)]
     try:
-        return copy.deepcopy(scheme, memo)
+        return copied(scheme, shared)
     except Exception as error:
         raise TypeError(f"Expected a scheme that copy.deepcopy can copy, to look at the copy; got "
                         f"{type(error).__name__}: {error}") from error
@@ -47,28 +41,26 @@ def called_modules():
 
 @contextlib.contextmanager
 def left_as_it_was(scheme):
-    """Restores what is not copied: modes, buffers and gradients of the scheme, devices of its
-    teachers, and buffers and gradients of any other module that is called in the block."""
-    saved, modes = {}, {}
+    """Restores the scheme's modes, its teachers' devices, and buffers and gradients of the scheme
+    and of any other module that is called in the block."""
+    saved, modes = {}, {module: module.training for module in scheme.modules()}
 
     def save(module, args=None):
-        if module in saved:
-            return
-        own = list(module.parameters(recurse=False))
-        tensors = [*module.buffers(recurse=False), *(p.grad for p in own if p.grad is not None)]
-        saved[module] = ([(p, p.grad) for p in own],
-                         [(tensor, tensor.detach().clone()) for tensor in tensors])
+        if module not in saved:
+            own = list(module.parameters(recurse=False))
+            tensors = [*module.buffers(recurse=False), *(p.grad for p in own if p.grad is not None)]
+            saved[module] = ([(p, p.grad) for p in own],
+                             [(tensor, tensor.detach().clone()) for tensor in tensors])
 
     places = {teacher: tensor.device for teacher in scheme.teachers.values()
               for tensor in (*teacher.parameters(), *teacher.buffers())}
-    for module in scheme.modules():
+    for module in modes:
         save(module)
-        modes[module] = module.training
     hook = register_module_forward_pre_hook(save)
     try:
         yield
-        own = {module for student in scheme.students for module in student.modules()}
-        if any(p.grad is not gradient for module in own for p, gradient in saved[module][0]):
+        if any(p.grad is not gradient for student in scheme.students
+               for module in student.modules() for p, gradient in saved[module][0]):
             raise TypeError(
                 "Expected a student whose copy stands by itself, got one that computes with the "
                 "original: is its forward replaced by a function that holds on to its layers? "
@@ -92,21 +84,16 @@ def left_as_it_was(scheme):
 def seeded(device):
     """Draws from seed 0 in the block; afterwards all generators stand where they stood."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    cpu = torch.get_rng_state()
-    where = (device,) if device.type == "cuda" else ()  # others have one generator
-    there = getattr(torch, device.type)
-    gpu = there.get_rng_state(*where) if hasattr(there, "get_rng_state") else None
-    torch.default_generator.manual_seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(cpu)
-        if gpu is not None:
-            there.set_rng_state(gpu, *where)
+    own = hasattr(getattr(torch, device.type, None), "get_rng_state")  # the device has a generator
+    with torch.random.fork_rng([device] if own else [], device_type=device.type if own else "cuda"):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed reseeds every GPU, too
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
 def parameters(*networks) -> list[nn.Parameter]:
     """The parameters of several networks, each once."""
-    return list({id(p): p for network in networks for p in network.parameters()}.values())
+    return list(dict.fromkeys(p for network in networks for p in network.parameters()))

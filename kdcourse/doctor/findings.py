@@ -30,16 +30,16 @@ class Diagnosis(list):
 
     def __repr__(self):
         if self.ok:
-            return "\n".join([f"{self._verdict()}:", *(f"- {what}" for what in self.looked)])
+            return "\n- ".join([self._verdict(), *self.looked])
         return "\n".join(f"{i}. {finding}" for i, finding in enumerate(self, 1))
 
     def _repr_html_(self):
         if self.ok:
             rows = "".join(f"<li>{html.escape(what)}</li>" for what in self.looked)
-            return f"<p>{self._verdict()}:</p><ul>{rows}</ul>"
+            return f"<p>{self._verdict()}</p><ul>{rows}</ul>"
         rows = "".join(f"<li><strong>{html.escape(one.problem)}</strong> "
                        f"{html.escape(f'{one.why} {one.remedy}'.strip())}</li>" for one in self)
         return f"<ol>{rows}</ol>"
 
     def _verdict(self) -> str:
-        return f"Nothing found: {len(self.looked)} things were looked at"
+        return f"Nothing found: {len(self.looked)} things were looked at:"

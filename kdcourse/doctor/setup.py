@@ -1,4 +1,7 @@
-"""What is examined: a copy of a scheme, one batch, its teachers, and what was found."""
+"""What is examined: a copy of a scheme, one batch, its teachers, and what was found.
+
+Shapes: B batch, K classes, N samples.
+"""
 
 import torch
 from torch import nn
@@ -8,17 +11,17 @@ from kdcourse.doctor import copies
 from kdcourse.doctor.findings import Diagnosis, Finding
 from kdcourse.taps import logits_of
 from kdcourse.tasks import Task, each, first, pieces
-from kdcourse.teachers import Teacher
+from kdcourse.teachers import Ensemble, Teacher
 
 
 class Setup:
     """The set-up under examination.
 
     original, scheme: the user's scheme, and the copy of it that is run.
-    train: a split of the doctor's own; batch: its first samples, as a training step sees them.
-    teachers: a `Source` for each; networks: those that the teachers run, students left out.
-    fits, steps: whether the scheme could be built, and make a step.
-    edges: those after `build`; terms: their names in the history.
+    train: the training split; batch: its first samples, as a training step sees them.
+    teachers: a `Source` for each, of the copy; originals: the teachers in the user's scheme.
+    networks: those that the teachers run, students left out.
+    edges: those of the first samples; terms: their names in the history.
     """
 
     def __init__(self, scheme, data, device):
@@ -26,13 +29,13 @@ class Setup:
         self.scheme = copies.copy_of(scheme, data).to(device)
         self.train = data.train.to(device)
         self.batch = next(self.train.batches(min(32, len(self.train)), seed=0))
-        self.fits, self.steps, self.edges, self.terms = False, False, [], set()
-        self.diagnosis = Diagnosis()
-        found, plain = self.scheme.teachers, getattr(self.scheme, "teacher", None)
-        if not found and isinstance(plain, nn.Module):  # kept as it is, as in a first attempt
-            found = {"teacher": plain}
-        self.teachers = [Source(self, f"{name}: " if len(found) > 1 else "", teacher)
-                         for name, teacher in found.items()]
+        self.edges, self.terms, self.diagnosis = [], set(), Diagnosis()
+        names = list(scheme.teachers)
+        if not names and isinstance(getattr(scheme, "teacher", None), nn.Module):
+            names = ["teacher"]  # a network that a scheme of one's own calls by itself
+        self.originals = [getattr(scheme, name) for name in names]
+        self.teachers = [Source(self, getattr(self.scheme, name), "The teacher",
+                                f"{name}: " if len(names) > 1 else "") for name in names]
         students = {module for one in (scheme, self.scheme) for student in one.students
                     for module in student.modules()}
         self.networks = [network for network in dict.fromkeys(
@@ -49,14 +52,14 @@ class Setup:
 
 
 class Source:
-    """One teacher in a set-up: a `Teacher`, or a plain network in the scheme.
+    """A teacher in a set-up: a `Teacher`, or a plain network that the scheme calls by itself.
 
-    prefix: stands in front of what is found, where a scheme has several teachers.
+    name: what it is called in findings; prefix: stands in front of them, where a scheme has several
+    teachers.
     """
 
-    def __init__(self, setup: Setup, prefix: str, teacher):
-        self.setup, self.prefix, self.teacher = setup, prefix, teacher
-        self.plain = not isinstance(teacher, Teacher)
+    def __init__(self, setup: Setup, teacher, name: str, prefix: str):
+        self.setup, self.teacher, self.name, self.prefix = setup, teacher, name, prefix
 
     def look(self, what: str) -> None:
         self.setup.look(f"{self.prefix}{what}")
@@ -64,33 +67,41 @@ class Source:
     def report(self, problem: str, why: str, remedy: str) -> None:
         self.setup.report(f"{self.prefix}{problem}", why, remedy)
 
+    def members(self) -> list["Source"]:
+        """The teachers of an ensemble, and of ensembles within it."""
+        found = [self.teacher]
+        while any(isinstance(teacher, Ensemble) for teacher in found):
+            found = [one for teacher in found for one in getattr(teacher, "teachers", [teacher])]
+        return [Source(self.setup, teacher, f"Teacher {number} of the ensemble", self.prefix)
+                for number, teacher in enumerate(found, 1) if teacher is not self.teacher]
+
     def networks(self) -> list[nn.Module]:
-        """The networks that run when the teacher answers a batch."""
-        if self.plain:
+        """The networks that run when the teacher answers a batch, those in functions included."""
+        if not isinstance(self.teacher, Teacher):
             return [self.teacher]
         with copies.called_modules() as called:
             self.on_batch(self.setup.batch)
-        found, inner = [], set()
-        for module in called:
-            if isinstance(module, Teacher):
-                continue
-            if module not in inner and any(True for _ in module.parameters()):
-                found.append(module)
-            inner |= set(module.modules())
-        return found
+        found = [module for module in called if not isinstance(module, Teacher)
+                 and next(module.parameters(), None) is not None]
+        inner = {part for module in found for part in module.modules() if part is not module}
+        return [module for module in found if module not in inner]
 
     def on_batch(self, batch: Batch) -> torch.Tensor | None:
-        """The logits for a batch, the way the scheme asks; None for a plain network."""
-        return None if self.plain else on_batch(self.teacher, batch)
-
-    def on_inputs(self, x: torch.Tensor) -> torch.Tensor | None:
-        """The logits for any inputs; None where it has none for them."""
-        x = each(lambda t: t.to(self.setup.device), x)
-        if not self.plain:
-            return on_inputs(self.teacher, x)
+        """The logits [B, K] for a batch of training samples, as in training; None where there are
+        none, and for a plain network."""
         try:
+            return self.teacher(batch).logits.float() if isinstance(self.teacher, Teacher) else None
+        except Exception:  # whatever its own code raises
+            return None
+
+    def on_inputs(self, x: torch.Tensor, y=None) -> torch.Tensor | None:
+        """The logits [N, K] for any inputs; None where it has none for them."""
+        x = each(lambda t: t.to(self.setup.device), x)
+        try:
+            if isinstance(self.teacher, Teacher):
+                return self.teacher.predict(x, y).float()
             return torch.cat([self._in_scheme(part) for part in pieces(x, 100)])
-        except Exception:  # the scheme may not run on these inputs
+        except Exception:  # it may return None, or not take these inputs
             return None
 
     def _in_scheme(self, x: torch.Tensor) -> torch.Tensor:
@@ -106,30 +117,33 @@ class Source:
         return logits_of(outputs[0]).float()
 
 
-def on_batch(teacher: Teacher, batch: Batch) -> torch.Tensor | None:
-    """A teacher's logits for a batch; None where it has none for it."""
+def probabilities(found, who: str, logits: torch.Tensor, task: Task) -> None:
+    """Report logits that are outputs of a softmax; found: a `Setup` or a `Source`."""
     try:
-        return teacher(batch).logits.float()
-    except Exception:  # stored answers of other data, an error in its own code
-        return None
+        rows_MK = task.flat(logits)
+    except ValueError:  # a teacher's features
+        return
+    if task.has_classes and (rows_MK >= 0).all() and ((rows_MK.sum(1) - 1).abs() < 1e-3).all():
+        found.report(f"The {who} answers with probabilities, where logits belong.",
+                     "The softmax of a softmax is almost uniform: hardly anything is learned.",
+                     "Take the softmax off its end.")
 
 
-def on_inputs(teacher: Teacher, x: torch.Tensor, y=None) -> torch.Tensor | None:
-    """A teacher's logits for any inputs; None where no network is behind it."""
-    try:
-        return teacher.predict(x, y).float()
-    except Exception:  # it may return None, or not take these inputs
-        return None
-
-
-def are_probabilities(logits: torch.Tensor, task: Task) -> bool:
-    """Whether these are outputs of a softmax."""
-    try:
-        logits = task.flat(logits)
-    except ValueError:  # features
+def reaches(value: torch.Tensor, tensors) -> bool:
+    """Whether a scalar has a gradient other than 0 for any of the tensors."""
+    tensors = [tensor for tensor in tensors if tensor.requires_grad]
+    if not tensors or not value.requires_grad:
         return False
-    fair = (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all()
-    return task.has_classes and bool(fair)
+    gradients = torch.autograd.grad(value, tensors, retain_graph=True, allow_unused=True)
+    return any(gradient is not None and gradient.any() for gradient in gradients)
+
+
+def not_finite(outcome) -> str:
+    """Which term of an outcome is NaN or inf; "" for none."""
+    bad = [name for name, part in outcome.parts.items() if not torch.isfinite(part).all()]
+    if not bad and torch.isfinite(outcome.loss):
+        return ""
+    return ", ".join(bad) or "the weighted sum"
 
 
 def first_three(names: list[str]) -> str:

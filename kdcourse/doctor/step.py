@@ -1,13 +1,13 @@
 """One training step, the terms of the objective, and the optimiser."""
 
+import contextlib
 import copy
 
 import torch
-from torch import nn
 
 from kdcourse import checks, schemes
 from kdcourse.doctor import copies
-from kdcourse.doctor.setup import are_probabilities, first_three
+from kdcourse.doctor.setup import first_three, not_finite, probabilities, reaches
 from kdcourse.taps import Output, evaluating
 
 
@@ -25,12 +25,14 @@ def fits(setup) -> bool:
     except Exception as error:  # whatever stops it here would stop fit
         setup.report(_message(error), "fit() stops there, too.", "")
         return False
-    setup.fits = True
     return True
 
 
-def one_step(setup) -> None:
-    """Loss and gradients of one step in train mode, and what the teacher does meanwhile."""
+def one_step(setup) -> bool:
+    """Look at one step in train mode: the teacher's mode and state, the loss, the gradients.
+
+    False where there is no finite loss.
+    """
     setup.look("one step in train mode runs")
     before = [{name: value.detach().clone() for name, value in network.state_dict().items()}
               for network in setup.networks]
@@ -41,24 +43,19 @@ def one_step(setup) -> None:
             outcome = setup.scheme.train()(setup.batch)
     except Exception as error:
         setup.report(f"The first step fails: {_message(error)}", "fit() stops there, too.", "")
-        return
+        return False
     _teacher_in_eval_mode(setup, called, before)
-    if are_probabilities(outcome.logits, setup.data.task):
-        setup.report(
-            "The student answers with probabilities, where logits belong.",
-            "The softmax of a softmax is almost uniform: the loss cannot become small.",
-            "Take the softmax off its end.")
+    probabilities(setup, "student", outcome.logits, setup.data.task)
     setup.look("the loss is finite")
-    bad = [name for name, part in outcome.parts.items() if not torch.isfinite(part).all()]
     if not torch.isfinite(outcome.loss):
         setup.report(
             f"The loss is {float(outcome.loss.detach())} on the first batch (part: "
-            f"{', '.join(bad) or 'the weighted sum'}).",
+            f"{not_finite(outcome)}).",
             "Every weight becomes NaN with the first step.",
             "Look at the logits of that part, and for a logarithm or a root of 0.")
-        return
-    setup.steps = True
+        return False
     _gradients(setup, outcome)
+    return True
 
 
 def _teacher_in_eval_mode(setup, called: dict, before: list[dict]) -> None:
@@ -74,24 +71,21 @@ def _teacher_in_eval_mode(setup, called: dict, before: list[dict]) -> None:
         part = "The teacher" if "" in training else f"A part of the teacher ({training[0]})"
         setup.report(
             f"{part} is in train mode while the student trains.",
-            f"Its batch statistics move with every batch ({moved[0]}): it forgets what it "
-            "knew." if moved else
-            "Dropout is on and batch statistics are those of the batch, so its answers are "
-            "noisier than they need be.",
-            "scheme.train() wakes every registered module: keep the teacher as "
+            f"Its batch statistics move with every batch ({moved[0]})." if moved else
+            "With dropout and the statistics of each batch its answers are noisier.",
+            "scheme.train() reaches every registered module: keep the teacher as "
             "self.teacher = kd.Live(model), or call its eval() in forward.")
     elif moved:
         setup.report(
             f"The teacher writes to its own state while it answers ({moved[0]}).",
             "The same image gets another answer later on.",
-            "Look for what it counts or averages in forward, and switch that off.")
+            "Switch off what it counts or averages in forward.")
 
 
 def _gradients(setup, outcome) -> None:
-    scheme, students = setup.scheme, setup.scheme.students
-    trained = [p for p in copies.parameters(*students) if p.requires_grad]
-    theirs = {id(p) for p in copies.parameters(*setup.networks)}
-    theirs -= {id(p) for p in copies.parameters(*students)}
+    scheme, students = setup.scheme, copies.parameters(*setup.scheme.students)
+    theirs = {*copies.parameters(*setup.networks)} - {*students}
+    trained = [p for p in students if p.requires_grad]
     setup.look("a gradient reaches the student")
     if not trained:
         setup.report("The student is frozen: none of its parameters requires a gradient.",
@@ -99,35 +93,33 @@ def _gradients(setup, outcome) -> None:
     elif not outcome.loss.requires_grad:
         setup.report("The loss has no gradient.", "Nothing would be learned.",
                      "Look for .detach(), .item() or no_grad around the student.")
-    if trained and outcome.loss.requires_grad:
-        _terms(setup, outcome, trained)
     if not outcome.loss.requires_grad:
         return
+    if trained:
+        _terms(setup, outcome, trained)
     concerned = copies.parameters(scheme, *setup.networks, *setup.original.students)
     outcome.loss.backward(inputs=[p for p in concerned if p.requires_grad])
-    reached = [p for p in trained if p.grad is not None and p.grad.any()]
+    reached = any(p.grad is not None and p.grad.any() for p in trained)
     if trained and not reached:
         setup.report("The student's gradient is zero: the loss does not depend on it.",
                      "Nothing would be learned.",
                      "Look for .detach() or a frozen layer between the student and the loss.")
+    setup.look("the gradients are finite")
     bad = [name for name, p in scheme.named_parameters()
            if p.grad is not None and not torch.isfinite(p.grad).all()]
-    setup.look("the gradients are finite")
     if bad:
         setup.report("The gradient is NaN or inf although the loss is finite "
                      f"({first_three(bad)}).", "Every weight becomes NaN with the first step.",
                      "Look for a root, a norm or a logarithm of 0.")
-    _frozen(setup, theirs)
+    _frozen(setup, {p for p in theirs if p.requires_grad})
     setup.look("everything that is to be trained gets a gradient")
-    idle = [name for name, p in scheme.named_parameters() if p.requires_grad and p.grad is None
-            and id(p) not in theirs]
+    idle = [name for name, p in scheme.named_parameters()
+            if p.requires_grad and p.grad is None and p not in theirs]
     if idle and reached:
         setup.report(
             f"Nothing reaches {len(idle)} of the parameters that are to be trained: "
-            f"{first_three(idle)}.",
-            "They stay as they were drawn.",
-            "Use them in the loss, or call requires_grad_(False) on what is not meant to "
-            "learn.")
+            f"{first_three(idle)}.", "They stay as they were drawn.",
+            "Use them in the loss, or call requires_grad_(False) on them.")
 
 
 def _terms(setup, outcome, trained) -> None:
@@ -136,50 +128,45 @@ def _terms(setup, outcome, trained) -> None:
         if name not in setup.terms or not torch.isfinite(part).all():
             continue
         setup.look(f"{name} depends on the student")
-        found = (torch.autograd.grad(part.sum(), trained, retain_graph=True, allow_unused=True)
-                 if part.requires_grad else ())
-        if not float(part.detach().abs().sum()):
+        if not part.detach().any():
             setup.report(
                 f"The term {name} is exactly 0 on the first batch.",
-                "So is its gradient, most likely: it teaches nothing. A student that starts as a "
-                "copy of its teacher is such a case, and the only harmless one.",
+                "So is its gradient, most likely: it teaches nothing. This is harmless only where "
+                "the student starts as a copy of its teacher.",
                 "Is the teacher the student itself (teacher = model is a second name, no copy), "
                 "or is the teacher compared with itself?")
-        elif not any(g is not None and g.any() for g in found):
+        elif not reaches(part.sum(), trained):
             setup.report(
                 f"The term {name} ignores the student: it has no gradient for it.",
                 "It changes the number that is logged, and nothing else.",
-                "Look for .detach(), argmax or no_grad on the student's side, and whether "
-                "teacher is compared with teacher.")
+                "Look for .detach(), argmax or no_grad. Or is teacher compared with teacher?")
 
 
-def _frozen(setup, theirs: set[int]) -> None:
-    """Would the teacher be trained along?"""
-    if not setup.networks:
+def _frozen(setup, loose: set) -> None:
+    """Would the teacher be trained along? loose: its parameters that require a gradient."""
+    if setup.networks:
+        setup.look("the teacher is not trained")
+    if loose.isdisjoint(setup.scheme.parameters()):
         return
-    setup.look("the teacher is not trained")
-    ours = {id(p) for p in setup.scheme.parameters()}
-    loose = [p for p in copies.parameters(*setup.networks) if p.requires_grad and id(p) in theirs]
-    pulled = [p for p in loose if p.grad is not None]
-    held = [p for p in loose if id(p) in ours]
-    if pulled and held:
+    remedy = "Call teacher.requires_grad_(False), or keep it as self.teacher = kd.Live(model)."
+    if any(p.grad is not None for p in loose):
         setup.report(
             "The teacher is trained along: a gradient reaches it, and its parameters are among "
             "scheme.parameters().",
-            "It is pulled towards the student, and the two agree on something easy.",
-            "Keep it as self.teacher = kd.Live(model), or freeze it: "
-            "teacher.requires_grad_(False), and ask it under torch.no_grad().")
-    elif held:
+            "It is pulled towards the student, and the two agree on something easy.", remedy)
+    else:
         setup.report(
             "The teacher's parameters are among scheme.parameters() and require a gradient.",
-            "The optimiser gets them, and the next change to the loss trains them.",
-            "Call teacher.requires_grad_(False), or keep it as self.teacher = kd.Live(model).")
+            "The optimiser gets them, and the next change to the loss trains them.", remedy)
 
 
-# What is recognised by its value, or goes wrong for any loss on logits. That a loss differs from
-# Hinton's is no mistake.
-NAMED = ("classes", "temperature", "batch", "swapped", "probabilities", "logarithm", "sign",
-         "teacher gradient", "overflow")
+# Laws whose breach is recognised by its value, or does harm in any loss on logits. Those left out
+# hold for Hinton's loss and need not hold for another one.
+NAMED = {
+    "temperature": "If its weight makes up for that, all is well.",
+    "swapped": "If the reverse divergence is what you want, all is well.",
+    "teacher gradient": "With kd.Live and kd.Cached none comes through; elsewhere it would.",
+    "classes": "", "batch": "", "probabilities": "", "logarithm": "", "sign": "", "overflow": ""}
 
 
 def own_terms(setup) -> None:
@@ -192,70 +179,49 @@ def own_terms(setup) -> None:
                 or not isinstance(T, (int, float)) or not T > 0):
             continue
         setup.look(f"{name} keeps the laws of a distillation loss")
-        for law, sentence in _broken(term, float(T)).items():
-            if law in NAMED:
-                why = {"swapped": "If the reverse divergence is what you want, all is well.",
-                       "temperature": "If its weight makes up for that, all is well.",
-                       "teacher gradient": "With kd.Live and kd.Cached none comes through; "
-                       "elsewhere it would."}
-                setup.report(f"{name}: {sentence}", why.get(law, ""), "")
+        with contextlib.suppress(Exception):  # it may want other shapes, or a teacher of its own
+            for law, sentence in checks.broken_laws(_function(term), float(T)).items():
+                if law in NAMED:
+                    setup.report(f"{name}: {sentence}", NAMED[law], "")
 
 
-def _broken(term, T: float) -> dict[str, str]:
-    """The laws that a term of one's own breaks; none where it cannot be asked like that."""
+def _function(term):
+    """A term as a function of logits and a temperature."""
     term = copy.deepcopy(term).eval()
 
-    def loss(student, teacher, at):
-        term.T = at
+    def loss(student, teacher, T):
+        term.T = T
         labels = torch.arange(len(student), device=student.device) % student.shape[1]
         return term(Output(student), Output(teacher), labels)
 
-    try:
-        return checks.broken_laws(loss, T)
-    except Exception:  # it wants other shapes, or a teacher of its own
-        return {}
+    return loss
 
 
 def optimiser(setup, optimizer) -> None:
     """Does it hold all that is to be trained, and nothing of the teacher?"""
     setup.look("the optimiser holds what is to be trained, and nothing of the teacher")
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = {p for group in optimizer.param_groups for p in group["params"]}
     ours = dict(setup.original.named_parameters())
-    students = {id(p) for p in copies.parameters(*setup.original.students)}
-    theirs = {id(p) for p in copies.parameters(*_original_teachers(setup)) if p.requires_grad}
+    students = {*copies.parameters(*setup.original.students)}
+    theirs = {p for p in copies.parameters(*setup.originals, *setup.networks) if p.requires_grad}
     theirs -= students  # a frozen teacher in the optimiser never gets a gradient
     if held & theirs:
         setup.report(
             f"The optimiser holds {len(held & theirs)} parameters of the teacher.",
-            "Every gradient that reaches them changes the teacher; with weight decay one "
-            "of zero does, too.",
-            "Give it [p for p in scheme.parameters() if p.requires_grad], with the teacher "
-            "frozen.")
-    trained = {name for name, p in setup.scheme.named_parameters() if p.requires_grad}
-    teachers_own = {name for name, p in ours.items() if id(p) in theirs}
-    missing = sorted(name for name in trained - teachers_own
-                     if name not in ours or id(ours[name]) not in held)
-    if not held & students and any(
-            p.requires_grad for p in copies.parameters(*setup.original.students)):
-        setup.report(
-            "The optimiser holds no parameter of the student.",
-            "Another network is trained, or none.",
-            "Make a new optimiser for every new student.")
+            "A gradient that reaches them changes the teacher; with weight decay one of zero, too.",
+            "Freeze the teacher: teacher.requires_grad_(False).")
+    missing = sorted(name for name, p in setup.scheme.named_parameters()
+                     if p.requires_grad and ours.get(name) not in held | theirs)
+    if not held & students and any(p.requires_grad for p in students):
+        setup.report("The optimiser holds no parameter of the student.",
+                     "Another network is trained, or none.",
+                     "Make a new optimiser for every new student.")
     elif missing:
-        unbuilt = [name for name in missing if name not in ours]
         setup.report(
             f"The optimiser lacks {len(missing)} of the parameters that are to be trained: "
-            f"{first_three(missing)}.",
-            "They stay as they were drawn.",
-            "They are made in scheme.build(batch, seed): call it before you make the optimiser."
-            if unbuilt else "Make the optimiser of scheme.parameters().")
-
-
-def _original_teachers(setup) -> list:
-    """The teachers in the user's scheme, of which the optimiser must hold nothing."""
-    plain = getattr(setup.original, "teacher", None)
-    return [*setup.original.teachers.values(), *setup.networks,
-            *([plain] if isinstance(plain, nn.Module) else [])]
+            f"{first_three(missing)}.", "They stay as they were drawn.",
+            "Make the optimiser of scheme.parameters()." if {*missing} <= ours.keys() else
+            "They are made in scheme.build(batch, seed): call it before you make the optimiser.")
 
 
 def _message(error: Exception) -> str:

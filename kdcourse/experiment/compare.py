@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import operator
 import time
@@ -57,17 +58,12 @@ def compare(
     scheme each time, or when a quantity has the name of one that every row has.
     """
     also = also or {}
-    seeds = [operator.index(seed) for seed in seeds]
-    if not arms or not seeds:
-        raise ValueError(f"Expected at least one arm and one seed, got {len(arms)} and "
-                         f"{len(seeds)}.")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"Expected different seeds, got {seeds}.")
+    seeds = _checked(seeds, split)
+    if not arms:
+        raise ValueError("Expected at least one arm, got none.")
     if isinstance(recipe, dict) and set(recipe) != set(arms):
         raise ValueError(f"Expected a recipe for each of the arms {list(arms)}, got recipes for "
                          f"{list(recipe)}.")
-    if split not in ("val", "test"):
-        raise ValueError(f'Expected split "val" or "test", got {split!r}.')
     baseline = baseline or next(iter(arms))
     if baseline not in arms:
         raise ValueError(f"Expected the baseline among {list(arms)}, got {baseline!r}.")
@@ -78,16 +74,15 @@ def compare(
              "results": RESULTS}
     jobs = [_Job(name, arm, (recipe[name] if isinstance(recipe, dict) else recipe) or Recipe(),
                  seed) for seed in seeds for name, arm in arms.items()]
-    rest = key_of([data, told.teacher, split, RESULTS], sketched=True) if results else None
+    rest = key_of([data, told.teacher, split, RESULTS], sketched=store.sketched)
     for job in jobs:
         job.prepare(store, rest, texts, also, again=job.seed == seeds[0])
     if _files.smoke():
         print("KDCOURSE_SMOKE=1: compare makes two steps for each arm; nothing is recorded.")
         if not all(job.row for job in jobs):  # two seeds are enough for every interval to exist
             jobs = [job for job in jobs if job.seed in seeds[:2]]
-    elif rerun and (known := [job.row for job in jobs if job.row]):
-        print(f"Computing {len(jobs)} runs; {len(known)} of them took "
-              f"{minutes(sum(row['seconds'] for row in known))} on {known[0]['hardware']}.")
+    elif rerun:
+        _print_cost([job.row for job in jobs])
 
     rows, loaded = [], 0
     with contextlib.suppress(KeyboardInterrupt):  # while a student is measured
@@ -149,25 +144,20 @@ def record(
     >>> made.values("coin")  # of the seeds 0 to 4
     [0, 1, 0, 1, 0]
     """
-    seeds = [operator.index(seed) for seed in seeds]
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"Expected at least one seed, each once, got {seeds}.")
-    if split not in ("val", "test"):
-        raise ValueError(f'Expected split "val" or "test", got {split!r}.')
-    store = Store(results)
+    seeds, store = _checked(seeds, split), Store(results)
     texts = {"scheme": name, "recipe": "", "data": "; ".join(map(repr, of)), "teacher": "",
              "split": split, "results": RESULTS}
-    content = key_of([function, name, list(of), split, RESULTS], sketched=True) if results else None
-    keys = {seed: Key(_files.digest([content.exact, seed])[:20], content.bits, content.sketch)
-            for seed in seeds} if results else dict.fromkeys(seeds)
+    keys = dict.fromkeys(seeds)
+    if results:
+        shared = key_of([function, name, list(of), split, RESULTS], sketched=store.sketched)
+        keys = {seed: dataclasses.replace(shared, exact=_files.digest([shared.exact, seed])[:20])
+                for seed in seeds}
     known = {seed: store.find(key, texts | {"seed": seed}) for seed, key in keys.items()}
     if _files.smoke():
         print("KDCOURSE_SMOKE=1: record measures one or two seeds; nothing is recorded.")
         seeds = seeds if all(known.values()) else seeds[:2]
-    elif rerun and any(known.values()):
-        there = list(filter(None, known.values()))
-        print(f"Measuring {len(seeds)} seeds; {len(there)} of them took "
-              f"{minutes(sum(row['seconds'] for row in there))} on {there[0]['hardware']}.")
+    elif rerun:
+        _print_cost(known.values())
     rows, first, loaded = [], None, 0
     for seed in seeds:
         row = None if rerun else known[seed]
@@ -197,6 +187,23 @@ def record(
     return Comparison(rows, baseline or first[0])
 
 
+def _checked(seeds: Iterable[int], split: str) -> list[int]:
+    seeds = [operator.index(seed) for seed in seeds]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"Expected at least one seed, each once, got {seeds}.")
+    if split not in ("val", "test"):
+        raise ValueError(f'Expected split "val" or "test", got {split!r}.')
+    return seeds
+
+
+def _print_cost(rows) -> None:
+    """What the recorded ones of the rows took, before they are computed anew."""
+    known = [row for row in rows if row]
+    if known:
+        print(f"Computing {len(rows)} runs; {len(known)} of them took "
+              f"{minutes(sum(row['seconds'] for row in known))} on {known[0]['hardware']}.")
+
+
 class _Job:
     """One run: an arm, its recipe, a seed, and the row that was recorded for it, if any."""
 
@@ -214,8 +221,8 @@ class _Job:
             _check_distinct(self.name, scheme, other)
         if store.path is None:
             return
-        self.key = self._key(scheme, rest)
-        if other is not None and self._key(other, rest) != self.key:
+        self.key = self._key(scheme, rest, store.sketched)
+        if other is not None and self._key(other, rest, store.sketched) != self.key:
             warnings.warn(
                 f"The schemes of arm {self.name!r} differ from call to call with the same seed, so "
                 "recorded rows cannot be found again. Let the first weights follow from the seed: "
@@ -238,8 +245,8 @@ class _Job:
         row = keyed(self.key) | (self.old or {}) | found
         return row | {"also": row.get("also", {}) | self.also}
 
-    def _key(self, scheme: Scheme, rest: Key) -> Key:
-        own = key_of([scheme, self.recipe, self.seed, rest.exact], sketched=True)
+    def _key(self, scheme: Scheme, rest: Key, sketched: bool) -> Key:
+        own = key_of([scheme, self.recipe, self.seed, rest.exact], sketched=sketched)
         return Key(own.exact, own.bits + rest.bits, own.sketch | {
             f"shared.{name}": numbers for name, numbers in rest.sketch.items()})
 
@@ -286,10 +293,8 @@ def _measured(scheme, data, split, teacher, history) -> dict:
     if told is not None and told.shape != logits.shape:
         told = None  # for other classes: no term compared the two
     found = {"agreement": None, "teacher_kl": None}
-    found |= measure.evaluate(logits, labels, told, ONE_LABEL if data.task.has_classes
-                              else data.task)
-    curve = [[row["epoch"], row["loss"], score] for row, score
-             in zip(history.rows, history.scores, strict=True) if score is not None]
+    found |= measure.evaluate(logits, labels, told,
+                              ONE_LABEL if data.task.has_classes else data.task)
     if data.task.has_classes and labels is not None:
         found |= {
             "train_accuracy": measure.accuracy(*answers(ask, data.train)),
@@ -298,7 +303,8 @@ def _measured(scheme, data, split, teacher, history) -> dict:
                             for row in measure.reliability(logits, labels)]}
     return rounded({
         **found,
-        "curve": curve,
+        "curve": [[epoch, history["loss"][epoch - 1], score]
+                  for epoch, score in history.validated.items()],
         "seconds": history.seconds,
         **where(history.device),
     })

@@ -48,17 +48,22 @@ class Store:
     def __init__(self, chapter: str | None):
         self.rows: dict[tuple, dict] = {}
         self.path, self.mode = None, os.environ.get("KDCOURSE_RECORD", "")
+        self.foreign = set()  # rows of other machines
         if chapter is None:
             return
         shipped = SHIPPED / f"{chapter}.json"
         own = _files.home() / "results" / f"{chapter}.json"
         self.path = shipped if self.mode in ("1", "moved") else own
-        self.foreign = set()  # rows of other machines
         for path in dict.fromkeys((shipped, own)):
             for row in _read(path)["rows"]:
                 self.rows[_id(row)] = row
                 if path == shipped:
                     self.foreign.add(_id(row))
+
+    @property
+    def sketched(self) -> bool:
+        """Whether keys need sketches: to find rows of other machines, or to write rows for them."""
+        return bool(self.path) and (bool(self.foreign) or self.mode in ("1", "moved"))
 
     def find(self, key: Key, texts: dict) -> dict | None:
         """The row of that key, or None. texts: what people read instead of the key."""
@@ -141,13 +146,13 @@ def _id(row: dict) -> tuple:
 
 def _read(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = {"opened": None} | json.loads(path.read_text(encoding="utf-8"))
         for row in content["rows"]:
             _id(row)
-        return {"opened": None} | content
+        return content
     except FileNotFoundError:
         return {"rows": [], "opened": None}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"Expected recorded results in {path}, got a file that cannot be read ({error!r}). "
             "Delete it to compute its rows again."

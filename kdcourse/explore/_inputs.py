@@ -1,6 +1,6 @@
-"""What a card is given: checked at the door, and made small enough for a page.
+"""Arguments of the cards: checked, and made small enough for a page.
 
-Shapes: N images, K classes, C channels, H W height and width.
+Shapes: M networks, N images, K classes, C channels, H W height and width.
 """
 
 import math
@@ -15,21 +15,38 @@ def finite(x) -> bool:
     return isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x)
 
 
-def as_logits(name: str, value, classes=None, most: int = 16) -> np.ndarray:
-    """[N, K] in float64, for so many classes."""
+def samples(logits: dict, classes, images, labels, top, most: int = 16, unlabelled=False) -> tuple:
+    """Check logits by name, [N, K] each, with what belongs to the same N images.
+
+    Returns logits [M][N, K] in float64, class names, images as data addresses or None, labels (None
+    where that is allowed), and a name for each image.
+    """
+    classes = [str(name) for name in classes]
+    z_MNK = [_logits(str(name), value, classes, most) for name, value in logits.items()]
+    N, K = z_MNK[0].shape
+    for name, z_NK in zip(logits, z_MNK, strict=True):
+        expect(len(z_NK) == N, name, f"logits of {N} images, as {next(iter(logits))}", len(z_NK),
+               "pass all logits for the same images")
+    images = None if images is None else _images(images, N)
+    labels = None if labels is None and unlabelled else _labels(labels, N, K)
+    expect(finite(top) and top >= 2, "top", "a number of at least 2", repr(top), "leave it out")
+    names = [f"Image {i + 1}" + ("" if labels is None else f", {classes[labels[i]]}")
+             for i in range(N)]
+    return z_MNK, classes, images, labels, names
+
+
+def _logits(name: str, value, classes: list, most: int) -> np.ndarray:
     z_NK = to_array(name, value)
     fits = z_NK.ndim == 2 and 1 <= len(z_NK) <= most and z_NK.shape[1] >= 2
     expect(fits, name, f"[N, K] with 1 to {most} images and at least 2 classes", list(z_NK.shape),
            "pick a few rows, such as logits[:9]")
-    if classes is not None:
-        expect(len(classes) == z_NK.shape[1], "classes",
-               f"{z_NK.shape[1]} names, one for each column of {name}", len(classes),
-               "pass the names in the order of the logits")
+    expect(len(classes) == z_NK.shape[1], "classes",
+           f"{z_NK.shape[1]} names, one for each column of {name}", len(classes),
+           "pass the names in the order of the logits")
     return z_NK
 
 
-def as_labels(value, N: int, K: int) -> list[int]:
-    """N class numbers."""
+def _labels(value, N: int, K: int) -> list[int]:
     y_N = to_array("labels", value)
     whole = y_N.shape == (N,) and (y_N == np.rint(y_N)).all()
     expect(whole, "labels", f"{N} whole numbers, one for each image",
@@ -39,8 +56,7 @@ def as_labels(value, N: int, K: int) -> list[int]:
     return [int(label) for label in y_N]
 
 
-def as_images(value, N: int) -> list[str]:
-    """N pictures, as data addresses."""
+def _images(value, N: int) -> list[str]:
     x_NCHW = to_array("images", value)
     shape = list(x_NCHW.shape)
     fits = len(shape) == 4 and shape[0] == N and shape[1] in (1, 3) and 0 not in shape
@@ -52,7 +68,7 @@ def as_images(value, N: int) -> list[str]:
 
 
 def nine_digits(z) -> list:
-    """Nine digits tell any two float32 numbers apart, so nothing is lost."""
+    """Round to nine digits, which tell any two float32 numbers apart."""
     return [nine_digits(row) if np.ndim(row) else float(f"{row:.9g}") for row in z]
 
 

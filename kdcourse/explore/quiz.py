@@ -10,12 +10,12 @@ from ._page import Explorable, expect, markup, plain
 
 
 def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str) -> Explorable:
-    """One quiz question; every answer is explained, the wrong ones too.
+    """Ask a quiz question; every answer is explained, the wrong ones too.
 
     choices: {answer: why it is right or wrong}, 2 or more, shown in this order.
-    name: a unique name under which the browser remembers; "01/why-t2" counts for the score of
-    chapter 01.
-    answer: the right one, as its text or an unmistakable beginning of it.
+    name: a unique name under which the browser stores the answer; "01/why-t2" counts for the score
+    of chapter 01.
+    answer: the right one, as its text or a beginning of it that no other has.
 
     Raises `ValueError` for fewer than 2 choices, an empty explanation, no name, no right answer.
 
@@ -42,29 +42,22 @@ def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str)
            repr(answer), "mark the right answer with answer='...'")
     entries = [
         {"text": text, "html": markup(text), "why_html": markup(why), "right": text == hits[0]}
-        for text, why in choices.items()
-    ]
+        for text, why in choices.items()]
     items = "".join(
         f"<li><details><summary>{entry['html']}</summary>"
         f"{'✓ Right.' if entry['right'] else '✗ No.'} {entry['why_html']}</details></li>"
-        for entry in entries
-    )
-    return Explorable(
-        "question",
-        {"name": name, "prompt": markup(prompt), "choices": entries},
-        {"choice": None},
-        f"<p><strong>{markup(prompt)}</strong></p><ul>{items}</ul>",
-        _listing(prompt, choices),
-    )
+        for entry in entries)
+    data = {"name": name, "prompt": markup(prompt), "choices": entries}
+    still = f"<p><strong>{data['prompt']}</strong></p><ul>{items}</ul>"
+    return Explorable("question", data, {"choice": None}, still, _listing(prompt, choices))
 
 
-def bet(
-    prompt: str, choices: Sequence, name: str, *, unit: str = "", step: float | None = None
-) -> Explorable:
-    """A prediction that the reader makes before the experiment; `score` compares it afterwards.
+def bet(prompt: str, choices: Sequence, name: str, *, unit: str = "",
+        step: float | None = None) -> Explorable:
+    """Ask for a prediction before the experiment; `score` compares it afterwards.
 
     choices: a list of answers (radio buttons), or a pair of numbers (low, high) (a slider).
-    name: a unique name under which the browser remembers, such as "01/gain".
+    name: a unique name under which the browser stores the bet, such as "01/gain".
     unit: of the number, such as "points" or "%".
     step: of the slider; by default about a hundredth of its length.
 
@@ -76,31 +69,23 @@ def bet(
     """
     _check_texts(prompt, name)
     data = {"name": name, "prompt": markup(prompt), "unit": unit, **_options(choices, step)}
-    text = _listing(prompt, choices, data["range"], unit)
-    if data["range"]:
-        offer = f"<p>{html.escape(text.splitlines()[1].strip().capitalize())}.</p>"
+    if span := data["range"]:
+        line = f"  a number from {span['low']:g} to {span['high']:g} {unit}".rstrip()
+        text = f"{plain(prompt)}\n{line}"
+        offer = f"<p>{html.escape(line.strip().capitalize())}.</p>"
     else:
+        text = _listing(prompt, choices)
         offer = "<ul>" + "".join(f"<li>{c['html']}</li>" for c in data["choices"]) + "</ul>"
-    still = (
-        f"<p><strong>{data['prompt']}</strong></p>{offer}<p>Write your guess down: it is compared "
-        "with the measurement later.</p>"
-    )
+    still = (f"<p><strong>{data['prompt']}</strong></p>{offer}<p>Write your guess down: it is "
+             "compared with the measurement later.</p>")
     return Explorable("bet", data, {"value": None}, still, text)
 
 
-def score(
-    name: str | Explorable,
-    measured: float | str,
-    *,
-    prompt: str | None = None,
-    choices: Sequence | None = None,
-    unit: str = "",
-    interval: tuple[float, float] | None = None,
-    tolerance: float = 0.0,
-    digits: int | None = None,
-    note: str = "",
-) -> Explorable:
-    """The reader's bet beside what was measured; who has not bet can still do so here.
+def score(name: str | Explorable, measured: float | str, *, prompt: str | None = None,
+          choices: Sequence | None = None, unit: str = "",
+          interval: tuple[float, float] | None = None, tolerance: float = 0.0,
+          digits: int | None = None, note: str = "") -> Explorable:
+    """Show the reader's bet beside what was measured; who has not bet can still do so here.
 
     name: what `bet` returned (then prompt, choices and unit come from it), or its name.
     measured: the number, or the text of the choice that turned out right.
@@ -134,29 +119,21 @@ def score(
                "finite numbers, or the text of a choice where choices were offered",
                f"{measured!r}, tolerance {tolerance!r}, interval {interval!r}",
                "pass what the experiment gave")
+        measured, tolerance, span = float(measured), float(tolerance), offered["range"]
+        if digits is None:  # about three significant ones
+            size = abs(span["high"] - span["low"] if span else measured)
+            digits = max(1, 2 - math.floor(math.log10(size))) if size else 1
+        decimals = int(digits)
         if interval is not None:
             interval = [float(x) for x in interval]
             expect(len(interval) == 2 and interval[0] <= interval[1], "interval", "(low, high)",
                    interval, "put the lower number first")
-        measured, tolerance, span = float(measured), float(tolerance), offered["range"]
-        decimals = _decimals(span["high"] - span["low"] if span else measured)
-        decimals = decimals if digits is None else int(digits)
-        if interval:
             low, high = (_format(x, decimals) for x in interval)
             between = f" (95 % interval {low} to {high})"
-        result = f"We measured {_format(measured, decimals, unit)}{between}."
-    data = {
-        **offered,
-        "name": name,
-        "unit": unit,
-        "measured": measured,
-        "interval": interval,
-        "tolerance": tolerance,
-        "digits": decimals,
-        "note": markup(note),
-        "between": between,
-        "result": html.escape(result),
-    }
+        result = f"We measured {_format(measured, decimals)}{unit and f' {unit}'}{between}."
+    data = {**offered, "name": name, "unit": unit, "measured": measured, "interval": interval,
+            "tolerance": tolerance, "digits": decimals, "note": markup(note), "between": between,
+            "result": html.escape(result)}
     text = f"{result} {plain(note)}".strip()
     still = f"<p>{html.escape(result)} {markup(note)}</p>"
     return Explorable("score", data, {"value": None}, still, text)
@@ -169,15 +146,15 @@ def _check_texts(prompt: str, name: str) -> None:
 
 
 def _options(choices: Sequence, step: float | None = None) -> dict:
-    """What one can bet on: {"choices": [...], "range": None}, or the other way round."""
+    """Return {"choices": [...], "range": None}, or the other way round for two numbers."""
     choices = list(choices)
     if not (len(choices) == 2 and all(isinstance(x, numbers.Real) for x in choices)):
         texts = all(isinstance(text, str) and text.strip() for text in choices)
         expect(texts and len(set(choices)) == len(choices) >= 2, "choices",
                "at least 2 different texts, or two numbers (low, high)", choices,
                "list what one can bet on")
-        entries = [{"text": text, "html": markup(text)} for text in choices]
-        return {"choices": entries, "range": None}
+        return {"choices": [{"text": text, "html": markup(text)} for text in choices],
+                "range": None}
     low, high = map(float, choices)
     expect(finite(low) and finite(high) and low < high, "choices", "(low, high)", choices,
            "put the lower number first")
@@ -185,23 +162,14 @@ def _options(choices: Sequence, step: float | None = None) -> dict:
         power = 10.0 ** math.floor(math.log10((high - low) / 100) + 1e-9)
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= (high - low) / 100.1)
     expect(finite(step) and step > 0, "step", "a number above 0", repr(step), "leave it out")
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    span = {"low": low, "high": high, "step": round(float(step), 12), "digits": digits}
-    return {"choices": None, "range": span}
+    return {"choices": None, "range": {"low": low, "high": high, "step": round(float(step), 12),
+                                       "digits": max(0, -math.floor(math.log10(step) + 1e-9))}}
 
 
-def _decimals(span: float) -> int:
-    """So many digits after the point that a quantity of this size shows about three."""
-    return max(1, 2 - math.floor(math.log10(abs(span)))) if span else 1
+def _format(x: float, digits: int) -> str:
+    return f"{x:.{digits}f}".replace("-", "−")
 
 
-def _format(x: float, digits: int, unit: str = "") -> str:
-    return f"{x:.{digits}f}".replace("-", "−") + (f" {unit}" if unit else "")
-
-
-def _listing(prompt: str, choices, span: dict | None = None, unit: str = "") -> str:
+def _listing(prompt: str, choices) -> str:
     """The text for a terminal."""
-    if span:
-        ends = f"from {span['low']:g} to {span['high']:g} {unit}"
-        return f"{plain(prompt)}\n  a number {ends}".rstrip()
     return "\n".join([plain(prompt), *(f"  ( ) {plain(choice)}" for choice in choices)])

@@ -1,4 +1,8 @@
-"""WHAT is transferred. One paper, one file: its functions, and a thin module beside each.
+"""What is transferred: the losses, each as a function and as a thin module. One paper, one file.
+
+The order is student, teacher, labels. No gradient reaches the teacher. Losses are computed in
+float32 at least, also under autocast. `reduction` is "mean", or "none" for one value per sample,
+[B]. What does not fit raises `ValueError` or `TypeError`.
 
 The names of every loss are listed here and nowhere else, one line for each file.
 """

@@ -1,4 +1,4 @@
-"""What every loss is: a term, and weighted sums of terms. B batch, K classes."""
+"""The term, and weighted sums of terms. B batch, K classes."""
 
 import copy
 import math
@@ -7,7 +7,8 @@ import numbers
 import torch
 from torch import nn
 
-from kdcourse._random import generator
+from kdcourse._key import unlike_defaults
+from kdcourse._random import generator, seeded
 from kdcourse.taps import Output
 
 
@@ -15,16 +16,15 @@ class Loss(nn.Module):
     """Compare the student's output for a batch with the teacher's: one term of an objective.
 
     A subclass names its function, `class KD(Loss, function=kd)`, which gets student and teacher
-    (student and labels where `needs_teacher` is False), the settings, and `reduction="none"`. The
-    settings it hands to `super().__init__`, which keeps them as attributes and shows them in the
-    repr. Or it writes `values(student, teacher, labels)` itself. Both give one number per sample
-    [B]; for relations between samples one scalar, with `per_sample = False`. They get tensors: the
-    logits [B, K] of both sides, or what was tapped at the module paths `student` and `teacher`
-    (several paths: a tuple). The term is called with tensors too, or with a scheme's outputs.
+    (student and labels where `needs_teacher` is False), the settings that `super().__init__` got,
+    and `reduction="none"`. Or it writes `values(student, teacher, labels)` itself. Both give one
+    number per sample [B], or one scalar with `per_sample = False`. They get the logits [B, K] of
+    both sides, or what was tapped at their module paths (several paths: a tuple).
 
     student, teacher: module paths, as for `kdcourse.taps`; None stands for the logits.
 
-    Terms can be weighted and added: `0.1 * CE() + 0.9 * KD(T=4)` is an `Objective`.
+    The term is called with tensors, or with a scheme's outputs. Terms can be weighted and added:
+    `0.1 * CE() + 0.9 * KD(T=4)` is an `Objective`.
     """
 
     per_sample = True  # one number per sample, and the loss is their mean
@@ -57,16 +57,12 @@ class Loss(nn.Module):
         """Look at the data set before training, where a term needs to (a memory bank's size)."""
 
     def build(self, student, teacher, seed: int) -> None:
-        """Make what must be trained (projections), now that the shapes are known. Called before
-        the optimiser exists, possibly more than once; makes nothing twice and writes nothing else.
-        Outside a scheme, call it yourself with the first batch. student, teacher: as in a call."""
+        """Make what must be trained (projections) from a first batch, before the optimiser exists.
+        Called more than once, but makes nothing twice. student, teacher: as in a call."""
 
     def settings(self) -> dict:
         """Give the settings by name, as they are now."""
-        given = {}
-        for name in self._settings:
-            given[name] = getattr(self, name)
-        return given
+        return {name: getattr(self, name) for name in self._settings}
 
     def values(self, student, teacher=None, labels=None) -> torch.Tensor:
         """Compute one loss per sample, [B]; a scalar where `per_sample` is False. Takes tensors."""
@@ -121,10 +117,9 @@ class Loss(nn.Module):
         return ValueError(f"{self!r}: {error}")
 
     def seeded(self, seed: int, like: torch.Tensor, make) -> nn.Module:
-        """Call `make()` seeded by `seed`, with torch's global generator restored afterwards. The
-        module gets the device and precision of `like` (float32 at least) and this term's mode."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        """Call `make()` seeded by `seed`; torch's global generator stays as it was. The module gets
+        the device and precision of `like` (float32 at least) and this term's mode."""
+        with seeded(seed):
             module = make()
         module.train(self.training)  # build() runs in eval mode: batch statistics must not move
         return module.to(like.device, torch.promote_types(like.dtype, torch.float32))
@@ -141,8 +136,10 @@ class Loss(nn.Module):
                          if value is not None or name not in self.omitted)
 
     def identity(self):
-        """Give the settings and the paths: what recorded results are found by."""
-        return [self.settings(), self.student_paths, self.teacher_paths]
+        """Give the settings that differ from their default, and the paths: what recorded results
+        are found by."""
+        changed = unlike_defaults(type(self), self.settings())
+        return [changed, self.student_paths, self.teacher_paths]
 
     def __repr__(self):
         paths = [f"{who}={_shown(path)}" for who, path in
@@ -221,8 +218,6 @@ class Objective(nn.Module):
             groups[term.needs_teacher].append((weight, term))
         return tuple(Objective(group) if group else None for group in groups)
 
-    apart = split_by_teacher  # the name before
-
     def unweighted(self) -> "Objective":
         """Give each of the same terms the weight 1."""
         return Objective([(1.0, term) for term in self.terms.values()])
@@ -249,8 +244,6 @@ class Objective(nn.Module):
         for name, term in self.terms.items():
             found[name] = term(student, teacher, labels)
         return found
-
-    parts = losses  # the name in `Outcome`
 
     def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         """Add up the weighted `losses`."""
@@ -292,11 +285,10 @@ class Objective(nn.Module):
 
 
 def as_objective(loss) -> Objective:
-    """Take an objective, or a single term, into a scheme.
+    """Take an objective, or a single term, into a scheme, which trains the terms themselves.
 
-    The scheme trains the terms themselves: after `hint = Hint("2", "3")` and `Distiller(student,
-    teacher, CE() + hint)` it is `hint.regressor` that learns. A term that an earlier scheme took is
-    copied as it was then, not yet built: nothing learned passes from one scheme to the next.
+    A term that an earlier scheme took is copied as it was then, not yet built: nothing learned
+    passes from one scheme to the next.
     """
     if isinstance(loss, Loss):
         loss = Objective([(1.0, loss)])

@@ -45,7 +45,7 @@ def logits(x, who: str) -> torch.Tensor:
         raise ValueError(f"Expected {who} logits of shape [B, K], got {_described(x)}.")
     if 0 in x.shape:  # the mean over no samples is NaN
         raise ValueError(f"Expected {who} logits with something in them, got {list(x.shape)}.")
-    return x if x.dtype == torch.float64 else x.float()
+    return floats(x)
 
 
 def logits_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,16 +96,13 @@ def features(x, who: str, *ndims: int) -> torch.Tensor:
     return floats(x)
 
 
-def features_pair(student, teacher, *ndims: int, batch_only: bool = False):
-    """Check features of both sides, of one shape (or one number of dimensions and samples, with
-    `batch_only`); the teacher's come without a gradient."""
-    student, teacher = features(student, "student", *ndims), features(teacher, "teacher", *ndims)
-    same = 1 if batch_only else None
-    if student.shape[:same] != teacher.shape[:same] or student.ndim != teacher.ndim:
-        which = "shapes that agree in the batch" if batch_only else "one shape"
-        raise ValueError(f"Expected student and teacher features of {which}, got "
+def features_pair(student, teacher, *ndims: int):
+    """Check features of both sides, of one shape; the teacher's come without a gradient."""
+    student, teacher = one_batch(student, teacher, *ndims)
+    if student.shape != teacher.shape:
+        raise ValueError(f"Expected student and teacher features of one shape, got "
                          f"{list(student.shape)} and {list(teacher.shape)}.")
-    return student, teacher.detach()
+    return student, teacher
 
 
 def one_batch(student, teacher, *ndims: int):
@@ -119,8 +116,8 @@ def one_batch(student, teacher, *ndims: int):
 
 def as_map(x, who: str = "the") -> torch.Tensor:
     """Give features as a map [B, C, H, W]. A vector [B, D] is a map of 1x1. Tokens [B, N, D] are
-    laid out on their grid, without leading tokens that stand for no patch (class, distillation,
-    registers: 0, 1, 2 or 5 of them, the first number that leaves a square).
+    laid out on their grid, without 0, 1, 2 or 5 leading tokens that stand for no patch (class,
+    distillation, registers): the first number that leaves a square.
 
     >>> as_map(torch.zeros(2, 17, 8)).shape  # a class token and 4 x 4 patches
     torch.Size([2, 8, 4, 4])
@@ -138,8 +135,8 @@ def as_map(x, who: str = "the") -> torch.Tensor:
 
 
 def as_tokens(x, who: str = "the") -> torch.Tensor:
-    """Give features as a sequence [B, N, D]: each place of a map [B, C, H, W] becomes a token, row
-    by row; a vector [B, D] becomes one token.
+    """Give features as a sequence [B, N, D]: each place of a map [B, C, H, W] is a token, row by
+    row; a vector [B, D] is one token.
 
     >>> as_tokens(torch.zeros(2, 8, 4, 4)).shape
     torch.Size([2, 16, 8])

@@ -17,20 +17,20 @@ from kdcourse.tasks import call, each
 
 
 def parameters(model: nn.Module) -> int:
-    """The number of parameters."""
+    """Count the parameters."""
     return sum(p.numel() for p in model.parameters())
 
 
 def macs(model: nn.Module, shape) -> int:
-    """Multiply-accumulate operations for one input of `shape` [C, H, W]. Here and below an example
+    """Count multiply-accumulates for one input of `shape` [C, H, W]. Here and below an example
     [1, …] may stand for the shape: a tensor (of token ids), or a dict of tensors.
 
-    Matrix products, convolutions and attention, as torch's own counter sees them.
+    Matrix products, convolutions and attention, by torch's `FlopCounterMode`.
 
     >>> macs(nn.Linear(10, 5), (10,))
     50
     """
-    plain = sdpa_kernel(SDPBackend.MATH)  # attention as matrix products: every torch counts those
+    plain = sdpa_kernel(SDPBackend.MATH)  # attention as matrix products, which are counted
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), plain, counter:
         call(model, _inputs(shape, 1, device_of(model)))
@@ -38,34 +38,28 @@ def macs(model: nn.Module, shape) -> int:
 
 
 def file_mb(model: nn.Module) -> float:
-    """The size of the weights as a safetensors file, in MB (10^6 bytes).
+    """Give the size of the weights as a safetensors file, in MB (10^6 bytes).
 
-    All that `state_dict` holds, buffers too, each tensor once where several names share it.
+    All that `state_dict` holds, each tensor once where several names share it.
 
     >>> file_mb(nn.Linear(1000, 250))
     1.0011...
     """
-    return _bytes(model.state_dict()) / 1e6
-
-
-def _bytes(tensors: dict) -> int:
-    """Of a safetensors file with these tensors."""
     once = {}
-    for name, tensor in tensors.items():
-        if isinstance(tensor, torch.Tensor):  # some modules keep other things, too
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, torch.Tensor):  # not what `get_extra_state` gives
             place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
             once.setdefault(place, (name, tensor))
     # Clones, because the format refuses tensors that overlap in memory.
     return len(safetensors.torch.save(
         {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-         for name, tensor in once.values()}))
+         for name, tensor in once.values()})) / 1e6
 
 
 def latency(model: nn.Module, shape, batch: int = 1, seconds: float = 0.5):
-    """Milliseconds for one call on a batch: (median, interquartile range), after a warm-up.
+    """Measure the milliseconds of one call: (median, interquartile range), after a warm-up.
 
-    On the model's device; on a CPU with one thread, as a small device would run it.
-    `seconds` is how long to measure.
+    On the model's device; on a CPU with one thread. `seconds` is how long to measure.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -76,7 +70,7 @@ def latency(model: nn.Module, shape, batch: int = 1, seconds: float = 0.5):
 
 
 def throughput(model: nn.Module, shape, batch: int = 128, seconds: float = 0.5):
-    """Samples per second, shown `batch` at once: (median, interquartile range), after a warm-up.
+    """Measure samples per second, `batch` at once: (median, interquartile range), after a warm-up.
 
     On the model's device, the samples already there; on a CPU with all the threads that torch has.
     `seconds` is how long to measure, though at least six calls.
@@ -86,10 +80,9 @@ def throughput(model: nn.Module, shape, batch: int = 128, seconds: float = 0.5):
 
 
 def _times(model, shape, batch, seconds, least) -> list[float]:
-    """Milliseconds of the calls of a network, after a warm-up.
+    """Measure the milliseconds of each call.
 
-    Not torch.utils.benchmark: of calls that take longer than `seconds` it makes one or two, and its
-    import writes a warning on machines with CUDA and no GPU.
+    Not by torch.utils.benchmark: of calls longer than `seconds` it makes one or two.
     """
     device = device_of(model)
     x = _inputs(shape, batch, device)
@@ -111,12 +104,12 @@ def _median_iqr(values: list[float]) -> tuple[float, float]:
 
 
 def peak_memory(model: nn.Module, shape, batch: int = 1) -> float | None:
-    """The most memory that inference holds at one time, in MB (10^6 bytes).
+    """Give the most memory that inference holds at one time, in MB (10^6 bytes).
 
-    Weights and buffers, and on a GPU what torch allocates for one call at the highest
-    (`max_memory_allocated`, whose maximum is reset), the inputs included. On a CPU, where torch
-    does not count that, the largest sum of one module's inputs and outputs, which exist at one
-    time: a lower bound, for what a shortcut keeps meanwhile is not in it. None on other devices.
+    Weights, buffers and inputs, and on a GPU what torch allocates for one call
+    (`max_memory_allocated`, which is reset). On a CPU, where torch does not count that, the largest
+    sum of one module's inputs and outputs: a lower bound, as tensors kept for a shortcut are not in
+    it. None on other devices.
 
     >>> round(peak_memory(nn.Linear(1000, 250), (1000,)), 3)  # 251,000 for input, weights, output
     1.006
@@ -139,14 +132,14 @@ def peak_memory(model: nn.Module, shape, batch: int = 1) -> float | None:
 
 
 def _inputs(like, batch: int, device):
-    """A batch of inputs of a shape [C, H, W], or copies of an example [1, …]."""
+    """Make a batch of inputs of a shape [C, H, W], or of copies of an example [1, …]."""
     if isinstance(like, (dict, torch.Tensor)):
         return each(lambda t: t[:1].expand(batch, *t.shape[1:]).contiguous().to(device), like)
     return torch.full((batch, *like), 0.5, device=device)
 
 
 def _largest_activations(model: nn.Module, x) -> int:
-    """Bytes of the inputs and outputs of that module for which they are the most."""
+    """Give the bytes of inputs and outputs of the module with the most."""
     sums = [0]
 
     def note(module, args, kwargs, output):

@@ -14,7 +14,7 @@ from kdcourse.tasks import ONE_LABEL, Numbers, Task
 
 
 def accuracy(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
-    """The share of samples whose largest logit is the label's, in [0, 1].
+    """Give the share of samples whose largest logit is the label's, in [0, 1].
 
     >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0]))
     0.5
@@ -23,7 +23,7 @@ def accuracy(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
-    """The share of samples whose label is among the k largest logits, in [0, 1].
+    """Give the share of samples whose label is among the k largest logits, in [0, 1].
 
     Of equal logits the first class counts as the larger, as in `accuracy`, which is k = 1.
     Raises `ValueError` unless 1 <= k <= K.
@@ -43,15 +43,15 @@ def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
 
 
 def nll(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
-    """Negative log-likelihood of the labels, in nats per sample: the cross-entropy at T = 1."""
+    """Give the negative log-likelihood of the labels, in nats per sample."""
     return float(losses.cross_entropy(logits_NK, labels.to(logits_NK.device)))
 
 
 def reliability(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> list[dict]:
-    """How often the network is right, by how sure it was: the rows of a reliability diagram.
+    """Give accuracy by confidence (the largest probability): the rows of a reliability diagram.
 
-    The confidence of an answer is its largest probability. Rows: equal bins (low, high] of the
-    confidence, with count, mean confidence and accuracy (None in an empty bin).
+    Rows: equal bins (low, high] of the confidence, with count, mean confidence and accuracy (None
+    in an empty bin).
     """
     # On the CPU, because not every device has float64.
     confidence, answer = logits_NK.cpu().double().softmax(1).max(1)
@@ -71,7 +71,7 @@ def reliability(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -
 
 
 def ece(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
-    r"""Expected calibration error: the mean distance between confidence and accuracy, in [0, 1].
+    r"""Give the expected calibration error: the mean of |accuracy - confidence|, in [0, 1].
 
     .. math:: \sum_b \frac{n_b}{N} \, |\mathrm{acc}_b - \mathrm{conf}_b|
 
@@ -86,7 +86,7 @@ def ece(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
 
 
 def agreement(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
-    """The share of samples to which two networks give the same class, right or wrong.
+    """Give the share of samples with the same class from both networks, right or wrong.
 
     "Fidelity" in Stanton et al. 2021 (arXiv:2106.05945).
     """
@@ -94,19 +94,19 @@ def agreement(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
 
 
 def teacher_kl(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
-    """KL(teacher || student) at T = 1, in nats per sample."""
+    """Give KL(teacher || student) at T = 1, in nats per sample."""
     return float(losses.kd(logits_NK, teacher_NK.to(logits_NK.device), T=1))
 
 
 def entropy(logits_NK: torch.Tensor, T: float = 1.0) -> torch.Tensor:
-    """The entropy of softmax(logits / T), in nats, [N], on the CPU."""
+    """Give the entropy of softmax(logits / T), in nats, [N], on the CPU."""
     log_p = F.log_softmax(logits_NK.cpu().double() / T, 1)
     p = log_p.exp()
     return -(p * log_p.masked_fill(p == 0, 0)).sum(1)
 
 
 def per_class(logits_NK: torch.Tensor, labels: torch.Tensor, classes: int) -> list[float | None]:
-    """The accuracy on the samples of each class; None for a class without samples."""
+    """Give the accuracy on the samples of each class; None for a class without samples."""
     labels = _hard(labels, "cpu")
     right = (logits_NK.argmax(1).cpu() == labels).double()
     return [float(right[labels == k].mean()) if (labels == k).any() else None
@@ -115,27 +115,23 @@ def per_class(logits_NK: torch.Tensor, labels: torch.Tensor, classes: int) -> li
 
 def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "cosine",
                 batch: int = 500) -> float:
-    r"""The share of samples whose nearest neighbour among all others is of their class, in [0, 1].
+    r"""Give the share of samples whose nearest neighbour is of their class, in [0, 1].
 
     .. math:: \frac{1}{N} \sum_i \big[\, y_{n(i)} = y_i \,\big], \qquad
         n(i) = \arg\min_{j \neq i} d(x_i, x_j)
 
-    Retrieval as in metric learning (Oh Song et al. 2016, arXiv:1511.06452): no head, no
-    training, and the classes may be ones that the network never saw. Chance is the share of the
-    class among the other samples.
+    Retrieval as in metric learning (Oh Song et al. 2016, arXiv:1511.06452): no head, no training,
+    and the classes may be ones that the network never saw. Of equally near neighbours the share
+    that is of the class counts, and a sample that is alone in its class is left out: so chance is
+    the share of the class among the other samples. A vector of 0 has the cosine 0 with all.
 
     features_ND: one vector per sample [N, D]; further dimensions are flattened.
     labels: [N], or soft ones [N, K], of which the largest counts.
-    metric: "cosine", the angle seen from 0; or "euclidean".
+    metric: "cosine" or "euclidean".
     batch: how many samples look for their neighbour at once. It changes memory (about twice
         batch * N numbers of 8 bytes, 80 MB for 10,000 samples) and time, not the result.
 
-    A sample is never its own neighbour; an exact copy of it may be. Several neighbours that are
-    equally near, up to rounding, count by the share of them that is of the class: so the order of
-    the samples does not matter, and features that say nothing are at chance. A sample that is alone
-    in its class has nothing to find, and is left out. A vector of 0 has the cosine 0 with all.
     In float64 on the CPU. `nan` for features that are not finite, and when every sample is alone.
-
     Raises `ValueError` for fewer than 2 samples, for other than N labels and for an unknown metric.
 
     >>> features = torch.tensor([[1.0, 0.0], [9.0, 1.0], [0.0, 2.0], [0.1, 9.0]])
@@ -161,7 +157,7 @@ def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "
     else:
         x_ND = x_ND - x_ND.mean(0)  # far from 0, products would lose the digits of a distance
     norms_N = x_ND.square().sum(1)
-    _, same_class, sizes = labels.unique(return_inverse=True, return_counts=True)
+    _, classes_N, sizes = labels.unique(return_inverse=True, return_counts=True)
     hits_N = torch.zeros(N, dtype=torch.float64)
     for rows in torch.arange(N).split(batch):
         # The squared distance, without the sample's own |x|², which is the same for all.
@@ -172,12 +168,11 @@ def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "
         tied = far <= (nearest + 1e-13 * (norms_N[rows] + norms_N[place]))[:, None]
         for i in (tied.sum(1) > 1).nonzero()[:, 0].tolist():
             hits_N[rows[i]] = (labels[tied[i]] == labels[rows[i]]).double().mean()
-    asked = sizes[same_class] > 1
-    return float(hits_N[asked].mean())  # the mean of nothing is nan
+    return float(hits_N[sizes[classes_N] > 1].mean())  # the mean of nothing is nan
 
 
 def confusion(logits_NK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Counts [K, K], on the CPU: row = label, column = the network's answer."""
+    """Count answers [K, K], on the CPU: row = label, column = the network's class."""
     classes = logits_NK.shape[1]
     flat = _hard(labels, "cpu") * classes + logits_NK.argmax(1).cpu()
     return torch.bincount(flat, minlength=classes**2).view(classes, classes)

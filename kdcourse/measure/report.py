@@ -80,25 +80,20 @@ class Report:
 
 
 def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Report:
-    """Student and teacher side by side on one split: right, calibrated, alike, small, fast?
+    """Put student and teacher side by side on one split: quality, size and speed.
 
-    Columns: each teacher, where it answers for these inputs, with its own transform (an ensemble is
-    one column: the sum of its networks), and the networks that the scheme trains
-    (`Scheme.networks`), each compared with the mean over its `Scheme.partners`. Of `Mutual` every
-    student, compared with its peers. Of `MultiExit` every exit, compared with the end, which is the
-    student; sizes are those of what an exit needs.
+    Columns: each teacher that answers for these inputs (an ensemble is one column: the sum of its
+    networks), and the networks that the scheme trains (`Scheme.networks`), each compared with the
+    mean over its `Scheme.partners`: students of `Mutual` with their peers, exits of `MultiExit`
+    with the end.
 
     Rows: accuracy, also top-5 where there are more than five classes, agreement with the teacher,
-    NLL, ECE, KL(teacher || student), all over the samples, or the tokens and pixels that count;
-    parameters, multiply-accumulates, the weights as a safetensors file, latency of one sample,
-    throughput with `batch` samples at once, and peak memory of one sample (see `latency`,
-    `throughput`, `peak_memory`), on this machine. Times are medians, with the interquartile range
-    as their spread. Students are measured as they are exported: without hooks, not compiled. Of
-    numbers R² and the root mean squared error; without labels only what compares
-    with the teacher. A teacher whose outputs are not those of the data's classes has only sizes and
-    times.
-
-    `to_dict()` of what comes back is plain Python; a notebook shows it as a table.
+    NLL, ECE, KL(teacher || student); parameters, multiply-accumulates, the weights as a safetensors
+    file, latency and peak memory of one image, throughput with `batch` images at once, on this
+    machine. Times are medians and interquartile ranges. Students are measured as they are exported:
+    without hooks, not compiled. Of tokens, pixels and several labels those that count are measured;
+    of numbers R² and the root mean squared error; without labels what compares with the teacher. A
+    teacher whose outputs are not of the data's classes has sizes and times only.
     """
     if not isinstance(scheme, schemes.Scheme):
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
@@ -117,9 +112,8 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
         except ValueError:  # outputs that are no rows of this task, such as features
             if name in networks:
                 raise
-            logits[name] = torch.zeros(0, 0)
-        else:
-            labels = known if known is not None else labels
+            logits[name], known = torch.zeros(0, 0), None
+        labels = labels if known is None else known
     logits = {name: found for name, found in logits.items() if found is not None}
     rows = {}
     for name, found in logits.items():
@@ -142,32 +136,34 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
 
 
 def _fits(logits_MK: torch.Tensor, labels) -> bool:
-    """Whether the logits are of classes that the labels name; of a teacher they need not be."""
+    """Whether the logits stand for the classes of the labels; those of a teacher need not."""
     if labels is None or labels.ndim == 2:
         return labels is None or labels.shape == logits_MK.shape
     return len(labels) == len(logits_MK) and int(labels.max()) < logits_MK.shape[1]
 
 
 def _right(logits_MK: torch.Tensor, labels, others, task) -> dict:
-    as_rows = ONE_LABEL if task.has_classes else task  # they are rows already
-    row = quality.evaluate(logits_MK, labels, task=as_rows)
+    task = ONE_LABEL if task.has_classes else task  # the logits are rows already
+    row = quality.evaluate(logits_MK, labels, task=task)
     if task.has_classes and labels is not None and logits_MK.shape[1] > 5:
         row["top5"] = quality.top_k(logits_MK, labels)
-    pairs = [quality.evaluate(logits_MK, labels, other, as_rows) for other in others]
-    for key in (pairs[0].keys() - row.keys() if pairs else ()):
+    pairs = [quality.evaluate(logits_MK, labels, other, task) for other in others]
+    for key in pairs[0].keys() - row.keys() if pairs else ():
         row[key] = statistics.fmean(pair[key] for pair in pairs)
     return row
 
 
 @contextlib.contextmanager
 def _moved(model: nn.Module, device):
-    """The model on that device; the network behind stored answers may lie on another."""
-    before = device_of(model)
+    """Move the model to that device; networks behind stored answers may lie on another."""
+    parts = list(model.networks) if isinstance(model, _AsNetwork) else [model]
+    before = [device_of(part) for part in parts]
     model.to(device)
     try:
         yield
     finally:
-        model.to(before)
+        for part, place in zip(parts, before, strict=True):
+            part.to(place)
 
 
 def _costs(model: nn.Module, example, batch: int) -> dict:

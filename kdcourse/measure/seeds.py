@@ -5,9 +5,7 @@ import statistics
 
 
 def interval(values: list[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of the values and the ends of its confidence interval (Student's t).
-
-    The ends are NaN for fewer than two values: one run says nothing about the spread.
+    """Give the mean and the ends of its confidence interval (Student's t), NaN for one value.
 
     >>> interval([1.0, 2.0, 3.0])
     (2.0, -0.48..., 4.48...)
@@ -26,9 +24,9 @@ def interval(values: list[float], level: float = 0.95) -> tuple[float, float, fl
 
 
 def paired_difference(ours: list[float], baseline: list[float], level: float = 0.95):
-    """Mean of `ours - baseline`, seed by seed, and the ends of its confidence interval.
+    """Give the mean of `ours - baseline`, seed by seed, and the ends of its confidence interval.
 
-    Two arms that share data order and seed share part of their luck; the pairs take it out.
+    What a seed does to both arms alike (data order, initial weights) cancels in the pairs.
     """
     if len(ours) != len(baseline):
         raise ValueError(f"Expected pairs, got {len(ours)} and {len(baseline)} values. "

@@ -16,7 +16,7 @@ from kdcourse.teachers import Teacher
 
 
 def cka(a_ND: torch.Tensor, b_NE: torch.Tensor, debiased: bool = False) -> float:
-    r"""Linear centred kernel alignment of two sets of features: how alike two layers are.
+    r"""Give the linear centred kernel alignment of the features of two layers.
 
     .. math:: \frac{\mathrm{HSIC}(K, L)}{\sqrt{\mathrm{HSIC}(K, K)\,\mathrm{HSIC}(L, L)}},
         \qquad K = AA^\top,\; L = BB^\top
@@ -24,14 +24,13 @@ def cka(a_ND: torch.Tensor, b_NE: torch.Tensor, debiased: bool = False) -> float
     Kornblith et al. 2019, section 3 (arXiv:1905.00414). 1 for features that are the same up to
     rotation and scale, 0 for features without a linear relation.
 
-    a_ND, b_NE: what two layers say about the same N samples, in the same order. Further dimensions,
-        as of maps [N, C, H, W] or tokens [N, T, D], are flattened into features.
+    a_ND, b_NE: features of the same N samples, in the same order; further dimensions, as of maps
+        [N, C, H, W] or tokens, are flattened.
     debiased: with few samples and many features even unrelated layers look alike. The unbiased HSIC
         of Song et al. 2012 (JMLR 13), as Nguyen, Raghu & Kornblith 2021 use it (arXiv:2010.15327,
         equation 3), takes that out; it can fall slightly below 0.
 
-    `nan` when a layer says the same about every sample, up to rounding, as there is nothing to
-    compare, and for features that are not finite. Raises
+    `nan` when all samples have the same features, up to rounding, or some are not finite. Raises
     `ValueError` for different numbers of samples, and for fewer than 2 (debiased: 4).
 
     >>> a = torch.rand(100, 8, generator=torch.Generator().manual_seed(0))
@@ -47,17 +46,16 @@ def cka(a_ND: torch.Tensor, b_NE: torch.Tensor, debiased: bool = False) -> float
 @torch.no_grad()
 def cka_matrix(model_a: nn.Module, paths_a, model_b: nn.Module, paths_b, x: torch.Tensor,
                batch: int = 500, debiased: bool = False) -> torch.Tensor:
-    """`cka` of every layer of one network with every layer of another: [len(a), len(b)], float64.
+    """Give `cka` of every layer of one network with every layer of another, in eval mode: [a, b].
 
-    model_a, model_b: networks, which may be the same; or teachers, such as a `Live` with a
-        transform of its own.
+    model_a, model_b: networks, which may be the same; or teachers, with transforms of their own.
     paths_a, paths_b: module paths, as in `kd.taps`.
-    x: the inputs that both are shown [N, C, H, W]. A few hundred are enough with `debiased=True`.
-    batch: how many pass through a network at once. It changes memory and time, not the numbers; the
-        features of all N samples are kept until the end.
+    x: the inputs of both [N, C, H, W]. A few hundred are enough with `debiased=True`.
+    batch: how many pass through a network at once; the features of all N samples are kept.
 
-    Eval mode, no gradients; both networks stay as they are. Raises what `kd.taps` and `cka` raise.
+    Raises what `kd.taps` and `cka` raise.
 
+    >>> from kdcourse import models
     >>> net = models.convnet(width=8)
     >>> table = cka_matrix(net, ["1", "3"], net, ["1", "3", "5"], torch.rand(20, 1, 28, 28))
     >>> table.shape, [round(float(table[i, i]), 6) for i in (0, 1)]
@@ -70,26 +68,24 @@ def cka_matrix(model_a: nn.Module, paths_a, model_b: nn.Module, paths_b, x: torc
 
 
 def _layers(model, paths, x, batch: int) -> list[torch.Tensor]:
-    """What each layer says about all of x."""
+    """Collect the features of each layer for all of x."""
     paths = (paths,) if isinstance(paths, str) else tuple(paths)
     device = device_of(model)
     tapped = taps_of(model, paths) if not isinstance(model, Teacher) else (
         lambda part: model(Batch(part, None, None), paths))
     with evaluating(model):
         parts = (each(lambda t: t.to(device), part) for part in pieces(x, batch))
-        # A teacher gets a batch, whatever its inputs are.
-        views = [tapped(part) if isinstance(model, Teacher) else call(tapped, part)
-                 for part in parts]
-    return [torch.cat([view.taps[path].cpu() for view in views]) for path in paths]
+        outputs = [tapped(part) if isinstance(model, Teacher) else call(tapped, part)
+                   for part in parts]
+    return [torch.cat([output.taps[path].cpu() for output in outputs]) for path in paths]
 
 
 def _centred(x_ND: torch.Tensor, debiased: bool) -> torch.Tensor | None:
-    """Features with mean 0 and the same Gram matrix in at most N columns; None where all samples
+    """Centre the features, in at most N columns with the same Gram matrix; None where all samples
     have the same, up to rounding, or where some are not finite."""
     least = 4 if debiased else 2
     if len(x_ND) < least:
-        raise ValueError(f"Expected at least {least} samples, got {len(x_ND)}. Similarity is a "
-                         "statement about many samples: take some hundred.")
+        raise ValueError(f"Expected at least {least} samples, got {len(x_ND)}. Take some hundred.")
     rounding = torch.finfo(x_ND.dtype).eps if x_ND.is_floating_point() else 0
     x_ND = x_ND.detach().cpu().double().reshape(len(x_ND), -1)
     largest = x_ND.abs().max()
@@ -97,7 +93,7 @@ def _centred(x_ND: torch.Tensor, debiased: bool) -> torch.Tensor | None:
     x_ND = x_ND - x_ND.mean(0)
     if not x_ND.abs().max() > 4 * rounding * largest:
         return None
-    if x_ND.shape[1] > len(x_ND):  # wide layers: N columns say all there is to say about N samples
+    if x_ND.shape[1] > len(x_ND):  # a Gram matrix [N, N] has N columns as its square root
         values, vectors_NN = torch.linalg.eigh(x_ND @ x_ND.T)
         x_ND = vectors_NN * values.clamp(min=0).sqrt()
     return x_ND
@@ -114,14 +110,14 @@ def _alignment(a_ND, b_NE, debiased: bool) -> float:
 
 
 def _hsic(a_ND: torch.Tensor, b_NE: torch.Tensor) -> torch.Tensor:
-    """The sum of K * L over all pairs of samples, in [D, E] numbers instead of [N, N]; the factor
-    in front is left out, as it cancels."""
+    """Sum K * L over all pairs of samples, in [D, E] numbers instead of [N, N]. The factor in front
+    cancels."""
     return (a_ND.T @ b_NE).square().sum()
 
 
 def _hsic_unbiased(a_ND: torch.Tensor, b_NE: torch.Tensor) -> torch.Tensor:
-    """Song et al. 2012, equation 5, on Gram matrices without their diagonals, which are never
-    formed: sums over them are sums over features. Up to the factor 1 / (N (N - 3))."""
+    """Compute Song et al. 2012, equation 5, up to the factor 1 / (N (N - 3)), from the features:
+    the Gram matrices are never formed."""
     N = len(a_ND)
     own_a, own_b = a_ND.square().sum(1), b_NE.square().sum(1)  # the diagonals
     # The columns add up to 0, so what is left of a row's sum is minus its diagonal entry.

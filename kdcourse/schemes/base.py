@@ -157,6 +157,16 @@ class Scheme(nn.Module):
         """Every objective that the scheme keeps."""
         return [module for module in self.modules() if isinstance(module, losses.Objective)]
 
+    def groups(self) -> list[dict]:
+        """Parameters that are trained alike, each group with settings of its own.
+
+        By default one group of everything that has a gradient. A group has "params" and, where it
+        differs, "lr" (a factor of the recipe's rate), "weight_decay", "every" (only every n-th
+        step), "ascend" (the gradient is reversed: an adversary) and "optimizer" (as in `Recipe`).
+        All of them are kept in checkpoints.
+        """
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
     def identity(self):
         """Students, objectives and teachers: what recorded results are found by."""
         return [self.students, self.objectives(), list(self.teachers.items())]

@@ -4,14 +4,12 @@ Shapes: V views, N samples, B batch, K classes.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import nn
 
-from kdcourse import _files
+from kdcourse import _files, _store
 from kdcourse._key import fingerprint, named
 from kdcourse.data import Batch, Dataset, Split
 from kdcourse.data.augment import Augmented
@@ -20,6 +18,7 @@ from kdcourse.tasks import ONE_LABEL, first
 from kdcourse.teachers.base import Teacher
 from kdcourse.teachers.live import as_teacher
 
+KIND = "stored answers"
 TRIED = 8  # samples for which loaded answers are compared with the teacher's
 
 
@@ -54,12 +53,13 @@ class Cached(Teacher):
             settings["labels"] = self._labels
         path = Path(path) if path is not None else None
         stored = path is not None and path.exists()
-        self._store(_load(path, settings) if stored else _answers(teacher, data))
+        self._keep(_store.load(path, KIND, settings)[1]["logits"] if stored else
+                    _answers(teacher, data))
         if stored:
             self._try(path, data)
         elif path is not None:
             with _files.warn_if_not_kept("The teacher's answers were computed but not kept."):
-                _save(path, self._logits_VNK, settings)
+                _store.save(path, KIND, {"logits": self._logits_VNK}, settings)
 
     @classmethod
     def of(cls, logits: torch.Tensor, data: Dataset, name: str) -> "Cached":
@@ -71,7 +71,7 @@ class Cached(Teacher):
         """
         expected = [len(data.train), len(data.classes)]
         views = getattr(data.train, "views", None)
-        if data.task != ONE_LABEL:  # tokens and pixels may be as many as they like
+        if data.task != ONE_LABEL:  # of any shape
             expected[1:] = logits.shape[1 if views is None else 2 :]
         if list(logits.shape) not in (expected, [views, *expected]):
             raise ValueError(f"Expected logits of shape {expected}, one row per training sample, "
@@ -79,7 +79,7 @@ class Cached(Teacher):
         self = cls.__new__(cls)
         Teacher.__init__(self)
         self._describe(data, name, None)
-        self._store(logits.view(-1, *expected).detach())
+        self._keep(logits.view(-1, *expected).detach())
         return self
 
     def _describe(self, data: Dataset, name: str, source: Teacher | None) -> None:
@@ -91,7 +91,7 @@ class Cached(Teacher):
         # need not lie in the memory of a GPU.
         self._source = (source,)
 
-    def _store(self, logits_VNK: torch.Tensor) -> None:
+    def _keep(self, logits_VNK: torch.Tensor) -> None:
         self.register_buffer("_logits_VNK", logits_VNK.contiguous(), persistent=False)
 
     @property
@@ -195,30 +195,3 @@ def _ask(teacher: Teacher, train: Split, places: torch.Tensor, view: int) -> tor
     split = split.to(device)
     batch = Batch(split.x, split.y, index.to(device), number, split.task)
     return teacher(batch).logits.float().cpu()
-
-
-def _save(path: Path, logits: torch.Tensor, settings: dict) -> None:
-    """Write answers with what they were made for and their checksum."""
-    header = settings | {"sha256": fingerprint(logits)}
-    _files.write(path, safetensors.torch.save({"logits": logits},
-                                              {"kdcourse": json.dumps(header)}))
-
-
-def _load(path: Path, settings: dict) -> torch.Tensor:
-    """Read answers that are whole and were made for these settings; else raise `ValueError`."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            found = json.loads((file.metadata() or {})["kdcourse"])
-            logits = file.get_tensor("logits")
-        whole = found.pop("sha256") == fingerprint(logits)
-    except (safetensors.SafetensorError, KeyError, ValueError, OSError):
-        whole = False
-    if not whole:
-        raise ValueError(f"Expected stored answers in {path}, got a file that is cut short, "
-                         "altered or of another kind; it was not used. Delete it, or name another.")
-    for name, value in settings.items():
-        if found.get(name) != value:
-            raise ValueError(f"Expected the answers in {path} to be of {name} {value}, got "
-                             f"{found.get(name)}; they were not used. Delete the file, or name "
-                             "another.")
-    return logits

@@ -9,7 +9,6 @@ import torch
 
 import benchmark
 import kdcourse as kd
-from kdcourse import training
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def test_every_change_trains(setting, name):
 
 @pytest.mark.parametrize("faster", ["fp32", "bf16"])
 def test_a_machine_is_measured_in_the_precision_that_is_fast_on_it(tmp_path, monkeypatch, faster):
-    monkeypatch.setattr(training, "_fastest", lambda *_: (faster, True))
+    monkeypatch.setattr(kd, "fastest", lambda *_, **__: kd.Recipe(precision=faster))
     assert benchmark.fastest(torch.device("cpu")) == faster
     tried = []
 

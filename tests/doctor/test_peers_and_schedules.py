@@ -261,14 +261,13 @@ def test_a_warmup_that_is_longer_than_the_training(data, warmup, sick):
 
 
 def test_our_own_schedules_leave_their_warmup(data):
-    from kdcourse.training import _optimizer, _schedule
+    from kdcourse.training.optim import Optimisers
 
     scheme = kd.Supervised(network())
     for name in ("one-cycle", "cosine"):
-        recipe = kd.Recipe(schedule=name)
-        optimizer = _optimizer(list(scheme.parameters()), recipe, torch.device("cpu"))
-        rise = _schedule(optimizer, recipe, 100)
-        assert not found(scheme, data, "warm-up", optimizer, schedule=rise, steps=100)
+        made = Optimisers(scheme, kd.Recipe(schedule=name), torch.device("cpu"), 100)
+        assert not found(scheme, data, "warm-up", made.optimizers[0], schedule=made.schedules[0],
+                         steps=100)
 
 
 def test_a_schedule_needs_its_steps(data):

@@ -219,6 +219,7 @@ def test_rows_that_ship_are_found_and_own_rows_lie_elsewhere(data, arms, fits, h
 
 def test_a_rerun_says_first_what_it_costs(data, arms, fits, capsys, monkeypatch):
     first = kd.compare(arms, data, RECIPE, seeds=range(2), results="t")
+    capsys.readouterr()
     said = []
     monkeypatch.setattr(compare, "fit", lambda *args, fit=compare.fit, **settings: (
         said.append(capsys.readouterr().out), fit(*args, **settings))[1])
@@ -346,9 +347,9 @@ def same_student():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"arms": {}}, "at least one arm and one seed, got 0 and 5"),
-    ({"seeds": []}, "at least one arm and one seed, got 2 and 0"),
-    ({"seeds": [0, 1, 0]}, r"different seeds, got \[0, 1, 0\]"),
+    ({"arms": {}}, "at least one arm, got none"),
+    ({"seeds": []}, r"at least one seed, each once, got \[\]"),
+    ({"seeds": [0, 1, 0]}, r"each once, got \[0, 1, 0\]"),
     ({"split": "train"}, "split \"val\" or \"test\", got 'train'"),
     ({"baseline": "DKD"}, r"baseline among \['CE', 'KD'\], got 'DKD'"),
     ({"recipe": {"CE": RECIPE}}, r"a recipe for each of the arms .*, got recipes for \['CE'\]"),
@@ -511,11 +512,22 @@ def test_a_quantity_cannot_replace_one_that_every_row_has(data, arms):
         kd.compare(arms, data, RECIPE, [0], also={"accuracy": lambda *_: 1.0})
 
 
+class Calls:
+    """Notes what is called, and is no part of a key by that."""
+
+    def __init__(self):
+        self.seeds = []
+
+    def identity(self):
+        return "calls"
+
+
 def test_record_keeps_each_seed_and_pairs_the_arms():
-    calls = []
+    noted = Calls()
+    calls = noted.seeds
 
     def function(seed):
-        calls.append(seed)
+        noted.seeds.append(seed)
         return {"first": {"accuracy": 0.5 + seed / 10}, "second": {"accuracy": 0.6 + seed / 10}}
 
     made = kd.experiment.record(function, range(3), name="n", of=[RECIPE], results="t")
@@ -591,7 +603,7 @@ print([row["accuracy"] for row in made.rows], flush=True)
     done, errors = start(code).communicate(timeout=120)
     assert rows()[: len(before)] == before, f"computed anew:\n{errors}"
     assert len(rows()) == 6
-    assert json.loads(done) == [row["accuracy"] for row in rows()]
+    assert json.loads(done.splitlines()[-1]) == [row["accuracy"] for row in rows()]
 
 
 @pytest.mark.parametrize("number", [np.float32(0.5), torch.tensor(0.5), np.array([0.5, 1.0])])

@@ -51,6 +51,16 @@ def test_the_source_of_a_class_and_all_that_it_reads_count(change):
     assert key_of(one) != key_of(other)
 
 
+def test_a_lambda_is_its_expression_wherever_it_stands():
+    one = [lambda x: x + 1, lambda x: x + 2]
+    two = {"a": (
+        lambda x: x +
+        1)}
+    assert key_of(one[0]).exact == key_of(two["a"]).exact != key_of(one[1]).exact
+    (other, _) = lambda y: y + 1, None
+    assert key_of(other).exact != key_of(one[0]).exact
+
+
 def test_comments_and_blank_lines_do_not_count(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for name, comment in (("first", ""), ("second", "    # a comment\n\n")):
@@ -244,7 +254,7 @@ class MeanKD(kd.losses.KD):
     measure = """
 made = kd.compare({"KD": lambda seed: kd.Distiller(net(seed), cached, 4 * MeanKD(T=4))}, data,
                   kd.Recipe(epochs=2, batch=36, lr=0.1), seeds=[0], results="t")
-print(made.mean("KD", "nll"))"""
+print(made.rows[0]["curve"][-1][1])"""
     said = run([start, broken, measure, measure, repaired, measure, broken, measure], tmp_path)
     first, again, after, back = (said[i].split() for i in (2, 3, 5, 7))
     assert " ".join(first[:-1]) == "1 runs: 0 loaded, 1 computed."

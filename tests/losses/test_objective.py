@@ -10,6 +10,7 @@ from conftest import network, state
 
 import kdcourse as kd
 from kdcourse import losses
+from kdcourse._key import key_of
 from kdcourse.losses import CE, KD, LabelSmoothing, Loss, Objective
 from kdcourse.taps import Output
 
@@ -63,7 +64,7 @@ def test_different_objectives_read_differently(one, other):
 def test_an_objective_is_the_weighted_sum_of_its_parts():
     s, t, y = example()
     objective = 0.3 * CE() + 2 * (0.5 * KD(T=2) + KD(T=8))
-    parts = objective.parts(s, t, y)
+    parts = objective.losses(s, t, y)
     expected = {"CE": losses.cross_entropy(s, y), "KD": losses.kd(s, t, 2),
                 "KD_2": losses.kd(s, t, 8)}
     assert parts.keys() == expected.keys()
@@ -175,6 +176,39 @@ def test_an_objective_that_was_built_in_another_loop_starts_anew_in_a_scheme(dat
     objective.build(*(kd.taps(net, ["2"])(batch.x) for net in (network(0), network(1, width=6))))
     assert objective.terms["Hint"].regressor is not None
     assert hinted(objective).objective.terms["Hint"].regressor is None
+
+
+class Once(Loss):
+    def __init__(self, scale=1.0):
+        super().__init__(scale=scale)
+
+
+class Later(Loss):
+    def __init__(self, scale=1.0, shift=0.0):
+        super().__init__(scale=scale, shift=shift)
+
+
+class Hot(KD):
+    def __init__(self):
+        super().__init__(T=20)
+
+
+def test_a_setting_with_a_default_can_be_added_and_the_identity_stays():
+    assert Once().identity() == Later().identity()
+    assert Once(2).identity() == Later(2).identity() != Later(2, 1).identity()
+    assert key_of(KD()) == key_of(KD(T=4)) != key_of(KD(T=2)) != key_of(KD(T=2, student="exit"))
+    assert Hot().identity() == KD(T=20).identity()
+    changed = KD()
+    changed.T = 2.0
+    assert key_of(changed) == key_of(KD(T=2.0))
+
+
+@pytest.mark.parametrize("make", [
+    lambda one: losses.OFD("a", "b", margin=torch.tensor([-1.0, -2.0 if one else -3.0])),
+    lambda one: losses.CRD(classes=torch.tensor([0, 1, 1, int(one)])),
+])
+def test_a_setting_that_is_a_tensor_is_part_of_the_identity(make):
+    assert key_of(make(True)) == key_of(make(True)) != key_of(make(False))
 
 
 def test_settings_that_nobody_takes_are_refused():

@@ -66,7 +66,7 @@ def test_overhaul_needs_a_margin_for_every_channel():
     with pytest.raises(ValueError, match=r"OFD.*\[3\], got \[2\]"):
         (1.0 * OFD("a", "b", margin=-torch.ones(2))).build(
             *(kd.Output(x[:, 0, 0], {path: x}) for path in "ab"))
-    with pytest.raises(ValueError, match="agree in the batch"):
+    with pytest.raises(ValueError, match="features of one batch"):
         OFD("a", "b").build(x, x[:1], 0)
 
 

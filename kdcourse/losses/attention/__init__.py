@@ -1,7 +1,5 @@
 """Losses on transformers: hidden states, attention, and relations between values.
 
-Shapes: B batch, A attention heads, N tokens, D features, d features of one head.
-
 What to tap (`kdcourse.taps` has the grammar):
 
 * timm: "blocks.3" is a hidden state [B, N, D]; "blocks.3.attn.qkv" has queries, keys and values

@@ -14,16 +14,12 @@ def hidden_cosine(student_BND, teacher_BND, reduction: str = "mean"):
     .. math:: L = \frac{1}{N} \sum_n \left(1 -
         \frac{h^S_n \cdot h^T_n}{\lVert h^S_n \rVert \, \lVert h^T_n \rVert}\right)
 
-    Sanh et al. 2019, "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and
-    lighter" (arXiv:1910.01108): its cosine embedding loss, one of three. Mean over tokens, then
-    over samples. Between 0 (one direction) and 2 (opposite directions); lengths do not matter.
+    Sanh et al. 2019 (DistilBERT, arXiv:1910.01108): the cosine embedding loss, one of three.
 
     student_BND, teacher_BND: hidden states [B, N, D], of one shape. A map [B, C, H, W] counts as H
-        W tokens, a vector [B, D] as one. No gradient reaches the teacher.
-    reduction: "mean", or "none" for one value per sample, [B].
+        W tokens, a vector [B, D] as one. The cosine of a token of zeros counts as 0.
 
-    The cosine of a token of zeros counts as 0, so the loss there is 1. Raises `ValueError` for
-    other shapes, and for different numbers of tokens or widths.
+    Raises `ValueError` for shapes that do not fit.
 
     >>> states = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
     >>> hidden_cosine(states, torch.tensor([[[5.0, 0.0], [5.0, 0.0]]]))  # (0 + 1) / 2
@@ -35,10 +31,10 @@ def hidden_cosine(student_BND, teacher_BND, reduction: str = "mean"):
 
 
 class HiddenCosine(HiddenLoss, function=hidden_cosine):
-    """Match the directions of hidden states: `hidden_cosine`. Where the widths differ, it trains a
-    matrix without bias on the student's features first; DistilBERT's widths agree.
+    """Match the directions of hidden states: `hidden_cosine`.
 
-    project: True trains a matrix in any case; False never does.
+    project: True trains a matrix without bias on the student's features first; False never does;
+        None only where the widths differ (DistilBERT's agree).
     """
 
     def __init__(self, student=None, teacher=None, *, project: bool | None = None):

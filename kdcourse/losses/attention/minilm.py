@@ -16,21 +16,15 @@ def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: st
 
     .. math:: L = \frac{1}{A N} \sum_{a, n} D_{KL}(A^T_{a n} \,\|\, A^S_{a n})
 
-    Wang et al. 2020, "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of
-    Pre-Trained Transformers", section 3.1 (arXiv:2002.10957). Sum over keys; mean over heads,
-    queries and samples. In nats. The paper compares the last layers only.
+    Wang et al. 2020 (MiniLM, arXiv:2002.10957), section 3.1, which compares the last layers only.
+    Sum over keys, mean over heads and queries, in nats.
 
-    student_BANN, teacher_BANN: attention [B, A, N, N], of one shape: both need as many heads. No
-        gradient reaches the teacher.
+    student_BANN, teacher_BANN: attention [B, A, N, N], of one shape: both need as many heads.
     scores: False takes probabilities, rows that sum to 1. True takes scores before the softmax.
-    reduction: "mean", or "none" for one value per sample, [B].
 
-    A key to which the teacher gives no probability adds nothing. One to which only the student
-    gives none makes the loss large but finite with probabilities, which are kept above the smallest
-    normal number of their dtype, and +inf with a score of -inf. Probabilities are compared by
-    :math:`p \log (p / q) - p + q`: the same for rows that sum to 1, and never below 0 where half
-    precision has rounded them. Raises `ValueError` for features that are not [B, A, N, N] and for
-    two different shapes.
+    A key to which only the student gives no probability makes the loss large but finite with
+    probabilities, +inf with scores. Probabilities are compared by :math:`p \log (p / q) - p + q`,
+    never below 0 after rounding. Raises `ValueError` for shapes that do not fit.
 
     >>> uniform, sure = torch.full((1, 1, 1, 2), 0.5), torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
     >>> attention_kl(uniform, sure)  # 1 log(1 / 0.5) = log 2
@@ -59,16 +53,13 @@ def value_relation(student_BANd, teacher_BANd, reduction: str = "mean"):
     .. math:: L = \frac{1}{A N} \sum_{a, n} D_{KL}(R^T_{a n} \,\|\, R^S_{a n}), \qquad
         R_a = \mathrm{softmax}\left(\frac{V_a V_a^\top}{\sqrt d}\right)
 
-    Wang et al. 2020, "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of
-    Pre-Trained Transformers", section 3.2 (arXiv:2002.10957). Sum over keys; mean over heads,
-    queries and samples. In nats. A relation is N x N, so the widths of the heads may differ.
+    Wang et al. 2020 (MiniLM, arXiv:2002.10957), section 3.2. Sum over keys, mean over heads and
+    queries, in nats.
 
     student_BANd, teacher_BANd: the values of each head, [B, A, N, d]: as many heads and tokens on
-        both sides. No gradient reaches the teacher. `ValueRelation` cuts [B, N, D] into heads.
-    reduction: "mean", or "none" for one value per sample, [B].
+        both sides, any widths d. `ValueRelation` cuts [B, N, D] into heads.
 
-    A rotation of a head's d features changes nothing. Raises `ValueError` for features that are not
-    [B, A, N, d], and for different numbers of samples, heads or tokens.
+    Raises `ValueError` for shapes that do not fit.
 
     >>> student, teacher = torch.zeros(1, 1, 2, 3), torch.tensor([[[[2.0], [0.0]]]])
     >>> value_relation(student, teacher)  # rows softmax(4, 0) and (1/2, 1/2): (0.6031 + 0) / 2
@@ -84,9 +75,9 @@ class ValueRelation(FeatureLoss):
 
     Takes values [B, N, D], queries, keys and values in one tensor [B, N, 3 D], or [B, A, N, d].
 
-    heads: into how many heads to cut D on both sides: the models' own number for MiniLM. Where the
-        two models have different numbers, any that divides both widths serves: these are the
-        "relation heads" of Wang et al. 2021, "MiniLMv2" (arXiv:2012.15828).
+    heads: into how many heads to cut D on both sides: the models' own number for MiniLM; any that
+        divides both widths for the "relation heads" of Wang et al. 2021, "MiniLMv2"
+        (arXiv:2012.15828).
     fused: whether only the last third of the features are values; a pair for student and teacher.
         None: where the path ends in "qkv", as in timm.
     """

@@ -14,16 +14,13 @@ def hidden_mse(student_BND, teacher_BND, reduction: str = "mean"):
 
     .. math:: L = \frac{1}{N D} \sum_{n, d} (h^S_{nd} - h^T_{nd})^2
 
-    Jiao et al. 2020, "TinyBERT: Distilling BERT for Natural Language Understanding", equation 8
-    (arXiv:1909.10351); with embeddings instead, equation 9. There the student's states first pass a
-    trained matrix, :math:`H^S W_h`: `HiddenMSE` holds it. Mean over tokens, features and samples.
+    Jiao et al. 2020 (TinyBERT, arXiv:1909.10351), equation 8; equation 9 of embeddings. There the
+    student's states first pass a trained matrix, :math:`H^S W_h`: `HiddenMSE` holds it.
 
     student_BND, teacher_BND: hidden states [B, N, D], of one shape. A map [B, C, H, W] counts as H
-        W tokens, a vector [B, D] as one. No gradient reaches the teacher.
-    reduction: "mean", or "none" for one value per sample, [B].
+        W tokens, a vector [B, D] as one.
 
-    It grows with the square of the scale: a few large features decide. Raises `ValueError` for
-    other shapes, and for different numbers of tokens or widths.
+    Raises `ValueError` for shapes that do not fit.
 
     >>> hidden_mse(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[1.0, 5.0]]]))  # (0 + 3²) / 2
     tensor(4.5000)
@@ -33,10 +30,10 @@ def hidden_mse(student_BND, teacher_BND, reduction: str = "mean"):
 
 
 class HiddenMSE(HiddenLoss, function=hidden_mse):
-    """Match hidden states: `hidden_mse`. Trains a matrix without bias on the student's features,
-    also where the widths agree: TinyBERT's :math:`W_h`.
+    """Match hidden states: `hidden_mse`.
 
-    project: False compares the features as they are; None makes a matrix only where widths differ.
+    project: True trains a matrix without bias on the student's features, TinyBERT's :math:`W_h`;
+        None only where the widths differ; False compares the features as they are.
     """
 
     def __init__(self, student=None, teacher=None, *, project: bool | None = True):
@@ -48,19 +45,15 @@ def attention_mse(student_BANN, teacher_BANN, heads: str = "same", reduction: st
 
     .. math:: L = \frac{1}{A} \sum_a \mathrm{MSE}(A^S_a, A^T_a)
 
-    Jiao et al. 2020, "TinyBERT: Distilling BERT for Natural Language Understanding", equation 7
-    (arXiv:1909.10351). Mean over heads, queries, keys and samples. TinyBERT compares the scores
-    :math:`Q K^\top / \sqrt d` before the softmax, which it found to learn faster; give either those
-    or attention after the softmax, whose entries are near 1/N, so that the loss is small.
+    Jiao et al. 2020 (TinyBERT, arXiv:1909.10351), equation 7, which compares the scores
+    :math:`Q K^\top / \sqrt d`: they learn faster than attention after the softmax, near 1/N.
 
-    student_BANN, teacher_BANN: attention [B, A, N, N]. No gradient reaches the teacher.
+    student_BANN, teacher_BANN: scores or attention [B, A, N, N].
     heads: "same" compares head with head, so both need as many. "mean" averages over each side's
-        heads first, for models with different numbers of them (not in the paper).
-    reduction: "mean", or "none" for one value per sample, [B].
+        heads first, for different numbers of them (not in the paper).
 
-    A masked place, with a score of -inf on both sides, adds 0. The official code sets scores below
-    -100 to 0 instead, on each side separately. Raises `ValueError` for other shapes, and for sizes
-    that differ.
+    A masked place, with a score of -inf on both sides, adds 0; the official code sets scores below
+    -100 to 0 instead, on each side. Raises `ValueError` for shapes that do not fit.
 
     >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(1, 1, 2, 2)
     >>> attention_mse(student, torch.full((1, 1, 2, 2), 0.5))  # (4 * 0.5²) / 4

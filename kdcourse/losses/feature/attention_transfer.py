@@ -16,32 +16,23 @@ def attention_transfer(student, teacher, p: float = 2.0, variant: str = "paper",
     .. math:: L = \left\lVert \frac{Q_S}{\lVert Q_S \rVert_2} - \frac{Q_T}{\lVert Q_T \rVert_2}
             \right\rVert_2, \qquad Q = \mathrm{vec}\Big(\sum_c |A_c|^p\Big)
 
-    Zagoruyko & Komodakis 2017, "Paying More Attention to Attention", section 3.1, equations 1 and 2
-    (arXiv:1612.03928): the attention map of a layer A sums :math:`|A|^p` over its channels. The
-    channels may differ in number, and the scale of a layer does not matter. A value lies between 0
-    and the square root of 2, per sample. The paper adds :math:`\beta/2` times this for each layer.
+    Zagoruyko & Komodakis 2017 (arXiv:1612.03928), section 3.1, equations 1 and 2, for the channels
+    c of a layer A. Between 0 and √2. The paper adds :math:`\beta/2` times the sum of this over the
+    batch for each layer, :math:`\beta = 1000 / (B H W)`: a weight of 1000 / (2 H W) for the mean.
 
     student, teacher: maps [B, C, H, W], or tokens [B, N, D], laid out on their grid without class
-        tokens. No gradient reaches the teacher. Of two attention maps of different size, the larger
-        is averaged down. (The paper takes equal sizes; RepDistiller averages the activations.)
-    p: the power, at least 1; the paper's experiments use 2. Larger means that peaks count more.
-    variant: "paper", the distance itself. "code" is what the authors' PyTorch code minimises: the
-        mean over the H W places of the squared differences, so the paper's value squared, over H W.
-        Weights near 1000 belong to that one. (A question about the difference is open: issue 34 of
-        szagoruyko/attention-transfer.)
-    reduction: "mean", or "none" for one value per sample, [B].
+        tokens; of two grids, the larger attention map is averaged down.
+    p: the power, at least 1; the paper's experiments use 2.
+    variant: "paper", or "code" as in the authors' PyTorch code: the paper's value squared, divided
+        by H W (issue 34 of szagoruyko/attention-transfer asks about it); for weights near 1000.
 
-    Both variants are exactly 0 where the directions are equal. There the paper's distance has a
-    kink, and its gradient is set to 0. A layer that is 0 everywhere has the direction 0, with a
-    gradient of 0. Raises `ValueError` for features that are neither maps nor tokens on a square
-    grid, for two batch sizes, for p below 1 and for an unknown variant.
+    0 with a gradient of 0 where the directions are equal. A layer that is 0 everywhere has the
+    direction 0. Raises `ValueError` for shapes that do not fit and for settings out of range.
 
     >>> student = torch.tensor([[[[3.0, 0.0]]]])  # one channel that looks to the left
     >>> teacher = torch.tensor([[[[0.0, 1.0]], [[0.0, 2.0]]]])  # two that look to the right
     >>> attention_transfer(student, teacher)  # at a right angle: the square root of 2
     tensor(1.4142)
-    >>> attention_transfer(student, teacher, variant="code")  # 2 / (2 places)
-    tensor(1.)
     """
     _check_settings(p, variant)
     maps = on_one_grid(*(_attention(x, p) for x in maps_pair(student, teacher)))

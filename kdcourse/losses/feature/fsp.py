@@ -19,25 +19,16 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
     .. math:: L = \lVert G^T - G^S \rVert_F^2, \qquad
         G_{pq} = \frac{1}{HW} \sum_{h, w} F^1_{p,h,w}\, F^2_{q,h,w}
 
-    Yim et al. 2017, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization
-    and Transfer Learning", equations 1 and 2 (CVPR 2017). Each side gives two layers, the first and
-    the last of a section: G says which of their channels are active in the same places, averaged
-    over the places. So the two networks need not agree in the size of their maps, only in the
-    numbers of channels. Sum over the P Q entries, mean over samples. For several sections add
-    several terms; the paper gives them equal weights. The features are not normalised: with both
-    layers k times as large, L is k⁴ times as large.
+    Yim et al. 2017, "A Gift from Knowledge Distillation" (CVPR), equations 1 and 2, for the first
+    and last layer of a section; several sections have equal weight in the paper. With both layers k
+    times as large, L is k⁴ times as large.
 
     student, teacher: a pair (first, last) each: maps [B, P, H, W] and [B, Q, H, W], or tokens
-        [B, N, D], laid out on their grid without class tokens. Of two layers of different size, the
-        larger is max-pooled to the smaller, as in the paper. No gradient reaches the teacher.
-    variant: "paper" sums over the entries of the matrix; "mean" averages them, as RepDistiller
-        does: 1/(P Q) times as much.
-    reduction: "mean", or "none" for one value per sample, [B].
+        [B, N, D], laid out on their grid without class tokens. P and Q agree on both sides; of two
+        layers of different size, the larger is max-pooled to the smaller, as in the paper.
+    variant: "paper" sums over the entries of G; "mean" averages them, as RepDistiller does.
 
-    Exactly 0, with a gradient of 0, where the matrices are equal, also for other features: both
-    layers with the opposite sign, for example. Raises `ValueError` for anything that is not a pair
-    of maps (or tokens on a square grid), for different batch sizes or numbers of channels, and for
-    an unknown variant.
+    Raises `ValueError` for shapes that do not fit and for another variant.
 
     >>> first, last = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[3.0, 1.0]]]])
     >>> fsp((first, last), (first, 2 * last))  # G: (3 + 2)/2 = 2.5 and twice that; 2.5²
@@ -79,10 +70,8 @@ def _pair(x, who: str):
 
 
 class FSP(FeatureLoss, function=fsp):
-    """Match the flow between two layers: `fsp`. Trains nothing, so the widths must agree.
-
-    `FSP(["layer1", "layer2"], ["layer1", "layer2"])`: two module paths on each side.
-    """
+    """Match the flow between two layers, two paths on each side: `fsp`. Trains nothing, so widths
+    must agree. `FSP(["layer1", "layer2"], ["layer1", "layer2"])`."""
 
     def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
         inputs.check_choice("variant", variant, VARIANTS)

@@ -21,21 +21,15 @@ def hint(student, teacher, variant: str = "paper", reduction: str = "mean"):
 
     .. math:: L = \tfrac12 \lVert u_h - r \rVert_2^2 = \tfrac12 \sum_i (u_{h,i} - r_i)^2
 
-    Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", equation 3 (arXiv:1412.6550):
-    :math:`u_h` is the teacher's hint, :math:`r` the student's guided layer behind a regressor (that
-    is `Hint`). Sum over all elements of a sample, mean over samples: weights near 1/(C H W) are
-    usual. The paper trains on hints first and on the output afterwards. It asks for one kind of
-    non-linearity on both sides: tap both before the ReLU, or both behind it.
+    Romero et al. 2015 (FitNets, arXiv:1412.6550), equation 3: :math:`u_h` is the teacher's hint,
+    :math:`r` the student's layer behind a regressor (`Hint`). Weights near 1/(C H W) are usual. The
+    paper trains on hints first, on the output afterwards.
 
-    student, teacher: features of one shape, [B, D], [B, N, D] or [B, C, H, W]. No gradient reaches
-        the teacher.
-    variant: "paper"; "mean" is the mean of the squared differences over all elements, without the
-        half: 2/(C H W) times as much. That is what most code runs. (The authors' own code keeps the
-        half, sums over one dimension and averages over the others.)
-    reduction: "mean", or "none" for one value per sample, [B].
+    student, teacher: features of one shape, [B, D], [B, N, D] or [B, C, H, W].
+    variant: "paper", or "mean", which most code runs: the mean of the squared differences over all
+        elements, without the half. (The authors' code keeps the half and sums over one dimension.)
 
-    Raises `ValueError` for two different shapes, for anything that is not features and for an
-    unknown variant.
+    Raises `ValueError` for shapes that do not fit and for another variant.
 
     >>> student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])
     >>> hint(student, teacher), hint(student, teacher, variant="mean")  # 2²/2, and 2²/2 elements
@@ -50,17 +44,16 @@ def hint(student, teacher, variant: str = "paper", reduction: str = "mean"):
 class Hint(FeatureLoss):
     """Match features behind a regressor, which is trained along: `hint`.
 
-    projection: "paper" is a linear regressor from the student's width to the teacher's. For maps it
-        is a convolution without padding, with a kernel that takes the student's larger map to the
-        size of the teacher's (difference of sizes plus 1). The authors' code refuses a student with
-        the smaller map; here the teacher's is averaged down to it. "1x1" averages the larger map
-        down first, whichever it is, and needs a 1x1 convolution only: far fewer weights. None
-        trains nothing and needs equal shapes.
+    projection: "paper" is a linear regressor to the teacher's width; for maps a convolution without
+        padding, with a kernel that takes the student's larger map to the size of the teacher's. A
+        smaller one, which the authors' code refuses, gets the teacher's map averaged down to it.
+        "1x1" averages the larger map down first, and needs far fewer weights. None trains nothing
+        and needs equal shapes.
     variant: as in `hint`.
 
-    Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]. Tokens beside a map, or beside a
-    sequence of another length, are laid out on their grid without class tokens. (The authors give
-    the regressor the teacher's non-linearity. Here it is linear: tap both sides before the ReLU.)
+    Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]; tokens beside a map, or beside a
+    sequence of another length, are laid out on their grid. The authors give the regressor the
+    teacher's non-linearity. Here it is linear: tap both sides before the ReLU.
     """
 
     def __init__(self, student=None, teacher=None, *, projection: str | None = "paper",

@@ -14,35 +14,25 @@ KERNELS = ("poly", "linear", "gaussian")
 def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
     r"""Compute the squared maximum mean discrepancy (MMD) between both sides' channel patterns.
 
-    .. math::
+    .. math:: L = \frac{1}{C_T^2} \sum_{i,i'} k(t_i, t_{i'})
+        + \frac{1}{C_S^2} \sum_{j,j'} k(s_j, s_{j'}) - \frac{2}{C_T C_S} \sum_{i,j} k(t_i, s_j)
 
-        L = \frac{1}{C_T^2} \sum_{i,i'} k(t_i, t_{i'}) + \frac{1}{C_S^2} \sum_{j,j'} k(s_j, s_{j'})
-            - \frac{2}{C_T C_S} \sum_{i,j} k(t_i, s_j)
-
-    Huang & Wang 2017, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
-    section 4 (arXiv:1707.01219). A channel of one sample, over all H W places and divided by its
-    length, is one point :math:`t_i` (or :math:`s_j`) on the unit sphere. L compares the two sets of
-    points as samples of distributions: the numbers of channels may differ, their order and their
-    scales do not matter. The paper adds :math:`\lambda/2` times this.
+    Huang & Wang 2017 (arXiv:1707.01219), section 4. A point :math:`t_i` (or :math:`s_j`) is a
+    channel of one sample, divided by its length. The paper adds :math:`\lambda/2` times this.
 
     student, teacher: maps [B, C, H, W], or tokens [B, N, D], laid out on their grid without class
-        tokens. Of two grids, the larger is averaged down. No gradient reaches the teacher.
-    kernel: "linear" is x·y: the squared distance between the means of the points. "poly" is (x·y)²:
-        the distance between their second moments (the paper's :math:`(x \cdot y + c)^d` with d=2
-        and c=0). "gaussian" is :math:`\exp(-\lVert x - y \rVert^2 / 2\sigma^2)`, with
-        :math:`\sigma^2` the mean squared distance of all pairs of a teacher's channel and a
-        student's, sample by sample, at least 1e-4. The gradient goes through :math:`\sigma^2` too.
-    reduction: "mean", or "none" for one value per sample, [B].
+        tokens. Of two grids, the larger is averaged down.
+    kernel: "linear", x·y; "poly", (x·y)², the paper's :math:`(x \cdot y + c)^d` with d=2 and c=0;
+        "gaussian", :math:`\exp(-\lVert x - y \rVert^2 / 2\sigma^2)` with :math:`\sigma^2` the mean
+        squared distance of a teacher's channel and a student's in this sample, at least 1e-4,
+        through which the gradient goes too.
 
-    The official code has "poly" and leaves the first sum out, which is a constant for the student.
-    With it, L is 0 with a gradient of 0 where both agree, up to rounding. A channel that is 0
-    everywhere counts as the point 0, with a gradient of 0. Raises `ValueError` for features that
-    are neither maps nor tokens on a square grid, for two batch sizes and for an unknown kernel.
+    The official code has "poly", without the first sum, a constant for the student. A channel of 0
+    has a gradient of 0. Raises `ValueError` for shapes that do not fit and for another kernel.
 
     >>> left, right = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 3.0]]]])
-    >>> both = torch.cat([left, right], dim=1)
-    >>> nst(left, both, "linear"), nst(left, both, "poly")  # mean (1/2, 1/2); 2/4 + 1 - 2 * 1/2
-    (tensor(0.5000), tensor(0.5000))
+    >>> nst(left, torch.cat([left, right], 1), "linear")  # the means (1, 0) and (1/2, 1/2)
+    tensor(0.5000)
     """
     inputs.check_choice("kernel", kernel, KERNELS)
     maps = on_one_grid(*maps_pair(student, teacher))
@@ -62,8 +52,8 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
 
 
 def _squared_distances(a_BCN, b_BDN) -> torch.Tensor:
-    """Compute ||a_i - b_j||² of all pairs, [B, C, D]. The points are of length 1 or 0, so this
-    is exact enough, and needs no [B, C, D, N]."""
+    """Compute ||a_i - b_j||² of all pairs, [B, C, D], without [B, C, D, N]: exact enough for points
+    of length 1 or 0."""
     lengths = a_BCN.square().sum(2)[:, :, None] + b_BDN.square().sum(2)[:, None]
     return lengths - 2 * a_BCN @ b_BDN.transpose(1, 2)
 

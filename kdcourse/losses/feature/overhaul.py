@@ -17,22 +17,14 @@ def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
             (\hat t_{ci} - s_{ci})^2 & \text{otherwise}
         \end{cases}, \qquad \hat t_{ci} = \max(t_{ci}, m_c)
 
-    Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation", section 3
-    (arXiv:1904.01866). Where the teacher is far below zero, the student only has to reach the
-    margin (the paper's "margin ReLU"), and may lie below it at no cost (its "partial L2 distance"),
-    as the ReLU maps all negative numbers to 0. `margins` gives the paper's margin.
+    Heo et al. 2019 (arXiv:1904.01866), section 3: "margin ReLU" and "partial L2 distance". The
+    official code divides by 1000 on CIFAR-100 and by 10000 on ImageNet, and halves the weight for
+    each earlier layer: `1e-3 * OFD(...)` for the last, `0.5e-3 * OFD(...)` for the one before.
 
-    Sum over channels and places, mean over samples: values are large. The official code divides by
-    1000 on CIFAR-100 and by 10000 on ImageNet, and gives each earlier layer half the weight of the
-    next: `1e-3 * OFD(...)` for the last layer, `0.5e-3 * OFD(...)` for the one before.
+    student_BCHW, teacher_BCHW: maps before the ReLU, of one shape.
+    margin_C: one margin per channel [C], not above 0, such as `margins` gives.
 
-    student_BCHW, teacher_BCHW: maps before the ReLU, of one shape. No gradient reaches the teacher.
-    margin_C: one margin per channel [C], not above 0.
-    reduction: "mean", or "none" for one value per sample, [B].
-
-    Value and gradient are exactly 0 where the student equals the clipped teacher, and where it is
-    lower while the clipped teacher is not positive. Raises `ValueError` for features that are not
-    [B, C, H, W], for two different shapes, and for a margin that is not [C].
+    Raises `ValueError` for shapes that do not fit.
 
     >>> teacher = torch.tensor([2.0, -5.0, -5.0, -5.0]).view(1, 1, 2, 2)
     >>> student = torch.tensor([1.0, -9.0, -1.0, 0.5]).view(1, 1, 2, 2)
@@ -54,27 +46,22 @@ def margins(mean_C, std_C=None):
             \frac{\varphi(\mu_c / \sigma_c)}{\Phi(-\mu_c / \sigma_c)},
         \qquad x \sim N(\mu_c, \sigma_c^2)
 
-    Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation", section 3
-    (arXiv:1904.01866), with the density :math:`\varphi` and the distribution function :math:`\Phi`
-    of the standard normal. After batch normalisation a channel has the mean `bias` and the standard
-    deviation `|weight|`; that it is Gaussian is an assumption. As in the official code, a channel
-    that is negative no more than once in a thousand gets :math:`-3 \sigma_c`. A constant channel
-    gets its mean, or 0 if that is positive.
+    Heo et al. 2019, section 3, with the density :math:`\varphi` and the distribution function
+    :math:`\Phi` of the standard normal. As in the official code, a channel that is negative no more
+    than once in a thousand gets :math:`-3 \sigma_c`. A constant channel gets its mean, 0 at most.
 
-    mean_C: means [C]; or, alone, the batch normalisation right before the ReLU.
+    mean_C: means [C]; or, alone, the batch normalisation right before the ReLU. A shortcut that is
+        added in between is left out, as in the official code; `OFD(margin=None)` measures instead.
     std_C: standard deviations [C]. Their sign does not matter.
 
-    In a residual block the shortcut is added between batch normalisation and ReLU, which these
-    numbers leave out, as the official code does; `OFD(margin=None)` measures instead. Raises
-    `ValueError` for a layer without `weight` and `bias`, and for anything but two vectors of one
-    length.
+    Raises `ValueError` for a layer without `weight` and `bias` and for shapes that do not fit.
 
     >>> margins(torch.tensor([0.0, -9.0, 4.0]), torch.ones(3))  # -√(2/π); nearly the mean; -3σ
     tensor([-0.7979, -9.0000, -3.0000])
     """
     if isinstance(mean_C, nn.Module):
-        layer = mean_C
-        mean_C, std_C = getattr(layer, "bias", None), getattr(layer, "weight", None)
+        layer, std_C = mean_C, getattr(mean_C, "weight", None)
+        mean_C = getattr(layer, "bias", None)
         if mean_C is None or std_C is None:
             raise ValueError(f"Expected a batch normalisation with weight and bias, got {layer!r}. "
                              "Give means and standard deviations, or measure: OFD(margin=None).")
@@ -94,13 +81,11 @@ def margins(mean_C, std_C=None):
 
 class OFD(FeatureLoss):
     """Match features before the ReLU: `overhaul`. Trains a 1x1 convolution with batch normalisation
-    on the student's.
+    on the student's. Of two maps of different size, the larger is averaged down.
 
     student, teacher: paths of what goes *into* a ReLU: in our resnet of depth 8
-        "layer2.0.relu:input", with two blocks a stage "layer2.1.relu:input"; in torchvision's,
-        whose blocks call one ReLU several times, "layer2.1.relu#2:input". A ReLU that works in
-        place has overwritten its input: `kdcourse.taps` raises, and you set `relu.inplace = False`.
-        Maps of different height or width are averaged to the smaller one.
+        "layer2.0.relu:input", in torchvision's, whose blocks call one ReLU several times,
+        "layer2.1.relu#2:input". Set `relu.inplace = False` where `kdcourse.taps` asks for it.
     margin: one per channel of the teacher [C], such as `margins(batch_norm)`. None measures it: the
         mean of a channel's negative responses in all training steps so far, kept in buffers (with
         several processes: in one process's share of the data).
@@ -121,7 +106,7 @@ class OFD(FeatureLoss):
         self.register_buffer("negative_count", None)
 
     def build(self, student, teacher, seed):
-        student, teacher = inputs.features_pair(*self.pick(student, teacher), 4, batch_only=True)
+        student, teacher = inputs.one_batch(*self.pick(student, teacher), 4)
         ours, theirs = student.shape[1], teacher.shape[1]
         if self.margin is not None:
             _margin(self.margin, theirs)
@@ -133,7 +118,7 @@ class OFD(FeatureLoss):
                 nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)))
 
     def values(self, student, teacher=None, labels=None):
-        student, teacher = inputs.features_pair(student, teacher, 4, batch_only=True)
+        student, teacher = inputs.one_batch(student, teacher, 4)
         student, teacher = on_one_grid(projected(student, self.connector), teacher)
         margin = self._measured(teacher) if self.margin is None else self.margin
         return overhaul(student, teacher, margin, "none")
@@ -149,6 +134,9 @@ class OFD(FeatureLoss):
         total, count = (torch.where(known, before, now) for before, now in
                         zip((self.negative_sum, self.negative_count), here, strict=True))
         return total / count.clamp(min=1)
+
+    def identity(self):
+        return [*super().identity(), self.margin]
 
     def extra_repr(self):
         if self.margin is None:

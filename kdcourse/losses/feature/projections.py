@@ -17,11 +17,7 @@ def pooled(x_BCHW, size) -> torch.Tensor:
 
 
 def on_one_grid(student_BCHW, teacher_BCHW) -> tuple[torch.Tensor, torch.Tensor]:
-    """Average the larger map down to the smaller height and the smaller width of the two.
-
-    >>> [x.shape for x in on_one_grid(torch.zeros(2, 8, 8, 8), torch.zeros(2, 16, 4, 4))]
-    [torch.Size([2, 8, 4, 4]), torch.Size([2, 16, 4, 4])]
-    """
+    """Average the larger map down to the smaller height and the smaller width of the two."""
     ours, theirs = student_BCHW.shape[2:], teacher_BCHW.shape[2:]
     size = [min(a, b) for a, b in zip(ours, theirs, strict=True)]
     return pooled(student_BCHW, size), pooled(teacher_BCHW, size)
@@ -32,10 +28,6 @@ def comparable_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
 
     Two vectors, two maps, and two sequences of one length stay as they are. Otherwise tokens are
     laid out as a map (`inputs.as_map`).
-
-    >>> student, teacher = torch.zeros(2, 17, 8), torch.zeros(2, 16, 4, 4)
-    >>> [x.shape for x in comparable_pair(student, teacher)]
-    [torch.Size([2, 8, 4, 4]), torch.Size([2, 16, 4, 4])]
     """
     student, teacher = inputs.one_batch(student, teacher, 2, 3, 4)
     if (student.ndim == 2) != (teacher.ndim == 2):
@@ -50,21 +42,20 @@ def comparable_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def maps_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give both sides as maps [B, C, H, W]; the teacher's without a gradient. Tokens [B, N, D] are
-    laid out on their grid (`inputs.as_map`)."""
+    """Give both sides as maps [B, C, H, W] (`inputs.as_map`); the teacher's without a gradient."""
     student, teacher = inputs.one_batch(student, teacher, 3, 4)
     return inputs.as_map(student, "student"), inputs.as_map(teacher, "teacher")
 
 
 @inputs.full_precision
-def projected(x, layer) -> torch.Tensor:
-    """Compute `layer(x)` in float32 at least, also under autocast. Raises where `layer` is None."""
+def projected(x, layer, *more) -> torch.Tensor:
+    """Compute `layer(x, *more)` in float32 at least. Raises where `layer` is None."""
     if layer is None:
         raise ValueError("Expected build() to be called first, got a term without its projection. "
                          "A scheme does it in scheme.build; in your own loop call "
                          "term.build(student, teacher, seed) with the first batch, before the "
                          "optimiser is made.")
-    return layer(inputs.floats(x))
+    return layer(inputs.floats(x), *more)
 
 
 def projection(channels: int, outputs: int, ndim: int, kernel=1, bias: bool = True) -> nn.Module:

@@ -1,7 +1,5 @@
 """Knowledge review. B batch, C channels, H W height and width, N tokens, D features."""
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,19 +16,14 @@ def review(students, teachers, reduction: str = "mean"):
             \mathrm{MSE}\big(\mathrm{pool}_g(S_l), \mathrm{pool}_g(T_l)\big), \qquad
         w = 1, \tfrac12, \tfrac14, \tfrac18
 
-    Chen et al. 2021, "Distilling Knowledge via Knowledge Review", section 3 (arXiv:2104.09044).
-    Each level :math:`l` is compared as it is (weight 1), then averaged to grids :math:`g` of 4x4,
-    2x2 and 1x1 places, each with half the weight of the one before. A grid that is not smaller than
-    the map's height and width is left out, and the next one takes its weight. The weights are those
-    of the official code; it divides by their sum too. Mean over channels and places, sum over
-    levels, mean over samples.
+    Chen et al. 2021 (arXiv:2104.09044), section 3. Each level :math:`l` is compared as it is
+    (weight 1), then averaged to grids :math:`g` of 4x4, 2x2 and 1x1 places. A grid that is not
+    smaller than the map is left out, and the next one takes its weight. The weights, and the
+    division by their sum, are those of the official code.
 
-    students, teachers: tuples of maps [B, C, H, W], one per level, of equal shapes; or one map. No
-        gradient reaches the teacher. `ReviewKD` makes the student's maps equal.
-    reduction: "mean", or "none" for one value per sample, [B].
+    students, teachers: tuples of maps [B, C, H, W], one per level, of equal shapes; or one map.
 
-    Raises `ValueError` for features that are not maps, for different shapes, and for different
-    numbers of levels.
+    Raises `ValueError` for shapes that do not fit.
 
     >>> teacher = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 2, 2)
     >>> review(0 * teacher, teacher)  # (1 * 1 + 1/2 * 0) / (1 + 1/2): the averages agree
@@ -59,18 +52,17 @@ def review(students, teachers, reduction: str = "mean"):
 class ReviewKD(FeatureLoss):
     """Match several levels, the student's fused by attention, the deepest first: `review`.
 
-    `ReviewKD(["layer1", "layer2", "layer3"], ["layer1", "layer2", "layer3"])`.
-
-    student, teacher: as many paths each, from shallow to deep. Sizes and channels may differ.
-        Tokens of a transformer are laid out on their grid; a vector [B, D] is a map of 1x1. On
-        CIFAR-100 the official code adds the pooled features ("fc:input") as the deepest level, and
-        takes the other maps before the ReLU from the teacher, behind it from the student.
+    student, teacher: as many paths each, from shallow to deep, as in `ReviewKD(["layer1",
+        "layer2"], ["layer1", "layer2"])`. Sizes and channels may differ. Tokens are laid out on
+        their grid; a vector [B, D] is a map of 1x1. On CIFAR-100 the official code adds "fc:input"
+        as the deepest level, and takes the others before the ReLU from the teacher, behind it from
+        the student.
     width: channels inside the fusion. None: as many as the student's deepest level, 512 at most.
 
-    Each level passes a 1x1 convolution to `width` channels; two attention maps weigh it against the
-    enlarged result of the deeper level; a 3x3 convolution leads to the teacher's channels. It
-    trains all of that, with batch normalisation. The official code raises the weight of this loss
-    linearly over the first 20 of its 240 epochs on CIFAR-100.
+    Trains, for each level, a 1x1 convolution to `width` channels, two attention maps that weigh it
+    against the enlarged result of the deeper level, and a 3x3 convolution to the teacher's
+    channels, with batch normalisation. The official code raises the weight linearly over the first
+    20 of its 240 epochs on CIFAR-100.
     """
 
     omitted = ("width",)
@@ -97,9 +89,8 @@ class ReviewKD(FeatureLoss):
         students, teachers = self._maps(student, teacher)
         results, deeper = [], None
         for level in reversed(range(len(students))):
-            fusion = self.fusions and functools.partial(
-                self.fusions[level], deeper=deeper, size=teachers[level].shape[2:])
-            result, deeper = projected(students[level], fusion)
+            fusion = self.fusions and self.fusions[level]
+            result, deeper = projected(students[level], fusion, deeper, teachers[level].shape[2:])
             results.insert(0, result)
         return review(results, teachers, "none")
 

@@ -1,6 +1,6 @@
 """Variational information distillation. B batch, C channels, H W height and width, N tokens."""
 
-import itertools
+import functools
 import math
 
 import torch
@@ -21,22 +21,16 @@ def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "
     .. math:: L = -\log q(t \mid s) = \sum_{c,h,w} \left[ \log \sigma_c
             + \frac{(t_{chw} - \mu_{chw}(s))^2}{2 \sigma_c^2} \right] + \text{const}
 
-    Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer", equation 6
-    (arXiv:1904.05835): -L, on average, is a lower bound of the mutual information between the
-    layers, up to the teacher's entropy. The constant :math:`\tfrac12 \log 2\pi` per element is left
-    out. In nats; sum over channels and places, mean over samples. A channel that the student cannot
-    predict gets a large variance, and counts less. With :math:`\mu` fixed, L is least where
-    :math:`\sigma_c^2` is the mean squared error of channel c.
+    Ahn et al. 2019 (arXiv:1904.05835), equation 6: -L, on average, is a lower bound of the mutual
+    information between the layers, up to the teacher's entropy. In nats, without the constant.
 
     student: the prediction :math:`\mu(s)`, with the teacher's shape (`VID` makes it).
-    teacher: features [B, D], [B, N, D] or [B, C, H, W]. No gradient reaches them.
+    teacher: features [B, D], [B, N, D] or [B, C, H, W].
     variance_C: :math:`\sigma_c^2`, one number above 0 for each channel (or feature).
-    variant: "paper" sums over the elements of a sample; "mean" averages them, as RepDistiller does:
-        1/(C H W) times as much.
-    reduction: "mean", or "none" for one value per sample, [B].
+    variant: "paper" sums over the elements of a sample; "mean" averages them, as RepDistiller does.
 
-    Not 0 where both agree, and not bounded below as a variance tends to 0. Raises `ValueError` for
-    two different shapes, for variances that are not one per channel and for an unknown variant.
+    Not 0 where both agree, and not bounded below. Raises `ValueError` for shapes that do not fit
+    and for another variant.
 
     >>> student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])
     >>> vid(student, teacher, torch.tensor([1.0, 4.0]))  # (0 + 0) + (log 2 + 2²/(2 * 4))
@@ -57,9 +51,8 @@ def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "
 class VID(FeatureLoss):
     """Predict the teacher's features: `vid`. Trains a network for the mean, a variance per channel.
 
-    hidden: channels inside the mean's network; None takes the teacher's number. It has three 1x1
-        convolutions (linear layers for tokens and vectors) without biases and with ReLU between,
-        as in RepDistiller, which had it from the authors.
+    hidden: channels inside the mean's network: three 1x1 convolutions (linear layers for tokens and
+        vectors) without biases, with ReLU between, as in RepDistiller. None: the teacher's number.
     variance: what every variance starts from, above 1e-5. Each is softplus(alpha) + 1e-5, with the
         trained `alpha` of its channel.
     variant: as in `vid`.
@@ -88,8 +81,10 @@ class VID(FeatureLoss):
             return
         dim = -1 if student.ndim == 3 else 1
         s, t = student.shape[dim], teacher.shape[dim]
-        widths = [s, self.hidden or t, self.hidden or t, t]
-        self.mean = self.seeded(seed, student, lambda: _mean(widths, student.ndim))
+        hidden = self.hidden or t
+        layer = functools.partial(projection, ndim=student.ndim, bias=False)
+        self.mean = self.seeded(seed, student, lambda: nn.Sequential(
+            layer(s, hidden), nn.ReLU(), layer(hidden, hidden), nn.ReLU(), layer(hidden, t)))
         like = next(self.mean.parameters())
         start = self.variance
         alpha = math.log(math.expm1(start - LEAST)) if start < 30 else start  # softplus(alpha)
@@ -109,8 +104,3 @@ def _aligned(student, teacher):
     """Give both sides in one kind of shape, maps on one grid."""
     student, teacher = comparable_pair(student, teacher)
     return on_one_grid(student, teacher) if student.ndim == 4 else (student, teacher)
-
-
-def _mean(widths, ndim) -> nn.Sequential:
-    layers = [projection(a, b, ndim, bias=False) for a, b in itertools.pairwise(widths)]
-    return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])

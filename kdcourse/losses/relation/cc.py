@@ -19,33 +19,22 @@ def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: floa
     .. math:: L = \frac{1}{B^2} \sum_{ij} \big(k(s_i, s_j) - k(t_i, t_j)\big)^2, \qquad
         k(x, y) = \sum_{p=0}^P e^{-2\gamma} \frac{(2\gamma)^p}{p!} (x^\top y)^p
 
-    with every x and y divided by its length. Peng et al. 2019, "Correlation Congruence for
-    Knowledge Distillation", section 3 (arXiv:1904.01802). For vectors of unit length k is the
-    Taylor expansion of the Gaussian :math:`e^{-\gamma \lVert x - y \rVert^2}
-    = e^{-2\gamma} e^{2\gamma x^\top y}`, up to the order P.
+    with every x and y divided by its length. Peng et al. 2019 (arXiv:1904.01802), section 3: k is
+    the Taylor expansion of the Gaussian :math:`e^{-\gamma \lVert x - y \rVert^2}`.
 
-    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths. No gradient
-        reaches the teacher.
-    kernel: "taylor"; "rbf", the Gaussian itself; "bilinear", :math:`x^\top y` of the unit vectors,
-        their cosine. (The paper also compares means, "MMD".)
+    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
+    kernel: "taylor"; "rbf", the Gaussian itself; "bilinear", :math:`x^\top y`.
     gamma: how narrow the Gaussian is, above 0. Unused by "bilinear".
     order: the last power P of the Taylor series, at least 1.
 
-    RepDistiller's table has another formula under this name (CC.py, which it had from the paper's
-    author): products of differences of neighbours in the batch, behind trained layers. It changes
-    with the order of the batch, and is not offered here.
-
-    Each process, and each part of an accumulated gradient, compares its own samples. Turning the
-    features of one side, or scaling single samples, changes nothing. A sample that is 0 has the
-    product 0 with all, itself included, with a gradient of 0. Raises `ValueError` for fewer than 2
-    samples, two batch sizes, an unknown kernel, gamma of 0 or less and an order below 1.
+    RepDistiller's CC.py, from the paper's author, is another formula, which changes with the order
+    of the batch. A sample that is 0 gets no gradient. Raises `ValueError` for fewer than 2 samples,
+    two batch sizes and settings out of range.
 
     >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # products 1 and 0
     >>> teacher = torch.tensor([[1.0], [2.0]])  # products 1 only, whatever the lengths
     >>> correlation_congruence(student, teacher, kernel="bilinear")  # 2 of 4 entries are off by 1
     tensor(0.5000)
-    >>> correlation_congruence(student, teacher)  # ... and by (0.8 + 0.8²/2) exp(-0.8) = 0.503
-    tensor(0.1266)
     """
     _check_settings(kernel, gamma, order)
     student, teacher = vectors_pair(student, teacher)
@@ -55,10 +44,7 @@ def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: floa
 
 class CC(Relation, function=correlation_congruence):
     """Match the correlations between samples: `correlation_congruence`. Trains nothing.
-
-    Without paths it compares the logits. It is meant for the features before the last layer, such
-    as "fc:input" in `kdcourse`'s resnet.
-    """
+    Meant for the features before the last layer, such as "fc:input" in `kdcourse`'s resnet."""
 
     def __init__(self, student=None, teacher=None, *, kernel: str = "taylor", gamma: float = 0.4,
                  order: int = 2):

@@ -25,25 +25,19 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
     .. math:: L = -\log h(a, p) - \sum_{n=1}^N \log\big(1 - h(a, b_n)\big), \qquad
         h(a, b) = \frac{e^{a^\top b / \tau}}{e^{a^\top b / \tau} + N / M}
 
-    Tian, Krishnan & Isola 2020, "Contrastive Representation Distillation", equations 15 to 19
-    (arXiv:1910.10699). h is the critic's probability that a and b belong to one sample; N/M is how
-    likely noise is, with N negatives out of M samples. Minus L, on average, with log N added, is a
-    lower bound of the information that the two sides share. In nats; sum over negatives, mean over
-    anchors.
+    Tian, Krishnan & Isola 2020 (arXiv:1910.10699), equations 15 to 19. On average log N - L is a
+    lower bound of the mutual information of the two sides. In nats.
 
     anchor_BD: embeddings [B, D] of unit length (not normalised here), of the side that learns.
-    positive_BD: the other side's embeddings of the same samples, [B, D]. They get no gradient.
-    negatives_BND: the other side's embeddings of other samples, [B, N, D]. They get no gradient.
+    positive_BD, negatives_BND: the other side's embeddings of the same samples, [B, D], and of
+        others, [B, N, D]. They get no gradient.
     samples: M, the size of the training set.
     temperature: τ, above 0. Smaller means that only the nearest negatives count.
     normalizer: None is the paper's formula. The authors' code divides each exponential by a
-        constant Z (a number, or a tensor of one), which it takes from the first batch: `CRD` does
-        that. (The 1e-7 that the code adds to denominators is left out.)
-    reduction: "mean", or "none" for one value per anchor, [B].
+        constant Z (a number, or a tensor of one), which it takes from the first batch: see `CRD`.
 
-    Finite for any embedding, vectors of 0 included. Not 0 where both sides agree. Raises
-    `ValueError` for shapes that do not fit, for samples below 1, for a temperature or a normalizer
-    of 0 or less.
+    Not 0 where both sides agree. Raises `ValueError` for shapes that do not fit and for settings
+    out of range.
 
     >>> here, there = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])  # at a right angle
     >>> crd(here, here, there[:, None], samples=1, temperature=1)  # log(1 + 1/e) + log(1 + 1)
@@ -78,11 +72,6 @@ def _contrast(positive_B, negatives_BN, threshold) -> torch.Tensor:
     return F.softplus(threshold - positive_B) + F.softplus(negatives_BN - threshold).sum(1)
 
 
-@inputs.full_precision
-def _scores(anchor_BD, memory_MD, temperature) -> torch.Tensor:
-    return anchor_BD @ memory_MD.T / temperature
-
-
 def _check_temperature(temperature) -> None:
     if not 0 < temperature < math.inf:
         raise ValueError(f"Expected a temperature above 0, got {temperature}. The authors' code "
@@ -92,35 +81,28 @@ def _check_temperature(temperature) -> None:
 class CRD(FeatureLoss):
     """Contrast in both directions, with two memories of the whole training set: `crd`.
 
-    Trains two linear layers, `heads`, onto the unit sphere: the student's and one for the teacher.
-    Two buffers, [samples, dim], keep the embedding of every training sample. The student's
-    embedding is contrasted with the teacher's memory, and the teacher's with the student's; the
-    loss is the sum of both.
+    Trains two linear layers, `heads`, onto the unit sphere, one for each side; two buffers,
+    [samples, dim], keep the embedding of every training sample. Adds the loss of the student's
+    embedding with the teacher's memory, and of the teacher's with the student's.
 
     dim: the width of the embeddings.
     negatives: N, drawn afresh for every anchor from the samples of *other* classes, with
-        replacement. (The authors draw without, where there are enough.)
+        replacement (the authors: without, where there are enough).
     T: the temperature τ of `crd`.
     momentum: the share of the old entry that stays when a memory is written, from 0 to below 1.
-    variant: "code" divides every exponential by a constant Z, as the authors' code does, with which
-        the paper's table was made. Z is the mean exponential of the first training batch, times
-        `samples`, for each direction; the buffer `log_z` keeps its logarithm. "paper" has no Z: the
-        value is then far larger at the start (hundreds to thousands, as each negative counts), and
-        the weight 0.8 of the authors' scripts is too large for it.
+    variant: "code", as in the paper's table, has the normalizer Z: `samples` times the mean
+        exponential of the first training batch, for each direction (its logarithm: the buffer
+        `log_z`). "paper" has none: values of hundreds to thousands at the start, for which the
+        weight 0.8 of the authors' scripts is too large.
     samples: M, the size of the training set. A scheme finds that out, and the classes, in `check`.
     classes: the class numbers [M], for use without a scheme. Without, every other sample may be a
         negative.
 
-    Without paths it compares the logits. The paper takes the layer before them, such as "fc:input"
-    in `kdcourse`'s resnet. Needs the sample ids, rows of the training set: a scheme passes them;
-    otherwise call `term(student, teacher, labels, index=index)`.
-
-    Memory and Z are written only in train mode with gradients enabled, after they were read. Seed
-    and count of steps, from which negatives are drawn, are part of the state, so that a resumed
-    training draws the same ones. A step takes memory for [B, M] and [B, N] numbers. Under several
-    processes each writes the samples of its own share. `DistributedDataParallel` with its default
-    `broadcast_buffers=True` then hands every process the first one's memories before each step, so
-    that what the others wrote is lost.
+    Without paths it compares the logits; the paper takes "fc:input" in `kdcourse`'s resnet. Outside
+    a scheme call `term(student, teacher, labels, index=index)` with the rows of the training set.
+    Memories and Z are written after they were read, only in train mode with gradients. Under
+    several processes each writes its own samples, and `DistributedDataParallel` needs
+    `broadcast_buffers=False`: else the first process's memories replace all others.
     """
 
     needs_paths = False
@@ -143,7 +125,7 @@ class CRD(FeatureLoss):
             self.register_buffer(name, None)
         self.others: OtherClasses | None = None
         self.seed, self.step = 0, 0
-        self.classes_given = classes is not None
+        self.classes = classes
         if classes is not None:
             self.others = OtherClasses(classes, samples)
         elif samples is not None:
@@ -163,7 +145,7 @@ class CRD(FeatureLoss):
             raise ValueError(f"{self!r}: Expected a training set of the {self.samples} samples "
                              f"that this term remembers, got {count} in {data.name}. Make a new "
                              "CRD for other data.")
-        if not self.classes_given:
+        if self.classes is None:
             try:
                 if y is None or data.task != ONE_LABEL:
                     y = torch.arange(count)  # a class for each sample
@@ -202,6 +184,7 @@ class CRD(FeatureLoss):
         except ValueError as error:
             raise self.named(error) from None
 
+    @inputs.full_precision
     def values(self, student, teacher=None, labels=None, index=None):
         student, teacher = vectors_pair(student, teacher, least=1)
         index_B = self._index(index, len(student)).to(student.device)
@@ -212,7 +195,7 @@ class CRD(FeatureLoss):
         scores = []
         for anchor, memory in ((ours, self.memory_teacher), (theirs, self.memory_student)):
             # The backward pass needs the memory as it is now.
-            all_BM = _scores(anchor, memory.clone() if writing else memory, self.T)
+            all_BM = anchor @ (memory.clone() if writing else memory).T / self.T
             scores.append((all_BM.gather(1, index_B[:, None]), all_BM.gather(1, negatives_BN)))
         threshold = math.log(self.negatives / self.samples) + self._log_z(scores, writing)
         if writing:
@@ -254,6 +237,9 @@ class CRD(FeatureLoss):
                              f"set, got {got}. A scheme passes them; in your own loop call "
                              "term(student, teacher, labels, index=index).")
         return index.long()
+
+    def identity(self):
+        return [*super().identity(), self.classes]
 
     def get_extra_state(self):
         return torch.tensor([self.seed, self.step])

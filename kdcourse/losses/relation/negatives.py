@@ -5,13 +5,8 @@ from torch import nn
 
 
 class OtherClasses(nn.Module):
-    """Lay M samples out by class, in `order`: a sample's class is `size` places from `start` on,
-    and all other places are samples of other classes.
-
-    classes: class numbers [M]. samples: M, where it is known.
-
-    Raises `ValueError` for anything but class numbers [M], and for a single class.
-    """
+    """Lay M samples out by class, in `order`: a sample's class is `size` places from `start` on.
+    Raises `ValueError` for anything but class numbers [M] of two classes at least."""
 
     def __init__(self, classes, samples: int | None = None):
         super().__init__()
@@ -32,7 +27,7 @@ class OtherClasses(nn.Module):
             self.register_buffer(name, value, persistent=False)  # they follow from the data
 
     def pick(self, index_B, drawn_BN) -> torch.Tensor:
-        """Map numbers from 0 up, as many as one likes, to samples of other classes, [B, N]."""
+        """Map any numbers from 0 up to samples of other classes, [B, N]."""
         start, size = self.start[index_B][:, None], self.size[index_B][:, None]
         place = drawn_BN.to(index_B.device, non_blocking=True) % (len(self.order) - size)
         return self.order[torch.where(place < start, place, place + size)]

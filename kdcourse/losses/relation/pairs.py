@@ -22,7 +22,8 @@ def vectors_pair(student, teacher, least: int = 2) -> tuple[torch.Tensor, torch.
 class Relation(FeatureLoss):
     """Compare relations between the samples of a batch: one number for all of them.
 
-    Without paths it compares the logits.
+    Without paths it compares the logits. Each process, and each part of an accumulated gradient,
+    compares its own samples.
     """
 
     needs_paths = False

@@ -17,23 +17,17 @@ def pkt(student, teacher, variant: str = "paper"):
         p_{j|i} = \frac{k(t_i, t_j)}{\sum_{l \neq i} k(t_i, t_l)}, \quad
         k(x, y) = \frac12 \left(\frac{x^\top y}{\lVert x \rVert \lVert y \rVert} + 1\right)
 
-    and q alike, from the student's features. Passalis & Tefas 2018, "Learning Deep Representations
-    with Probabilistic Knowledge Transfer", section 3 (arXiv:1803.10837), with its cosine kernel. In
-    nats, summed over the samples.
+    and q alike, from the student's features. Passalis & Tefas 2018 (arXiv:1803.10837), section 3,
+    with the cosine kernel. In nats, summed over the samples: it grows with B.
 
-    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths. No gradient
-        reaches the teacher.
+    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
     variant: "paper". "code" is what the authors' code minimises, and RepDistiller (with a weight of
         30000 at B = 64): each sample is a neighbour of itself, and the mean over all B² entries is
-        taken, with 1e-7 added to both probabilities inside the logarithm. Its least value is about
-        1e-7 beside the teacher's features. (The 1e-7 that the code adds to lengths is left out.)
+        taken, with 1e-7 added to both probabilities inside the logarithm.
 
-    The paper's value grows with B, the code's falls as 1/B. Each process, and each part of an
-    accumulated gradient, compares its own samples. In a batch of 2 the paper's loss is always 0.
-    Turning the features of one side, or scaling single samples, changes nothing. A sample that is 0
-    has the cosine 0 with all, with a gradient of 0. Kernel values below 1e-7 (opposite directions)
-    count as 1e-7 in the paper's variant, so that the logarithm stays finite. Raises `ValueError`
-    for fewer than 2 samples, for two batch sizes and for an unknown variant.
+    In a batch of 2 the paper's loss is always 0. A sample that is 0 gets no gradient. "paper" takes
+    kernel values (of opposite directions) as 1e-7 at least. Raises `ValueError` for fewer than 2
+    samples, two batch sizes and another variant.
 
     >>> student = torch.eye(3)  # nobody is near: every neighbour has 1/2
     >>> teacher = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])  # the first two have 2/3, 1/3
@@ -50,11 +44,8 @@ def pkt(student, teacher, variant: str = "paper"):
 
 
 class PKT(Relation, function=pkt):
-    """Match every sample's neighbours: `pkt`. Trains nothing of its own.
-
-    Without paths it compares the logits. The authors' code takes the features before the last
-    layer, such as "fc:input" in `kdcourse`'s resnet.
-    """
+    """Match every sample's neighbours: `pkt`. Trains nothing. The authors' code takes the features
+    before the last layer: "fc:input" in `kdcourse`'s resnet."""
 
     def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
         inputs.check_choice("variant", variant, VARIANTS)

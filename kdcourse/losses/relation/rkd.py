@@ -17,23 +17,16 @@ def rkd_distance(student, teacher, variant: str = "paper"):
         \ell(a, b) = \begin{cases} \tfrac12 (a - b)^2 & |a - b| \le 1 \\
             |a - b| - \tfrac12 & \text{else} \end{cases}
 
-    :math:`\mu` is the mean distance between two samples of the batch, of each side's own. Park,
-    Kim, Lu & Cho 2019, "Relational Knowledge Distillation", section 3.2, distance-wise loss
-    (arXiv:1904.05068). The sum runs over ordered pairs: each pair counts twice.
+    with each side's mean distance :math:`\mu` in the batch, through which the gradient goes too.
+    Park et al. 2019 (arXiv:1904.05068), section 3.2, distance-wise loss. It grows with B².
 
-    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths. No gradient
-        reaches the teacher; the student's reaches :math:`\mu_s` too.
+    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
     variant: "paper". "code" is what the authors' code minimises, and what the weights in use are
         for (25 in RepDistiller): the mean over all B² entries, the zeros of the diagonal among
-        them, with :math:`\mu` over the distances above 0 only. Without identical samples it is the
-        paper's value divided by B².
+        them, with :math:`\mu` over the distances above 0 only.
 
-    The paper's value grows with B², the code's hardly. Each process, and each part of an
-    accumulated gradient, compares its own samples. In a batch of 2 the loss is always 0. Turning,
-    moving or scaling the features of one side changes nothing. Distances are computed from
-    differences, so that close points far from 0 keep their digits. Two identical samples have the
-    distance 0 with a gradient of 0. Raises `ValueError` for fewer than 2 samples, for two batch
-    sizes and for an unknown variant.
+    In a batch of 2 the loss is always 0. Two identical samples have the distance 0 with a gradient
+    of 0. Raises `ValueError` for fewer than 2 samples, two batch sizes and another variant.
 
     >>> student, teacher = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [3.0]])
     >>> rkd_distance(student, teacher)  # 3/4, 3/4, 3/2 and 1/2, 1, 3/2: 4 times 1/2 * (1/4)²
@@ -46,11 +39,8 @@ def rkd_distance(student, teacher, variant: str = "paper"):
 
 
 class RKDDistance(Relation, function=rkd_distance):
-    """Match the distances between samples: `rkd_distance`. Trains nothing of its own.
-
-    Without paths it compares the logits. The paper takes the final embedding; for classification,
-    the last pooling layer, such as "fc:input" in `kdcourse`'s resnet.
-    """
+    """Match the distances between samples: `rkd_distance`. Trains nothing. The paper takes the last
+    pooling layer for classification: "fc:input" in `kdcourse`'s resnet."""
 
     def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
         inputs.check_choice("variant", variant, VARIANTS)
@@ -78,21 +68,16 @@ def rkd_angle(student, teacher, variant: str = "paper"):
         \cos \angle x_i x_j x_k = \left\langle \frac{x_i - x_j}{\lVert x_i - x_j \rVert},
             \frac{x_k - x_j}{\lVert x_k - x_j \rVert} \right\rangle
 
-    with the :math:`\ell` of `rkd_distance`. Park, Kim, Lu & Cho 2019, "Relational Knowledge
-    Distillation", section 3.2, angle-wise loss (arXiv:1904.05068). The sum runs over ordered
-    triplets: each angle counts twice.
+    with the :math:`\ell` of `rkd_distance`. Park et al. 2019 (arXiv:1904.05068), section 3.2,
+    angle-wise loss. It grows with B³.
 
-    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths. No gradient
-        reaches the teacher.
+    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
     variant: "paper". "code" is what the authors' code minimises, and what the weights in use are
-        for (50 in RepDistiller, twice that of the distances): the mean over all B³ entries, those
-        with equal samples among them. Without identical samples it is the paper's value divided
-        by B³.
+        for (50 in RepDistiller): the mean over all B³ entries, those with equal samples among them.
 
     Takes memory for B² D and B³ numbers: average maps over their places first, or tap vectors.
-    Processes and invariances as for `rkd_distance`. Between identical samples the cosine is 0, with
-    a gradient of 0. Raises `ValueError` for fewer than 3 samples, for two batch sizes and for an
-    unknown variant.
+    Between identical samples the cosine is 0, with a gradient of 0. Raises `ValueError` for fewer
+    than 3 samples, two batch sizes and another variant.
 
     >>> student = torch.tensor([[0.0], [1.0], [2.0]])  # on a line: cosines 1, -1, 1
     >>> teacher = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])  # a right angle: √½, 0, √½
@@ -110,10 +95,7 @@ def rkd_angle(student, teacher, variant: str = "paper"):
 
 
 class RKDAngle(Relation, function=rkd_angle):
-    """Match the angles between three samples: `rkd_angle`. Trains nothing of its own.
-
-    Without paths it compares the logits. Layers as for `RKDDistance`.
-    """
+    """Match the angles between three samples: `rkd_angle`. Layers as for `RKDDistance`."""
 
     def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
         inputs.check_choice("variant", variant, VARIANTS)

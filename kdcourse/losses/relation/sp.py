@@ -15,19 +15,14 @@ def similarity_preserving(student, teacher):
         G_{[i,:]} = \frac{\tilde G_{[i,:]}}{\lVert \tilde G_{[i,:]} \rVert_2}, \quad
         \tilde G = A A^\top
 
-    Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation", equations 1 to 4
-    (arXiv:1907.09682): A has one flattened sample in each row. A value lies between 0 and 4/B; the
-    weight must make up for that (RepDistiller takes 3000 at B = 64). Rows have unit length in the
-    sense of L2, as in RepDistiller, whose code the paper's author verified. torchdistill divides by
-    the sum of absolute values instead: another loss.
+    Tung & Mori 2019 (arXiv:1907.09682), equations 1 to 4: A has one flattened sample in each row.
+    Between 0 and 4/B: RepDistiller's weight is 3000 at B = 64. torchdistill divides rows by the sum
+    of absolute values instead of their L2 length.
 
-    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths. No gradient
-        reaches the teacher.
+    student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
 
-    Each process, and each part of an accumulated gradient, compares its own samples. Turning the
-    features of one side, or scaling all of them, changes nothing; scaling or moving single samples
-    does. A sample that is 0 has a row of 0, with a gradient of 0. Raises `ValueError` for fewer
-    than 2 samples and for two batch sizes.
+    A sample that is 0 gets no gradient. Raises `ValueError` for fewer than 2 samples and for two
+    batch sizes.
 
     >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # nothing in common: rows (1, 0), (0, 1)
     >>> teacher = torch.tensor([[1.0], [1.0]])  # the same twice: rows (√½, √½)
@@ -44,11 +39,5 @@ def _similarity_rows(x_BD) -> torch.Tensor:
 
 
 class SP(Relation, function=similarity_preserving):
-    """Match the similarities between samples: `similarity_preserving`. Trains nothing.
-
-    Without paths it compares the logits. The paper takes the activations of the last convolutional
-    layers, such as "layer3" in `kdcourse`'s resnet.
-    """
-
-    def __init__(self, student=None, teacher=None):
-        super().__init__(student, teacher)
+    """Match the similarities between samples: `similarity_preserving`. Trains nothing. The paper
+    takes the last convolutional layers, such as "layer3" in `kdcourse`'s resnet."""

@@ -12,18 +12,16 @@ def hard_label(student_BK, teacher_BK, smoothing: float = 0.0, reduction: str = 
 
     .. math:: L = -\log q_{y_t}, \qquad y_t = \arg\max_k v_k
 
-    Touvron et al. 2021, "Training data-efficient image transformers & distillation through
-    attention" (DeiT), section 4, equation 3 (arXiv:2012.12877). There is no temperature. The
-    paper's objective is `0.5 * CE() + 0.5 * HardLabel()`.
+    Touvron et al. 2021 (DeiT, arXiv:2012.12877), section 4, equation 3. The paper's objective is
+    `0.5 * CE() + 0.5 * HardLabel()`.
 
     student_BK, teacher_BK: logits [B, K]. Equal largest logits: the first class of them.
     smoothing: share ε of the uniform distribution, in [0, 1], as in `label_smoothing`. DeiT smooths
         the labels of the data (0.1) and not those of the teacher.
-    reduction: "mean", or "none" for one value per sample, [B].
 
-    With smoothing a class that the student rules out (-inf) makes the loss +inf; without it, only
-    when it is the teacher's choice. Raises `ValueError` for smoothing outside [0, 1], for logits
-    that are not [B, K] and for two different shapes.
+    A class that the student rules out (-inf) makes the loss +inf with smoothing, and where it is
+    the teacher's choice. Raises `ValueError` for smoothing outside [0, 1] and for logits that are
+    not [B, K], of one shape.
 
     >>> hard_label(torch.zeros(1, 4), torch.tensor([[0.0, 3.0, 1.0, 2.0]]))  # log 4
     tensor(1.3863)

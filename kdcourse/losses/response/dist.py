@@ -12,30 +12,22 @@ def dist(student_BK, teacher_BK, beta: float = 1.0, gamma: float = 1.0, T: float
          variant: str = "paper"):
     r"""Compute 1 - correlation of the probabilities, within each sample and within each class.
 
-    .. math::
-
-        L = \frac{\beta}{B} \sum_i d(q_{i:}, p_{i:}) + \frac{\gamma}{K} \sum_k d(q_{:k}, p_{:k}),
-        \qquad d = 1 - \text{Pearson's correlation}
+    .. math:: L = \frac{\beta}{B} \sum_i d(q_{i:}, p_{i:})
+        + \frac{\gamma}{K} \sum_k d(q_{:k}, p_{:k}), \qquad d = 1 - \text{Pearson's correlation}
 
     Huang et al. 2022, "Knowledge Distillation from A Stronger Teacher" (arXiv:2205.10536). The
-    first sum is the paper's inter-class relation, one sample's probabilities over the classes; the
-    second the intra-class relation, one class's probabilities over the batch. Shift and scale do
-    not count, so a student can follow a teacher that is much more confident.
+    first sum is the paper's inter-class relation, the second the intra-class relation.
 
-    student_BK, teacher_BK: logits [B, K]. No gradient reaches the teacher.
+    student_BK, teacher_BK: logits [B, K].
     beta, gamma: weights of the two sums, 0 or more, not both 0.
     T: temperature of the softmaxes (the paper's τ), above 0.
-    variant: "paper" as above, also the code printed in its appendix; "code" times T², as in the
-        authors' repository. A correlation does not shrink as probabilities become even, so as T
-        grows the gradient of "paper" tends to a constant, and that of "code" grows as T².
+    variant: "paper", also the code printed in its appendix; "code" times T², as in the authors'
+        repository. As T grows, the gradient of "paper" tends to a constant.
 
-    Each process of several sees its own part of the batch, and the batch size matters: with 2
-    samples every intra-class correlation is +1 or -1, without a gradient, and with 2 classes so is
-    every inter-class one. A row or column that is constant up to rounding has d = 1 without a
-    gradient, 0 if both sides are; the authors' code adds 1e-8 to the product of the norms instead.
-    A class that is ruled out (-inf) has the probability 0 and still counts as one of the K. Raises
-    `ValueError` for weights below 0, T <= 0, another variant, logits that are not [B, K], two
-    different shapes, and a single sample (unless gamma is 0).
+    Each process compares its own samples. Correlations within 2 samples or 2 classes are +1 or -1,
+    without a gradient. A row or column that is constant up to rounding has d = 1 without a
+    gradient, 0 if both sides are. Raises `ValueError` for settings out of range, logits that are
+    not [B, K], of one shape, and a single sample (unless gamma is 0).
 
     >>> s, t = torch.tensor([[0.0, 1.0], [0.0, 0.5]]), torch.tensor([[0.0, 9.0], [0.0, 8.0]])
     >>> dist(s, t)  # both sides: class 1 before class 0, and sample 0 surer than sample 1

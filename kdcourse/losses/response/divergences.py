@@ -15,16 +15,11 @@ def reverse_kl(student_BK, teacher_BK, T: float = 1.0, reduction: str = "mean"):
 
     .. math:: L = T^2 \sum_k q_k \log\frac{q_k}{p_k}
 
-    Gu et al. 2024, "MiniLLM: Knowledge Distillation of Large Language Models" (arXiv:2306.08543): a
-    student with too little capacity concentrates on some of the teacher's modes. The paper compares
-    whole texts, sampled from the student, without a temperature; this is one distribution, summed
-    exactly over its classes, and T² keeps weights comparable with `kd`: both have the same
-    gradient, (z - v) / K (centred logits), once T is large compared with the logits.
+    Gu et al. 2024 (MiniLLM, arXiv:2306.08543) compare whole texts sampled from the student, without
+    a temperature; this is one distribution. At large T the gradient is that of `kd`.
 
-    Arguments and shapes as for `kd`, but T = 1 unless given. A class to which the student gives no
-    probability adds exactly 0, also where the teacher rules it out too. A class that the teacher
-    rules out (-inf) although the student does not makes the loss +inf: mask such classes in both.
-    Raises `ValueError` for T <= 0, for logits that are not [B, K] and for two different shapes.
+    Arguments and errors as for `kd`, but T = 1 unless given. A class to which the student gives no
+    probability adds exactly 0; one that only the teacher rules out (-inf) makes the loss +inf.
 
     >>> s, t = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
     >>> reverse_kl(s, t)  # log(2 / sqrt 3)
@@ -50,23 +45,16 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
         D_\beta = \beta\,\mathrm{KL}(p \,\|\, m) + (1-\beta)\,\mathrm{KL}(q \,\|\, m), \quad
         m = \beta p + (1-\beta) q
 
-    Agarwal et al. 2024, "On-Policy Distillation of Language Models", equation 1 (arXiv:2306.13649),
-    define D. It tends to 0 at both ends, whatever p and q are: near them beta would set the size of
-    the gradient and not its kind. So variant "scaled", the default, divides by its curvature: where
-    p and q nearly agree the loss is the same for every beta; it tends to KL(p || q) as beta falls
-    to 0 and to KL(q || p) as beta rises to 1, without a jump, and there it *is* `kd` and
-    `reverse_kl`. At beta = 1/2 it is 4 times the Jensen-Shannon divergence.
+    Agarwal et al. 2024 (GKD, arXiv:2306.13649), equation 1, define D, which is 0 at both ends.
+    Divided by β (1-β) it tends to the two KL divergences, and for p near q it is one for all beta.
 
-    beta: where between the two, in [0, 1].
-    T: temperature, above 0. Once it is large compared with the logits, the gradient of "scaled" is
-        that of `kd`, (z - v) / K (centred logits), for every beta.
-    variant: "scaled" as above, or "paper" for T² D as the paper has it, 0 at both ends.
+    beta: where between the two, in [0, 1]. At 1/2, 4 times the Jensen-Shannon divergence.
+    T: temperature, above 0. At large T the gradient of "scaled" is that of `kd` for every beta.
+    variant: "scaled" as above, or "paper" for T² D, 0 at both ends.
 
-    Shapes and reduction as for `kd`. For 0 < beta < 1 the loss is finite whatever is ruled out:
-    D is at most log 2 at beta = 1/2. A class that both rule out (-inf) adds exactly 0. At the ends
-    "scaled" is +inf where `kd` or `reverse_kl` is, and "paper" is 0 all the same. Raises
-    `ValueError` for beta outside [0, 1], T <= 0, another variant, logits that are not [B, K] and
-    two different shapes.
+    Shapes as for `kd`. For 0 < beta < 1 the loss is finite whatever is ruled out (-inf); at the
+    ends "scaled" is +inf where `kd` or `reverse_kl` is. Raises `ValueError` for settings out of
+    range and for logits that are not [B, K], of one shape.
 
     >>> s, t = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
     >>> [round(float(jensen_shannon(s, t, beta)), 4) for beta in (0, 0.5, 1)]
@@ -97,11 +85,10 @@ def _check_settings(beta, T, variant) -> None:
 
 
 def _skewed(log_a, log_b, share):
-    """Compute KL(a || m) / (1 - share) + KL(b || m) / share for m = share a + (1 - share) b,
-    share <= 1/2.
+    """Compute KL(a || m) / (1 - share) + KL(b || m) / share, m = share a + (1 - share) b.
 
-    log(m / b) is of the size of the share and divided by it, so it must not come from subtracting
-    logarithms: it is log1p(share expm1(log a - log b)), unless that overflows.
+    log(m / b) is of the size of the share and divided by it. So it is not a difference of
+    logarithms but log1p(share expm1(log a - log b)), unless that overflows. share: up to 1/2.
     """
     if share < torch.finfo(log_a.dtype).tiny:
         return kl(log_a, log_b)  # the limit: the second term vanishes
@@ -122,13 +109,10 @@ def total_variation(student_BK, teacher_BK, T: float = 1.0, reduction: str = "me
 
     .. math:: L = \frac{1}{2} \sum_k |p_k - q_k|
 
-    Wen et al. 2023, "f-Divergence Minimization for Sequence-Level Knowledge Distillation"
-    (arXiv:2307.15190), take it word by word. Between 0 and 1, symmetric, and never infinite: a
-    class ruled out (-inf) by either side has probability 0. No factor T² or T, as no paper that we
-    know has one: at large T value and gradient fall as 1/T. Where p = q the gradient is 0.
+    Wen et al. 2023 (arXiv:2307.15190) take it word by word. Between 0 and 1. Without a factor T² or
+    T: at large T value and gradient fall as 1/T. Where p = q the gradient is 0.
 
-    Arguments and shapes as for `kd`, but T = 1 unless given. Raises `ValueError` for T <= 0, for
-    logits that are not [B, K] and for two different shapes.
+    Arguments and errors as for `kd`, but T = 1 unless given.
 
     >>> s, t = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
     >>> total_variation(s, t)  # 1/2 against 3/4

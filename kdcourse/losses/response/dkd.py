@@ -18,20 +18,16 @@ def dkd(student_BK, teacher_BK, labels, alpha: float = 1.0, beta: float = 8.0, T
         + \beta\,\mathrm{KL}(\hat p \,\|\, \hat q) \right), \quad
         b^p = (p_y,\ 1 - p_y), \quad \hat p_k = \frac{p_k}{1 - p_y} \ (k \ne y)
 
-    Zhao et al. 2022, "Decoupled Knowledge Distillation", equation 8 (arXiv:2203.08679). The first
-    term is the paper's TCKD (target class), the second NCKD (the others). By equation 7 `kd` is
-    TCKD + (1 - p_y) NCKD, so a teacher that is sure of the label gives the other classes almost no
-    weight. T² is in the authors' code; their warm-up is a matter of schedules.
+    Zhao et al. 2022 (arXiv:2203.08679), equation 8: TCKD (target class) and NCKD (the others). By
+    equation 7 `kd` is TCKD + (1 - p_y) NCKD. T² is in the authors' code, which also has a warm-up.
 
-    labels: class numbers [B]. They say which class is the target, not the teacher's largest.
+    student_BK, teacher_BK: logits [B, K]. labels: class numbers [B], the target classes.
     alpha, beta: weights of TCKD and NCKD, 0 or more, not both 0. The defaults are those of the
         authors' code for CIFAR-100.
     T: temperature, above 0.
 
-    Shapes and reduction as for `kd`. With 2 classes only one other is left, so NCKD and its
-    gradient are exactly 0. Classes that are ruled out (-inf) count as in `kd`. Raises `ValueError`
-    for weights below 0, T <= 0, logits that are not [B, K], two different shapes and labels that do
-    not match them.
+    With 2 classes NCKD and its gradient are 0. Classes that are ruled out (-inf) count as in `kd`.
+    Raises `ValueError` for settings out of range and for shapes that do not match.
 
     >>> s, t, y = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, math.log(2)]]), torch.tensor([2])
     >>> dkd(s, t, y, T=1)  # 1/2 against 1/3 for the target; the others agree: log(3 / sqrt 8)

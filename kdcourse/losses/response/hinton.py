@@ -16,22 +16,18 @@ def kd(student_BK, teacher_BK, T: float = 4.0, reduction: str = "mean"):
     .. math:: L = T^2 \sum_k p_k \log\frac{p_k}{q_k}, \qquad
         p = \mathrm{softmax}(v / T), \quad q = \mathrm{softmax}(z / T)
 
-    Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network", section 2
-    (arXiv:1503.02531). The paper minimises the cross-entropy with soft targets; this is that minus
-    the teacher's entropy: same gradient, and 0 when the student agrees. Without T² the gradient
-    would vanish as 1/T² when T grows; with it, it tends to (z - v) / K (centred logits) once T is
-    large compared with the logits, and changes with T below.
+    Hinton, Vinyals & Dean 2015 (arXiv:1503.02531), section 2: their cross-entropy with soft
+    targets, minus the teacher's entropy. With T² the gradient tends to (z - v) / K (centred logits)
+    as T grows, instead of vanishing as 1/T².
 
-    student_BK, teacher_BK: logits [B, K]. No gradient reaches the teacher.
+    student_BK, teacher_BK: logits [B, K].
     T: temperature, above 0. Larger means softer.
-    reduction: "mean", or "none" for one value per sample, [B], summed over classes, in nats.
+    reduction: "mean", or "none" for one value per sample, [B]; summed over classes, in nats.
 
-    A class to which the teacher gives no probability (logit -inf, or underflow) adds exactly 0. A
-    class that the student rules out (-inf) although the teacher does not makes the loss +inf.
-    Raises `ValueError` for T <= 0, for logits that are not [B, K] and for two different shapes.
+    A class to which the teacher gives no probability adds exactly 0; one that only the student
+    rules out (-inf) makes the loss +inf. Raises `ValueError` for T <= 0 and for logits that are not
+    [B, K], of one shape.
 
-    >>> kd(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 2.0, 3.0]]))
-    tensor(0.)
     >>> kd(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]]), T=1)  # log 2 - H(1/4)
     tensor(0.1308)
     """
@@ -57,12 +53,10 @@ def soft_cross_entropy(student_BK, teacher_BK, T: float = 4.0, reduction: str = 
 
     .. math:: L = -T^2 \sum_k p_k \log q_k = \mathrm{kd} + T^2 H(p)
 
-    The gradient is that of `kd`; the value differs by the entropy of the teacher, so it does not
-    reach 0. Arguments, shapes and errors as for `kd`.
+    It has the gradient of `kd`, but does not reach 0. Arguments and errors as for `kd`.
 
-    >>> s, t = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])
-    >>> soft_cross_entropy(s, t, T=1), kd(s, t, T=1)  # log 2, and 0
-    (tensor(0.6931), tensor(0.))
+    >>> soft_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2), T=1)  # log 2, where kd is 0
+    tensor(0.6931)
     """
     inputs.check_temperature(T)
     student_BK, teacher_BK = inputs.logits_pair(student_BK, teacher_BK)
@@ -74,8 +68,8 @@ def soft_cross_entropy(student_BK, teacher_BK, T: float = 4.0, reduction: str = 
 def hinton(T: float = 4.0, alpha: float = 0.9) -> Objective:
     """Make the weighted mean of labels and teacher: `(1 - alpha) * CE() + alpha * KD(T)`.
 
-    alpha: the weight of the *soft* part, in [0, 1]. T² is inside `KD`. A part of weight 0 is left
-    out. Raises `ValueError` for alpha outside [0, 1] and T <= 0.
+    alpha: the weight of the *soft* part, in [0, 1]. A part of weight 0 is left out. Raises
+    `ValueError` for alpha outside [0, 1] and T <= 0.
 
     >>> hinton(T=4, alpha=0.9)
     0.1 * CE() + 0.9 * KD(T=4)

@@ -12,10 +12,8 @@ def cross_entropy(student_BK, labels, reduction: str = "mean"):
 
     .. math:: L = -\log q_y \quad\text{or, with soft labels}\quad L = -\sum_k y_k \log q_k
 
-    student_BK: logits [B, K]. labels: class numbers [B], or soft labels [B, K].
-    reduction: "mean", or "none" for one value per sample, [B].
-
-    Raises `ValueError` for logits that are not [B, K] and labels that do not match them.
+    student_BK: logits [B, K]. labels: class numbers [B], or soft labels [B, K]. Raises `ValueError`
+    where they do not match.
 
     >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))  # log 4
     tensor(1.3863)
@@ -32,17 +30,13 @@ class CE(Loss, function=cross_entropy):
     """Learn from the labels: `cross_entropy`."""
     needs_teacher = False
 
-    def __init__(self, student=None, teacher=None):
-        super().__init__(student, teacher)
-
 
 def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str = "mean"):
     r"""Compute the cross-entropy with labels mixed with the uniform distribution.
 
     .. math:: L = -(1-\varepsilon)\log q_y - \frac{\varepsilon}{K}\sum_k \log q_k
 
-    Szegedy et al. 2016, section 7 (arXiv:1512.00567): a control for distillation, as it has soft
-    targets without a teacher.
+    Szegedy et al. 2016, section 7 (arXiv:1512.00567): soft targets without a teacher.
 
     smoothing: the share ε of the uniform distribution, in [0, 1]. Rest as for `cross_entropy`. A
         class that the student rules out (-inf) makes the loss +inf.

@@ -13,18 +13,14 @@ def logit_mse(student_BK, teacher_BK, variant: str = "half", reduction: str = "m
 
     .. math:: L = \frac{1}{2} \sum_k (z_k - v_k)^2
 
-    Ba & Caruana 2014, "Do Deep Nets Really Need to be Deep?", equation 1 (arXiv:1312.6184). Unlike
-    `kd` it changes when a constant is added to all logits. As T grows, `kd` tends to this loss of
-    the *centred* logits, divided by K.
+    Ba & Caruana 2014 (arXiv:1312.6184), equation 1. As T grows, `kd` tends to this loss of the
+    *centred* logits, divided by K.
 
-    student_BK, teacher_BK: finite logits [B, K]. No gradient reaches the teacher. Leave classes
-        that are ruled out (-inf) out on both sides first.
-    variant: "half" as above; "sum" without the 1/2, as in Kim et al. 2021, "Comparing
-        Kullback-Leibler Divergence and Mean Squared Error Loss in Knowledge Distillation"
-        (arXiv:2105.08919); "mean" also divided by K, as in the code of Kim et al.
-    reduction: "mean", or "none" for one value per sample, [B].
+    student_BK, teacher_BK: finite logits [B, K] (leave out classes that are ruled out).
+    variant: "half" as above; "sum" without the 1/2, as in Kim et al. 2021 (arXiv:2105.08919);
+        "mean" also divided by K, as in the code of Kim et al.
 
-    Raises `ValueError` for another variant, logits that are not [B, K] and two different shapes.
+    Raises `ValueError` for another variant and for logits that are not [B, K], of one shape.
 
     >>> s, t = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]])
     >>> logit_mse(s, t), logit_mse(s, t, "sum"), logit_mse(s, t, "mean")  # of 3² = 9

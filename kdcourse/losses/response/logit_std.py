@@ -18,22 +18,16 @@ def logit_standardization(student_BK, teacher_BK, T: float = 2.0, variant: str =
         \mathrm{softmax}(\tilde z / T) \right), \qquad
         \tilde z = \frac{z - \bar z}{\sigma(z)}
 
-    Sun et al. 2024, "Logit Standardization in Knowledge Distillation", algorithms 1 and 2
-    (arXiv:2403.01427). z and c z + d, c > 0, are the same: the student may choose shift and scale.
-    The gradient is divided by the spread σ of the student's logits, so the weight is larger than
-    that of `kd`; the paper's ablation is best at 9, next to 0.1 for the labels.
+    Sun et al. 2024 (arXiv:2403.01427), algorithms 1 and 2. The gradient is divided by the student's
+    σ, so weights are larger than for `kd`; the paper's best is 9, next to 0.1 for the labels.
 
-    student_BK, teacher_BK: finite logits [B, K]. No gradient reaches the teacher. Leave classes
-        that are ruled out (-inf) out on both sides first.
-    T: the base temperature, above 0. T² is included, as in the paper.
-    variant: "paper" divides the variance by K, "code" (the authors') by K - 1. The second is the
-        first with T sqrt(K / (K - 1)) for T inside the softmax. The 1e-7 that the code adds to σ is
-        not needed here.
-    reduction: "mean", or "none" for one value per sample, [B].
+    student_BK, teacher_BK: finite logits [B, K] (leave out classes that are ruled out).
+    T: the base temperature, above 0.
+    variant: "paper" divides the variance by K, "code" (the authors') by K - 1.
 
-    Logits that are all the same, up to rounding, stand for the uniform distribution and get no
-    gradient. Two classes are always at +1 and -1: without a gradient. Raises `ValueError` for
-    T <= 0, another variant, logits that are not [B, K] and two different shapes.
+    Logits that are all the same, up to rounding, and two classes (always +1 and -1) get no
+    gradient. Raises `ValueError` for T <= 0, another variant and logits that are not [B, K], of one
+    shape.
 
     >>> s, t = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[10.0, 30.0, 50.0]])
     >>> logit_standardization(s, t)  # evenly spaced, both

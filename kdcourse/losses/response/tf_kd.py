@@ -14,26 +14,18 @@ def virtual_teacher(student_BK, labels, a: float = 0.99, T: float = 20.0, varian
     .. math:: L = T^2\,\mathrm{KL}(p^d_T \,\|\, q), \qquad
         p^d_k = \begin{cases} a & k = y \\ (1-a)/(K-1) & k \ne y \end{cases}
 
-    Yuan et al. 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization"
-    (Tf-KD_reg), section 4, equation 9 (arXiv:1909.11723): a control for what a teacher knows beyond
-    the label. A temperature divides logits, and those of the virtual teacher are log p^d: so this
-    is `kd` from them. The paper writes no T², neither here nor for `kd`; it is included here as
-    everywhere (divide the paper's α by T²). As T grows the gradient tends to (z - log p^d) / K,
-    centred.
+    Yuan et al. 2020 (Tf-KD_reg, arXiv:1909.11723), section 4, equation 9, with T² as everywhere
+    here (divide the paper's α by T²). The logits that T divides are log p^d.
 
     student_BK: logits [B, K], K at least 2. labels: class numbers [B].
     a: probability of the right class, in (0, 1]. Paper: 0.9 and more.
     T: temperature, above 0. Paper: 20 and more.
-    variant: "paper" as above. In the authors' code, "code", the probabilities themselves take the
-        place of logits, softmax(p^d / T), the student is not softened and there is no T². That
-        teacher is far more even: 0.105 for the right one of 10 classes at the settings above,
-        against 0.135. The authors say that CIFAR-100 was run so, and larger data with T on both
-        sides. Their code also divides by K and has a `multiplier`: weights, left to you.
-    reduction: "mean", or "none" for one value per sample, [B].
+    variant: "paper" as above. In the authors' code, "code", the teacher is softmax(p^d / T), far
+        more even; the student is not softened, and there is no T². They say that CIFAR-100 was run
+        so, and larger data with T on both sides. Their code also divides by K.
 
     With a below 1, a class that the student rules out (-inf) makes the loss +inf. Raises
-    `ValueError` for a outside (0, 1], T <= 0, another variant, logits that are not [B, K] with 2
-    classes or more, and labels that do not match them.
+    `ValueError` for settings out of range and for shapes that do not match.
 
     >>> y = torch.tensor([1])
     >>> virtual_teacher(torch.tensor([[0.25, 0.75]]).log(), y, a=0.75)  # the same distribution

@@ -9,7 +9,7 @@ import pytest
 
 bs4 = pytest.importorskip("bs4")
 yaml = pytest.importorskip("yaml")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,10 @@
 """Several processes train what one would: the same student, the same history, one checkpoint."""
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import run
 
 PROGRAM = """
 import json, os, sys, torch, torch.distributed as dist
@@ -31,7 +28,7 @@ scheme = {
     "broken": lambda: kd.Supervised(net(0), kd.losses.CE()),
 }[kind]()
 before = scheme.teacher.logits.clone() if kind == "cached" else None
-recipe = kd.Recipe(epochs=3, batch=37, lr=0.01, clip=1.0, accumulate=2, label_smoothing=0.1)
+recipe = kd.Recipe(epochs=3, batch=37, lr=0.01, clip=1.0, accumulate=2)
 if kind == "broken":
     step = iter(range(99))
     forward = scheme.forward
@@ -98,23 +95,6 @@ kd._files.write_json(f"{folder}/{rank}.json", {
     "history": history["val_accuracy"][-1], "student": kd.measure.accuracy(logits, data.val.y)})
 torch.save(scheme.state_dict(), f"{folder}/{rank}.pt")
 """
-
-
-def run(folder: Path, world: int, kind: str, program=PROGRAM) -> list[tuple[dict, dict]]:
-    """What every process ends with: its history, and its weights."""
-    folder.mkdir()
-    (folder / "program.py").write_text(program, "utf-8")
-    together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-    launch = [sys.executable, *(together if world > 1 else [])]
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "KDCOURSE_SMOKE")}
-    done = subprocess.run([*launch, str(folder / "program.py"), str(world), str(folder), kind],
-                          capture_output=True, text=True, timeout=300, check=False,
-                          env=environment | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    return [(json.loads((folder / f"{rank}.json").read_text("utf-8")),
-             torch.load(folder / f"{rank}.pt", weights_only=True))
-            for rank in range(world) if (folder / f"{rank}.json").exists()]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")

@@ -11,7 +11,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 timm = pytest.importorskip("timm")
-PATH = Path(__file__).parent.parent / "notebooks" / "photographs.ipynb"
+PATH = Path(__file__).parents[2] / "notebooks" / "photographs.ipynb"
 WNIDS = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "n03394916", "n03417042",
          "n03425413", "n03445777", "n03888257")
 

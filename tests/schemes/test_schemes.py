@@ -276,12 +276,11 @@ def test_two_teachers_go_on_from_a_checkpoint(data, tmp_path):
     kd.fit(whole, data, recipe)
     steps = iter(range(1, 99))
 
-    def stop():
+    def stop(step):
         if next(steps) == 6:
             raise KeyboardInterrupt
 
-    broken.after_step = stop
-    kd.fit(broken, data, recipe, checkpoint=file)
+    kd.fit(broken, data, recipe, checkpoint=file, on_step=stop)
     kd.fit(again, data, recipe, checkpoint=file)
     assert state(again) == state(whole)
 

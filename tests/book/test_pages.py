@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import kdcourse as kd
 from kdcourse import losses
 from kdcourse.losses import CE, DKD, JS, KD, ReverseKL
 from kdcourse.taps import Output
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path.read_text("utf-8") for path in (ROOT / "book").glob("*.md")}
 BIBLIOGRAPHY = (ROOT / "book" / "references.bib").read_text("utf-8")
 
@@ -205,6 +206,36 @@ def test_weights_of_attention_transfer_belong_to_the_code():
     at = lambda x: F.normalize(x.pow(2).mean(1).flatten(1))  # noqa: E731
     torch.testing.assert_close(losses.attention_transfer(student, teacher, variant="code"),
                                (at(student) - at(teacher)).pow(2).mean())
+
+
+def test_the_first_example_of_the_losses_is_attention_transfer_as_published(data):
+    """In plain PyTorch: labels, softened answers, and `beta = 1e3` times `at_loss` of the authors'
+    repository, szagoruyko/attention-transfer, `utils.py`."""
+    student, teacher = (kd.models.resnet(depth=8, width=width, size=12, seed=width)
+                        for width in (4, 8))
+    names = {"student": student, "teacher": teacher}
+    exec(re.search(r"```python\n(.*?)```", PAGES["losses.md"], re.S)[1], names)
+    batch = next(data.train.batches(16, seed=0))
+    names["scheme"].build(batch, seed=0)
+    parts = names["scheme"].eval()(batch)
+
+    def hooked(model, x):
+        kept = []
+        layer = model.get_submodule("layer2")
+        hook = layer.register_forward_hook(lambda *call: kept.append(call[2]))
+        logits = model(x)
+        hook.remove()
+        return logits, kept[0]
+
+    (z, ours), (v, theirs) = hooked(student, batch.x), hooked(teacher.eval(), batch.x)
+    at = lambda x: F.normalize(x.pow(2).mean(1).view(x.size(0), -1))  # noqa: E731
+    soft = F.kl_div(F.log_softmax(z / 4, 1), F.softmax(v.detach() / 4, 1), reduction="batchmean")
+    loss = (0.1 * F.cross_entropy(z, batch.y) + 0.9 * 16 * soft
+            + 1e3 * (at(ours) - at(theirs.detach())).pow(2).mean())
+    torch.testing.assert_close(parts.loss, loss)
+    weights = list(student.layer1.parameters())
+    torch.testing.assert_close(torch.autograd.grad(parts.loss, weights),
+                               torch.autograd.grad(loss, weights), rtol=1e-4, atol=1e-4)
 
 
 def test_the_table_names_at_least_twelve_sources():

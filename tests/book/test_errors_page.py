@@ -22,7 +22,7 @@ from torch import nn
 
 from kdcourse import checks, losses
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "book" / "errors.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.S | re.M)
 REFERENCES = dict(re.findall(r"^\[([\w-]+)\]: (\S+)$", PAGE, re.M))

@@ -8,7 +8,7 @@ import torch
 
 import kdcourse as kd
 
-PAGE = (Path(__file__).parent.parent / "book" / "cifar.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "book" / "cifar.md").read_text("utf-8")
 
 
 def test_the_experiment_runs(monkeypatch, tmp_path, smoke, capsys):

@@ -136,7 +136,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"teacher": teacher(2)}, r"teacher: expected logits of shape \[3, 10\]"),
+            ({"teacher": teacher(2)}, "teacher: expected logits of 3 images, as student, got 2"),
             ({"teacher": teacher(3, 9)}, "classes: expected 9 names, .* teacher, got 10"),
             ({"T": 0.5}, "T: expected a temperature from 1 to 20, got 0.5"),
             ({"alpha": 1.5}, "alpha: expected a weight from 0 to 1, got 1.5"),

@@ -12,7 +12,7 @@ import kdcourse as kd
 import run
 
 nbformat = pytest.importorskip("nbformat")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 pytestmark = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 

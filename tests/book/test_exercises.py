@@ -17,7 +17,7 @@ import run as tools
 
 nbformat = pytest.importorskip("nbformat")
 FOLDER = Path(__file__).parent
-PATHS = sorted((FOLDER.parent / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+PATHS = sorted((FOLDER.parents[1] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 class Exercise:
@@ -114,7 +114,7 @@ def test_exercises(path, smoke):
             run(exercise.stub, path, stubbed)
             assert "Not done yet" in run(exercise.check, path, stubbed), exercise.stub
             tried = [(code, message) for name, code, message in wrong if exercise.defines(name)]
-            assert tried, f"no wrong answer in tests/wrong for:\n{exercise.stub}"
+            assert tried, f"no wrong answer in tests/book/wrong for:\n{exercise.stub}"
             for code, message in tried:
                 mistaken = dict(namespace)
                 run(code, path, mistaken)

@@ -1,6 +1,8 @@
-"""The processes that train together under `torchrun`; nearly always one."""
+"""Several processes that train one scheme under `torchrun`; nearly always there is one."""
 
+import contextlib
 import copy
+import dataclasses
 import os
 
 import torch
@@ -18,7 +20,7 @@ class Team:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
             from accelerate import PartialState  # a second to import
 
-            PartialState()  # meets the others
+            PartialState()  # init_process_group
         self.size, self.rank = 1, 0
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             self.size, self.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
@@ -33,13 +35,13 @@ class Team:
                              f"processes, each with a loader of its own, got {batch}.")
         size = batch // self.size
         steps = torch.tensor(len(train) // size, device=device)
-        return size, int(self.least(steps))  # who has more would wait for the others for ever
+        return size, int(self.least(steps))  # ranks must take equally many steps: all-reduce waits
 
     def wrap(self, scheme, device, part):
         """The scheme, with gradients averaged over the processes."""
         if self.size == 1:
             return scheme
-        # A parameter that no gradient reaches would be waited for: a copy shows whether one is.
+        # DDP hangs on unused parameters; a trial backward on a copy finds out if there are any.
         trial = copy.deepcopy(scheme).train()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             trial(part).loss.backward()
@@ -76,6 +78,22 @@ class Team:
             raise ValueError(f"Expected a batch of at least one sample for each of {self.size} "
                              f"processes, got {len(batch)}. Raise Recipe(batch=…).")
         return batch[self.rank::self.size]
+
+    def parts(self, batch, recipe, model):
+        """This process's share of a batch in micro-batches, with the weight of each gradient."""
+        pieces = self.share(batch).split(recipe.accumulate)
+        weight = batch.task.weight(batch.x, batch.y)
+        rows = None  # that count in the whole batch, where it is cut
+        if weight is not None and (len(pieces) > 1 or self.size > 1):
+            rows = self.sum(weight.sum()) if self.sharded else weight.sum()
+        for piece in pieces:
+            whole = piece is pieces[-1] or self.size == 1
+            share = len(piece) / recipe.batch
+            if rows is not None:
+                piece = dataclasses.replace(piece, total=rows.clamp(min=1) * share)
+            with contextlib.nullcontext() if whole else model.no_sync():
+                # The mean over the processes of these weighted means is the mean over the batch.
+                yield piece, share * self.size
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes."""

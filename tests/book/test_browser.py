@@ -14,7 +14,7 @@ import pytest
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-SCREENSHOTS = Path(__file__).parent.parent / "_build" / "screenshots"
+SCREENSHOTS = Path(__file__).parents[2] / "_build" / "screenshots"
 
 # WCAG 2.2 AA, and beyond it what axe calls best practice. No rule is switched off. `preload` only
 # spares axe from reading style sheets a second time, which browsers refuse on pages from disk.

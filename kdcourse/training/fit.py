@@ -1,0 +1,225 @@
+"""The one training loop. It does not know which scheme it runs."""
+
+import contextlib
+import dataclasses
+import itertools
+import operator
+import os
+import time
+from collections.abc import Callable
+
+import torch
+from tqdm.auto import tqdm
+
+from kdcourse import _files
+from kdcourse._key import key_of, stamp
+from kdcourse._machine import default_device
+from kdcourse._random import generator, seeded
+from kdcourse.data import Batch, Dataset, Stream
+from kdcourse.schemes import Outcome, Scheme
+from kdcourse.taps import device_of, predict
+from kdcourse.training.checkpoint import Best, Checkpoint
+from kdcourse.training.history import History, Log
+from kdcourse.training.optim import Optimisers
+from kdcourse.training.processes import Team
+from kdcourse.training.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a hook sees of a step: the backward passes are done, gradients lie in `.grad`, and the
+    optimisers have not stepped yet.
+
+    number: of the step in the training, from 0. outcome: of the last micro-batch.
+    """
+
+    number: int
+    scheme: Scheme
+    batch: Batch
+    outcome: Outcome
+
+
+def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int = 0, device=None,
+        label: str = "", checkpoint=None, on_step: Callable[[Step], dict | None] | None = None,
+        on_epoch: Callable[[dict], None] | None = None) -> History:
+    """Train everything in the scheme that can be trained; return what happened.
+
+    seed: decides the order of the samples and dropout. (Weights have the seed of their model.)
+    device: by default the one of `kd.default_device()`.
+    label: stands in front of the progress bar.
+    checkpoint: a file, such as "run.safetensors", in which the state is kept after each epoch; all
+        processes must see it. When it is there already, the training goes on from it, whatever the
+        weights are now: killed at any moment and started again, it ends with the same student, to
+        the last bit on a CPU. A finished training returns at once. So every training needs a file
+        of its own. One of another scheme, data, recipe, seed, torch version or number of threads is
+        refused.
+    on_step: is called in every step with a `Step`, before gradients are clipped. A dict that it
+        returns (scalars by name, best as tensors on the device, so that nothing waits for them)
+        becomes columns of the history, as means over the epoch.
+    on_epoch: is called after every epoch with its row of the history: for loggers.
+
+    Under `torchrun` or `accelerate launch` each process computes its share of every batch. For
+    per-sample losses on networks without batch statistics the gradient is that of one process;
+    relations and batch normalisation see the share. Losses and accuracies in the history are those
+    of all processes; the first writes the checkpoint. A stream is not shared out again: every
+    process reads its part with a loader of its own (see `kdcourse.data.from_loaders`).
+
+    Ctrl-C ends the training and returns the history so far, with `interrupted=True`. The student
+    keeps what it has learned. The global random generator is left as it was.
+
+    Raises `ValueError` when data, recipe and scheme do not fit together, `FloatingPointError` at
+    the end of the epoch in which the loss or the weights became NaN or inf, with the first bad step
+    (the checkpoint of the epoch before stays), and `MemoryError` that says what to lower.
+
+    >>> from kdcourse import data, models, schemes
+    >>> scheme = schemes.Supervised(models.mlp(hidden=(32,)))
+    >>> len(fit(scheme, data.glyphs(train=256, val=72, test=72), Recipe(epochs=2), seed=0))
+    2
+    """
+    recipe, seed = recipe or Recipe(), operator.index(seed)
+    device = torch.device(device) if device is not None else default_device()
+    team = Team(sharded=isinstance(data.train, Stream))
+    size, steps = team.plan(data.train, recipe.batch, device)
+    epochs = recipe.epochs
+    if _files.smoke():
+        steps, epochs = min(steps, 2), 1
+        print("KDCOURSE_SMOKE=1: fit makes two steps only; the numbers mean nothing.")
+    if recipe.patience and getattr(data.val, "first", data.val).y is None:
+        raise ValueError("Expected labels to validate with, for Recipe(patience=…), got none. "
+                         "Leave patience out.")
+    scheme.check(data)
+    origin = _origin(scheme, data, recipe, seed)
+    train, val = data.train.to(device), data.val.to(device)
+    scheme.to(device)
+    first = next(train.batches(size, seed))  # raises ValueError if batch > len(train)
+    scheme.build(first[:4], seed)
+    file = Checkpoint(checkpoint, scheme, data, recipe, seed, team, device)
+    lay_out(scheme, recipe.channels_last)
+    optimisers = Optimisers(scheme, recipe, device, max(2, epochs * steps))
+    model = team.wrap(scheme, device, team.share(first).split(recipe.accumulate)[0])
+    if recipe.compile:
+        model = torch.compile(model)
+    history, log = file.history(), Log(team)
+    best = Best(scheme, recipe, history)
+
+    try:
+        with (enough_memory(recipe, device), _progress(epochs, label, team, len(history)) as bar,
+              seeded(generator(seed, "training").initial_seed(), device)):
+            best.state = file.restore(optimisers)
+            for epoch in range(len(history), epochs if not best.over else 0):
+                start = time.perf_counter()
+                scheme.train()
+                batches = itertools.islice(train.batches(size, seed, epoch), steps)
+                for number, batch in enumerate(batches, epoch * steps):
+                    for part, share in team.parts(batch, recipe, model):
+                        with autocast(recipe, device):
+                            outcome = model(part)
+                        (outcome.loss * share).backward()
+                        log.add(outcome, share)
+                    notes = on_step(Step(number, scheme, part, outcome)) if on_step else None
+                    optimisers.step(number)
+                    scheme.after_step()
+                    log.step(notes or {})  # stays on the device: nothing in this loop waits for it
+                row = {"epoch": epoch + 1} | log.close(epoch * steps)
+                _check_weights(optimisers.parameters, epoch + 1)
+                team.same(scheme)
+                due = epoch + 1 == epochs or (epoch + 1) % recipe.validate_every == 0
+                row[data.task.column] = _score(scheme.student, val, team, recipe) if due else None
+                row["seconds"] = time.perf_counter() - start
+                history.rows.append(row)
+                best.note()
+                file.save(history, optimisers, best.state)
+                if on_epoch:
+                    on_epoch(row)
+                bar.set_postfix_str(history.summary())
+                bar.update()
+                if best.over:
+                    break
+    except KeyboardInterrupt:
+        history.interrupted, origin = True, None
+        print(f"Stopped by hand after {len(history)} of {epochs} epochs; here is the history.")
+    except FloatingPointError as error:
+        best.put_back()
+        if file.path and file.path.exists():
+            error.add_note(f"{file.path} holds the state after epoch {len(history)}.")
+        raise
+    best.put_back()
+    for number, student in enumerate(scheme.students):
+        stamp(student, [*origin, number] if origin else None)
+    return history
+
+
+def _origin(scheme, data, recipe, seed: int) -> list | None:
+    """How this training's students come about: their key from then on. None for what has none."""
+    try:
+        key = key_of([scheme, data, recipe, seed])
+    except ValueError:
+        return None
+    return ["trained", key.exact, key.bits]
+
+
+def autocast(recipe: Recipe, device: torch.device):
+    """The precision of the forward pass."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+
+
+def lay_out(scheme: Scheme, channels_last: bool) -> None:
+    """Put images and kernels, those of teachers too, with the channels innermost or outermost."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for tensor in (*scheme.parameters(), *scheme.buffers()):
+        if tensor.ndim == 4:  # scheme.to(memory_format=…) fails where there is one with five
+            tensor.data = tensor.data.to(memory_format=layout)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is what the error says."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextlib.contextmanager
+def enough_memory(recipe: Recipe, device: torch.device):
+    """Turn the error of a full memory into a `MemoryError` that says what to lower."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"Expected a step of {recipe.batch} samples to fit into the memory of {device}, but it "
+            "is full. Lower Recipe(batch=…), raise Recipe(accumulate=…) to cut the batch into "
+            'parts, or use precision="bf16".'
+        ) from error
+
+
+def _check_weights(parameters, epoch: int) -> None:
+    """Raise when a gradient broke the weights although every loss was finite."""
+    if not torch.stack([p.detach().isfinite().all() for p in parameters]).all():
+        raise FloatingPointError(
+            f"The weights became NaN or inf in the last step of epoch {epoch}, in which the "
+            "loss was still finite: its gradient was not. Lower Recipe(lr=…), and look for a "
+            "square root, a logarithm or a division at 0 in the loss."
+        )
+
+
+def _score(model: torch.nn.Module, split, team: Team, recipe: Recipe) -> float | None:
+    """The task's score, such as the share of right answers; each process counts its share of the
+    samples. None without labels."""
+    # Without gradients no activations are kept, so that more fits than in a step of the training.
+    size, total = min(500, 4 * -(-recipe.batch // recipe.accumulate)), None
+    mine = split if isinstance(split, Stream) else split[team.rank :: team.size]
+    idle = not isinstance(split, Stream) and not len(mine)  # more processes than samples
+    for part in (split[:1] if idle else mine).batches(size):
+        if part.y is None:
+            return None
+        sums = part.task.sums(part.task.rows(predict(model, part.x, size), part.x, part.y))
+        total = sums * (not idle) if total is None else total + sums
+    return split.task.score(team.sum(total.to(device_of(model)) if team.size > 1 else total))
+
+
+def _progress(epochs: int, label: str, team: Team, done: int):
+    """One progress line; none without a terminal, and none is left behind."""
+    notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
+    # tqdm reads TQDM_DISABLE by itself in a terminal, but not in a notebook.
+    disable = bool(os.environ.get("TQDM_DISABLE")) if notebook else None
+    return tqdm(total=epochs, desc=label or "epochs", leave=False, unit="epoch", initial=done,
+                disable=disable if team.rank == 0 else True)

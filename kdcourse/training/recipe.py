@@ -1,0 +1,90 @@
+"""How long and how fast to train."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Recipe:
+    """How long and how fast to train. Frozen: two arms with one recipe had the same budget.
+
+    epochs: passes over the training split.
+    batch: samples per step, over all processes; a last incomplete batch is left out. A loader in
+        `kdcourse.data.from_loaders` must bring batches of this size.
+    lr: the peak of the learning rate.
+    weight_decay: on matrices and kernels only; biases and norms have none.
+    clip: the largest gradient norm, over everything that is trained; None does not clip.
+    precision: "fp32", or "bf16" for autocast. `kd.fastest` measures which is faster.
+    channels_last: keep images with the channels innermost, which is faster for convolutions on
+        CPUs. `kd.fastest` measures that, too.
+    validate_every: epochs between two validations; the last epoch is always validated.
+    optimizer: "adamw", "sgd" (Nesterov momentum 0.9), or a function `(groups, lr)` that makes one;
+        the groups bring their weight decay. What it sets stays, a learning rate per group too.
+    schedule: by step, "one-cycle" (rises along a cosine to the peak and falls to almost 0; with
+        "adamw" and "sgd" the momentum goes from 0.95 to 0.85 and back) or "cosine" (rises along a
+        line and falls along a cosine to 0).
+    warmup: the share of the steps in which the learning rate rises, from 0 to below 1.
+    accumulate: micro-batches into which a batch is cut, to fit into memory. For per-sample losses
+        on networks without batch statistics the gradient is that of the batch; relations and batch
+        normalisation see one micro-batch at a time.
+    patience: stop after so many validations without a better one, and return to the weights of the
+        best, of all that the scheme trains; None trains to the end and keeps the last.
+    compile: compile the scheme's step with `torch.compile`, which takes about a minute.
+
+    Raises `ValueError` for a value that cannot be.
+    """
+
+    epochs: int = 60
+    batch: int = 128
+    lr: float = 5e-3
+    weight_decay: float = 0.01
+    clip: float | None = None
+    precision: str = "fp32"
+    channels_last: bool = True
+    validate_every: int = 1
+    optimizer: str | Callable = "adamw"
+    schedule: str = "one-cycle"
+    warmup: float = 0.3
+    accumulate: int = 1
+    patience: int | None = None
+    compile: bool = False
+
+    def __post_init__(self):
+        for name in ("epochs", "batch", "validate_every", "accumulate", "patience"):
+            value = getattr(self, name)
+            if (not isinstance(value, int) or value < 1) and (name, value) != ("patience", None):
+                raise ValueError(f"Expected {name} to be a whole number of at least 1, got "
+                                 f"{value!r}.")
+        for name in ("lr", "weight_decay", "clip", "warmup"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) and (name, value) != ("clip", None):
+                raise ValueError(f"Expected {name} to be a number, got {value!r}.")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"Expected a learning rate above 0, got {self.lr}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"Expected a weight decay of at least 0, got {self.weight_decay}.")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"Expected clip above 0, or None, got {self.clip}.")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"Expected warmup from 0 to below 1, got {self.warmup}.")
+        for name, choices in (("precision", ("fp32", "bf16")), ("channels_last", (True, False)),
+                              ("schedule", ("one-cycle", "cosine"))):
+            if getattr(self, name) not in choices:
+                shown = " or ".join(f'"{choice}"' if isinstance(choice, str) else repr(choice)
+                                    for choice in choices)
+                raise ValueError(f"Expected {name} {shown}, got {getattr(self, name)!r}."
+                                 + (" kd.fastest(scheme, data, recipe) measures the faster one."
+                                    if getattr(self, name) == "auto" else ""))
+        if self.optimizer not in ("adamw", "sgd") and not callable(self.optimizer):
+            raise ValueError('Expected optimizer "adamw", "sgd" or a function (groups, lr), got '
+                             f"{self.optimizer!r}.")
+
+    def __repr__(self):
+        shown = []
+        for number, field in enumerate(dataclasses.fields(self)):
+            value = getattr(self, field.name)
+            if number < 8 or value != field.default:
+                shown.append(f"{field.name}={getattr(value, '__qualname__', repr(value))}")
+        return f"Recipe({', '.join(shown)})"
