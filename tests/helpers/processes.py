@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 
-def run(folder: Path, world: int, kind: str, program=PROGRAM) -> list[tuple[dict, dict]]:
+def run(folder: Path, world: int, kind: str, program: str) -> list[tuple[dict, dict]]:
     """What every process ends with: its history, and its weights."""
     folder.mkdir()
     (folder / "program.py").write_text(program, "utf-8")

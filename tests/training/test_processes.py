@@ -100,8 +100,8 @@ torch.save(scheme.state_dict(), f"{folder}/{rank}.pt")
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
 @pytest.mark.parametrize("kind", ["distiller", "mutual", "mean teacher", "cached"])
 def test_two_processes_train_what_one_would(tmp_path, kind):
-    ((alone, weights),) = run(tmp_path / "one", 1, kind)
-    pair = run(tmp_path / "two", 2, kind)
+    ((alone, weights),) = run(tmp_path / "one", 1, kind, PROGRAM)
+    pair = run(tmp_path / "two", 2, kind, PROGRAM)
     assert len(pair) == 2
     for history, theirs in pair:
         for name, tensor in weights.items():  # projections, peers and averages included
@@ -117,7 +117,7 @@ def test_two_processes_train_what_one_would(tmp_path, kind):
 
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
 def test_a_loss_that_breaks_in_one_process_stops_all(tmp_path):
-    run(tmp_path / "two", 2, "broken")
+    run(tmp_path / "two", 2, "broken", PROGRAM)
     errors = [(tmp_path / "two" / f"error{rank}").read_text() for rank in (0, 1)]
     assert all("NaN or inf at step" in error for error in errors)
     assert errors[0].split("(")[0] == errors[1].split("(")[0]
