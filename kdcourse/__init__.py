@@ -12,7 +12,7 @@
 
 __version__ = "0.1.0"
 
-from kdcourse import checks, data, experiment, losses, measure, models, plot
+from kdcourse import checks, data, experiment, losses, measure, models, plot, tasks
 from kdcourse._machine import RESULTS, default_device  # noqa: F401
 from kdcourse.data import augmented
 from kdcourse.doctor import doctor
@@ -53,6 +53,7 @@ __all__ = [
     "plot",
     "report",
     "taps",
+    "tasks",
     "teacher",
 ]
 

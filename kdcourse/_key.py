@@ -95,9 +95,11 @@ def stamp(model: nn.Module, how) -> None:
     model.provenance = None if how is None else {"how": how, "weights": fingerprint(model)}
 
 
-def fingerprint(source: nn.Module | torch.Tensor) -> str:
-    """SHA-256 of a tensor, or of all that a network's `state_dict` holds: weights, buffers, extra
-    states."""
+def fingerprint(source: nn.Module | torch.Tensor | dict) -> str:
+    """SHA-256 of a tensor, of a dict of tensors, or of all that a network's `state_dict` holds:
+    weights, buffers, extra states."""
+    if isinstance(source, dict):
+        return _files.digest(*parts_bytes(source))
     values = [source] if isinstance(source, torch.Tensor) else source.state_dict().values()
     return _files.digest(*(tensor_bytes(value) if isinstance(value, torch.Tensor) else
                            repr(value).encode() for value in values))
@@ -107,6 +109,13 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
     """The numbers of a tensor of any type and layout, as bytes."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
+
+
+def parts_bytes(x) -> list[bytes]:
+    """The numbers of a tensor, of each in a dict with its name, or of nothing."""
+    if isinstance(x, dict):
+        return [part for name, t in sorted(x.items()) for part in (name.encode(), tensor_bytes(t))]
+    return [] if x is None else [tensor_bytes(x)]
 
 
 def arguments(thing) -> dict:

@@ -13,16 +13,19 @@ import torch
 from torch import nn
 
 from kdcourse import _files
+from kdcourse.tasks import Rows, call, each, first, pieces
 
 
 @dataclasses.dataclass
 class Output:
-    """What a model says about a batch: `logits` [B, K], tapped tensors by module path, and the
-    sample ids `index` [B] where a scheme knows them."""
+    """What a model says about a batch: `logits` [B, K] (in another task of another shape), tapped
+    tensors by module path, the sample ids `index` [B] where a scheme knows them, and the `rows`
+    that its logits were cut into, where they are none by themselves."""
 
     logits: torch.Tensor
     taps: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     index: torch.Tensor | None = None
+    rows: Rows | None = None
 
     def detached(self) -> "Output":
         """The same numbers, through which no gradient flows."""
@@ -31,12 +34,15 @@ class Output:
 
 
 def logits_of(output) -> torch.Tensor:
-    """The logits in a model's output: a tensor, a tuple's first entry, or a `.logits` field."""
+    """The logits in a model's output: a tensor, a `.logits` field, or the first entry of a tuple or
+    a dict. Whether their shape is that of the data's task, a scheme checks."""
     if hasattr(output, "logits"):
         output = output.logits
+    elif isinstance(output, dict) and output:
+        output = output.get("logits", next(iter(output.values())))
     if isinstance(output, (tuple, list)):
         output = output[0]
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+    if not isinstance(output, torch.Tensor) or output.ndim < 2:
         got = f"shape {list(output.shape)}" if isinstance(output, torch.Tensor) else type(output)
         raise TypeError(
             f"Expected logits of shape [B, K] from the model, got {got}. "
@@ -122,11 +128,11 @@ class Early(nn.Module):
         self._tap = _Tap(path)
         self._module = (_found(self._tap, model),)  # in a tuple, or its weights were twice here
 
-    def forward(self, x):
+    def forward(self, *args, **kwargs):
         hook = self._tap.register(self._module[0], self._leave)
         self._tap.start()
         try:
-            self.model(x)
+            self.model(*args, **kwargs)
         except _Left as left:
             return self.head(left.args[0])
         finally:
@@ -293,20 +299,23 @@ def _tree(modules: dict[str, nn.Module], lines: int = 40) -> str:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: torch.Tensor, batch: int = 500) -> torch.Tensor:
+def predict(model, x, batch: int = 500) -> torch.Tensor:
     """The model's logits [N, K] for inputs [N, C, H, W], in eval mode and without gradients.
+
+    Inputs may be a dict of tensors, which are the model's arguments by name.
 
     Every submodule is left in the mode (train or eval) in which it was found. The inputs may be on
     another device than the model; the logits come back to where the inputs are.
     """
     with evaluating(model):
-        device = device_of(model)
-        return torch.cat([logits_of(model(part.to(device))).float().to(x.device)
-                          for part in x.split(batch)])
+        device, here = device_of(model), first(x).device
+        return torch.cat([logits_of(call(model, each(lambda t: t.to(device), part))).float()
+                          .to(here) for part in pieces(x, batch)])
 
 
-def answers(predict, split) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Logits [N, K] for a split, in memory or a stream, and its labels in the same order.
+def answers(predict, split) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Logits [M, K] for a split, in memory or a stream, and its labels in the same order (None
+    without labels): those of the rows that count, one per sample where it has one label.
 
     predict: a function of inputs [B, C, H, W], such as a teacher's `predict`. Where it has no
         answer (None), there are no logits either.
@@ -317,11 +326,15 @@ def answers(predict, split) -> tuple[torch.Tensor | None, torch.Tensor]:
     >>> logits.shape, labels.equal(split.y)
     (torch.Size([36, 36]), True)
     """
-    pairs = [(predict(batch.x), batch.y) for batch in split.batches(500)]
-    labels = torch.cat([y for _, y in pairs])
-    if any(logits is None for logits, _ in pairs):
-        return None, labels
-    return torch.cat([logits for logits, _ in pairs]), labels
+    found = []
+    for batch in split.batches(500):
+        logits = predict(batch.x)
+        if logits is None:
+            return None, None
+        rows = batch.task.rows(logits, batch.x, batch.y).counted()
+        found.append((rows.logits, rows.labels))
+    logits, labels = zip(*found, strict=True)
+    return torch.cat(logits), None if labels[0] is None else torch.cat(labels)
 
 
 @contextlib.contextmanager

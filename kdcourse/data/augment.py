@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from kdcourse._random import generator
 from kdcourse.data.dataset import Batch, Dataset, Split
+from kdcourse.tasks import Pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class Augmented(Split):
 
     def to(self, device) -> "Augmented":
         """The same split on another device, with the same views."""
-        return dataclasses.replace(self, x=self.x.to(device), y=self.y.to(device), _drawn={})
+        return dataclasses.replace(super().to(device), _drawn={})
 
     def batches(self, size: int, seed: int | None = None, epoch: int = 0) -> Iterator[Batch]:
         """As `Split.batches`; with a seed, in the view of the epoch."""
@@ -119,13 +120,16 @@ def augmented(data: Dataset, views: int | None = None, seed: int = 0, **limits) 
     >>> next(data.train.batches(8, seed=0, epoch=5)).view  # 1 + 5 % 4
     2
     """
-    if len(data.shape) != 3:
+    if isinstance(data.shape, dict) or len(data.shape) != 3:
         raise ValueError(f"Expected images [C, H, W] to augment, got inputs of shape "
-                         f"{list(data.shape)}.")
+                         f"{data.shape if isinstance(data.shape, dict) else list(data.shape)}.")
+    if isinstance(data.task, Pixels) and data.train.y is not None:
+        raise ValueError("Expected labels that stay where they are when an image is moved, got a "
+                         "label for each pixel. Augment images and labels together in your loader.")
     if views is not None and views < 1:
         raise ValueError(f"Expected at least 1 view, or None for ever new ones, got {views}.")
     augment = Augment(**limits)
-    train = Augmented(data.train.x, data.train.y, augment, views, seed)
+    train = Augmented(data.train.x, data.train.y, augment, views, seed, task=data.task)
     params = data.params | {"augment": dataclasses.asdict(augment), "views": views,
                             "view_seed": seed}
     made = dataclasses.replace(data, train=train, params=params)

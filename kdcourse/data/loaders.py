@@ -4,18 +4,19 @@ Shapes: N samples, B batch, K classes, C channels, H W height and width.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from kdcourse._random import generator
 from kdcourse.data.arrays import as_inputs, as_split
-from kdcourse.data.dataset import Batch, Dataset, Split, check_labels
+from kdcourse.data.dataset import Batch, Dataset, Split
+from kdcourse.tasks import ONE_LABEL, Task, each, first
 
 
 def from_loaders(train, val, test=None, *, classes, name: str = "loaders", version: str = "",
-                 counts: dict[str, int] | None = None) -> Dataset:
+                 counts: dict[str, int] | None = None, task: Task | None = None) -> Dataset:
     """A `Dataset` whose samples come from loaders, a batch at a time.
 
     train, val, test: each a `torch.utils.data.DataLoader`, or anything else that yields batches
@@ -27,11 +28,13 @@ def from_loaders(train, val, test=None, *, classes, name: str = "loaders", versi
         version and the numbers of samples and classes; nothing else here sees that files changed.
     counts: samples by split, such as `{"train": 1281167}`, for loaders that do not know. So much of
         `train` is an epoch.
+    task: what the labels are, such as `kd.tasks.Tokens()`; by default one label per sample.
 
     A batch has inputs x [B, C, H, W] in [0, 1] (or uint8, divided by 255 on the device), labels y
     [B] or soft ones [B, K], and sample ids [B] where something looks them up. The course's own
     networks normalise for themselves: where your loader does so already, take networks that do not
-    (`Live(teacher)` without a transform).
+    (`Live(teacher)` without a transform). x may be a dict of tensors; a batch that is one dict, as
+    collators of transformers make it, has its labels under "labels". Without labels y is None.
 
     The loader shuffles and cuts. Its batch size must be that of `Recipe(batch=…)`; incomplete
     batches are left out of the training, as they are in memory. In every epoch its generator, that
@@ -68,13 +71,16 @@ def from_loaders(train, val, test=None, *, classes, name: str = "loaders", versi
     unknown = set(counts or {}) - set(given)
     if unknown:
         raise ValueError(f"Expected counts for train, val or test, got {sorted(unknown)}.")
-    splits = {part: _loaded(part, loader, len(classes), (counts or {}).get(part))
+    task = task or ONE_LABEL
+    splits = {part: _loaded(part, loader, len(classes), (counts or {}).get(part), task)
               for part, loader in given.items()}
     known = {part: len(split) if isinstance(split, Split) else split.count
              for part, split in splits.items()}
     len(splits["train"])  # raises where it is unknown: how long is an epoch?
     params = {"name": name, **known, "classes": len(classes), "version": version}
-    return Dataset(**splits, classes=classes, params=params)
+    if task != ONE_LABEL:
+        params["task"] = repr(task)
+    return Dataset(**splits, classes=classes, params=params, task=task)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,6 +96,7 @@ class Stream:
     first: Split
     count: int | None = None
     device: torch.device | str = "cpu"
+    task: Task = ONE_LABEL
 
     def __len__(self) -> int:
         if self.count is None:
@@ -146,11 +153,11 @@ class Stream:
             raise self._wrong_size(size, own)
         for item in self._drawn(seed, epoch):
             batch = self._batch(item)
-            if seed is None or len(batch.x) == size:
+            if seed is None or len(batch) == size:
                 full += 1
                 yield self._moved(batch)
-            elif len(batch.x) > size or not full:
-                raise self._wrong_size(size, len(batch.x))
+            elif len(batch) > size or not full:
+                raise self._wrong_size(size, len(batch))
         if seed is not None and full < max(1, len(self) // size):
             raise ValueError(
                 f"Expected {len(self):,} samples from the loader of {self.name}, in at least "
@@ -160,12 +167,16 @@ class Stream:
 
     def in_memory(self, count: int | None = None) -> Split:
         """All samples, or the first `count` of them, as a `Split`: where they fit after all."""
-        x, y, seen = [], [], 0
+        batches, seen = [], 0
         for batch in self.batches():
-            x, y, seen = [*x, batch.x], [*y, batch.y], seen + len(batch.x)
+            batches, seen = [*batches, batch], seen + len(batch)
             if count is not None and seen >= count:
                 break
-        return Split(torch.cat(x)[:count], torch.cat(y)[:count])
+        x, y = batches[0].x, batches[0].y
+        x = {name: torch.cat([batch.x[name] for batch in batches]) for name in x} if isinstance(
+            x, dict) else torch.cat([batch.x for batch in batches])
+        y = None if y is None else torch.cat([batch.y for batch in batches])
+        return Split(x, y, task=self.task)[:count]
 
     @property
     def x(self):
@@ -206,31 +217,26 @@ class Stream:
     def _batch(self, item) -> Batch:
         """A batch as the loader gave it, which must be like the first one."""
         x, y, index = _parts(item, self.name)
-        like = self.first.y
-        shape = tuple(x.shape[1:] if x.ndim != 3 else (1, *x.shape[1:]))
-        if shape != self.shape or y.ndim != like.ndim or (
-                y.is_floating_point() != like.is_floating_point()):
-            raise ValueError(
-                f"Expected batches alike in {self.name}, inputs of shape {list(self.shape)} and "
-                f"labels {list(like.shape[1:])} of {like.dtype}, got {list(shape)} and "
-                f"{list(y.shape[1:])} of {y.dtype}."
-            )
-        got = [list(part.shape) for part in (x, y, index) if part is not None]
-        if any(shape[:1] != [len(x)] for shape in got) or len(x) == 0:
+        y = each(lambda y: self.task.take(y, self.name), y)
+        expected, got = _described(self.first.x, self.first.y, self.task), _described(
+            x, y, self.task)
+        if expected != got:
+            raise ValueError(f"Expected batches alike in {self.name}, {expected}, got {got}.")
+        parts = [*(x.values() if isinstance(x, dict) else [x]), y, index]
+        lengths = {len(part) for part in parts if part is not None}
+        if len(lengths) > 1 or lengths == {0}:
             raise ValueError(f"Expected as many labels (and ids) as inputs in {self.name}, and at "
-                             f"least one, got shapes {got}.")
-        if y.device.type == "cpu":  # elsewhere it would wait for the device
-            check_labels(y, self.classes, self.name)
-        return Batch(x, y, index)
+                             f"least one, got {sorted(lengths)}.")
+        if y is not None and y.device.type == "cpu":  # elsewhere it would wait for the device
+            self.task.check(y, self.classes, self.name)
+        return Batch(x, y, index, task=self.task)
 
     def _moved(self, batch: Batch) -> Batch:
-        x, y, index = (self._sent(tensor) for tensor in (batch.x, batch.y, batch.index))
-        y = y.float() if y.is_floating_point() else y.long()
-        return Batch(as_inputs(x), y, None if index is None else index.long())
+        x, y, index = (each(self._sent, part) for part in (batch.x, batch.y, batch.index))
+        return dataclasses.replace(batch, x=as_inputs(x, self.task), y=y,
+                                   index=each(torch.Tensor.long, index))
 
     def _sent(self, tensor):
-        if tensor is None:
-            return None
         if torch.device(self.device).type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor.pin_memory()  # else the copy would wait for all that is under way
         return tensor.to(self.device, non_blocking=True)
@@ -259,7 +265,19 @@ class _Missing:
     __len__ = batches = head = to = _tell
 
 
-def _loaded(name: str, loader, classes: int, count: int | None):
+def _described(x, y, task: Task) -> str:
+    """What is alike in all batches. Sequences may have another length in each."""
+    if isinstance(x, dict):
+        inputs = f"inputs {sorted(x)}"
+    elif task.keeps_inputs:
+        inputs = f"inputs with {x.ndim} dimensions"
+    else:
+        inputs = f"inputs of shape {list(x.shape[1:] if x.ndim != 3 else (1, *x.shape[1:]))}"
+    labels = "no labels" if y is None else f"labels of {y.dtype} with {y.ndim} dimensions"
+    return f"{inputs} and {labels}"
+
+
+def _loaded(name: str, loader, classes: int, count: int | None, task: Task):
     if isinstance(loader, Split):
         return loader
     if loader is None and name == "test":
@@ -275,18 +293,19 @@ def _loaded(name: str, loader, classes: int, count: int | None):
         )
     if count is not None and count < 1:
         raise ValueError(f"Expected a count of at least one sample in {name}, got {count}.")
-    bare = Stream(loader, name, classes, None)
+    bare = Stream(loader, name, classes, None, task=task)
     item = next(bare._drawn(None, 0), None)
     if item is None:
         raise ValueError(f"Expected at least one batch in {name}, got none.")
     x, y, _ = _parts(item, name)
-    return dataclasses.replace(bare, first=as_split(x, y, name), count=count or _count(loader))
+    return dataclasses.replace(bare, first=as_split(x, y, name, task),
+                               count=count or _count(loader))
 
 
 def _count(loader) -> int | None:
     """The samples in one pass, as far as the loader knows."""
     if isinstance(loader, (list, tuple)):
-        return sum(len(item[0]) for item in loader)
+        return sum(len(first(_parts(item, "it")[0])) for item in loader)
     if isinstance(loader, DataLoader) and loader.batch_size is not None:
         for samples in (loader.sampler, loader.dataset):
             try:
@@ -306,15 +325,17 @@ def _set(loader, seed: int | None, epoch: int) -> None:
             owner.set_epoch(epoch)
 
 
-def _parts(item, name: str) -> list[torch.Tensor | None]:
+def _parts(item, name: str) -> list:
     """x, y and index (or None) as tensors."""
+    if isinstance(item, Mapping) and "labels" in item:
+        item = ({key: part for key, part in item.items() if key != "labels"}, item["labels"])
     if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
         kind = type(item).__name__
         got = f"a {kind} of {len(item)}" if isinstance(item, (tuple, list)) else f"a {kind}"
         raise ValueError(f"Expected batches (x, y) or (x, y, index) in {name}, got {got}. Let the "
                          "loader's collate_fn return that.")
     try:
-        x, y, index = (None if part is None else torch.as_tensor(part)
+        x, y, index = (each(torch.as_tensor, dict(part) if isinstance(part, Mapping) else part)
                        for part in (*item, None)[:3])
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"Expected tensors in the batches of {name}, got something else "

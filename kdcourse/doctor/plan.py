@@ -19,7 +19,7 @@ def peers(setup) -> None:
     for edge in scheme.edges(scheme.with_inputs(setup.batch)):
         attached = [tensor for tensor in (edge.teacher.logits, *edge.teacher.taps.values())
                     if tensor.requires_grad] if edge.teacher else []
-        loss = edge.objective(edge.student, edge.teacher, setup.batch.y) if attached else None
+        loss = edge.objective.total(edge.losses(setup.batch)) if attached else None
         if attached and reaches(loss, attached):
             pairs.add(" and ".join(str(number) for number, student in enumerate(students, 1)
                                    if reaches(loss, student.parameters())))

@@ -10,6 +10,7 @@ from kdcourse.data import Batch
 from kdcourse.doctor import copies
 from kdcourse.doctor.findings import Diagnosis, Finding
 from kdcourse.taps import logits_of
+from kdcourse.tasks import Task, each, first, pieces
 from kdcourse.teachers import Ensemble, Teacher
 
 
@@ -95,11 +96,11 @@ class Source:
 
     def on_inputs(self, x: torch.Tensor, y=None) -> torch.Tensor | None:
         """The logits [N, K] for any inputs; None where it has none for them."""
-        x = x.to(self.setup.device)
+        x = each(lambda t: t.to(self.setup.device), x)
         try:
             if isinstance(self.teacher, Teacher):
                 return self.teacher.predict(x, y).float()
-            return torch.cat([self._in_scheme(part) for part in x.split(100)])
+            return torch.cat([self._in_scheme(part) for part in pieces(x, 100)])
         except Exception:  # it may return None, or not take these inputs
             return None
 
@@ -107,17 +108,22 @@ class Source:
         """A plain network's logits while the scheme runs, which may change its inputs."""
         outputs = []
         hook = self.teacher.register_forward_hook(lambda *call: outputs.append(call[2]))
-        y, rows = self.setup.batch.y, torch.arange(len(x), device=x.device)
-        try:  # any labels will do
-            self.setup.scheme(Batch(x, y[rows % len(y)], rows % len(self.setup.train)))
+        batch, rows = self.setup.batch, torch.arange(len(first(x)), device=first(x).device)
+        y = each(lambda y: y[rows % len(y)], batch.y)  # any labels will do
+        try:
+            self.setup.scheme(Batch(x, y, rows % len(self.setup.train), task=batch.task))
         finally:
             hook.remove()
         return logits_of(outputs[0]).float()
 
 
-def probabilities(found, who: str, logits: torch.Tensor) -> None:
-    """Report logits [B, K] that are outputs of a softmax; found: a `Setup` or a `Source`."""
-    if (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all():
+def probabilities(found, who: str, logits: torch.Tensor, task: Task) -> None:
+    """Report logits that are outputs of a softmax; found: a `Setup` or a `Source`."""
+    try:
+        rows_MK = task.flat(logits)
+    except ValueError:  # a teacher's features
+        return
+    if task.has_classes and (rows_MK >= 0).all() and ((rows_MK.sum(1) - 1).abs() < 1e-3).all():
         found.report(f"The {who} answers with probabilities, where logits belong.",
                      "The softmax of a softmax is almost uniform: hardly anything is learned.",
                      "Take the softmax off its end.")

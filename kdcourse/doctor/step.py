@@ -45,7 +45,7 @@ def one_step(setup) -> bool:
         setup.report(f"The first step fails: {_message(error)}", "fit() stops there, too.", "")
         return False
     _teacher_in_eval_mode(setup, called, before)
-    probabilities(setup, "student", outcome.logits)
+    probabilities(setup, "student", outcome.logits, setup.data.task)
     setup.look("the loss is finite")
     if not torch.isfinite(outcome.loss):
         setup.report(

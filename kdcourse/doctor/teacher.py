@@ -13,6 +13,7 @@ from kdcourse import measure
 from kdcourse._random import generator
 from kdcourse.doctor.setup import probabilities
 from kdcourse.taps import predict
+from kdcourse.tasks import ONE_LABEL, each, first
 from kdcourse.teachers import Cached, Live
 
 SAMPLES = 500  # on which the teacher's accuracy is measured
@@ -35,7 +36,7 @@ def answers(source) -> None:
         source.report("The teacher answers with NaN or inf.", "So does the loss.",
                       "Look at its weights and at its inputs.")
         return
-    probabilities(source, "teacher", logits_BK)
+    probabilities(source, "teacher", logits_BK, source.setup.data.task)
     if predicted_BK is None or _steady(source, x, predicted_BK):
         _aligned(source)
 
@@ -51,9 +52,10 @@ def _steady(source, x, logits_BK) -> bool:
             "Look for chance in its forward, such as F.dropout(x) without training=self.training.")
         return False
     source.look("the teacher's answer does not depend on the rest of the batch")
-    if len(x) > 2:
-        half = (len(x) - 1) // 2  # the first image, once with these others and once with those
-        pair = [source.on_inputs(torch.cat([x[:1], x[1:].flip(0)[i::2][:half]])) for i in (0, 1)]
+    if len(first(x)) > 2:
+        half = (len(first(x)) - 1) // 2  # the first image, once with these others, once with those
+        pair = [source.on_inputs(each(lambda t, i=i: torch.cat(
+            [t[:1], t[1:].flip(0)[i::2][:half]]), x)) for i in (0, 1)]
         if any(one is None for one in pair) or _apart(*pair)[0].max() > 10 * close:
             source.report(
                 "The teacher's answer to an image depends on the other images of the batch.",
@@ -95,13 +97,14 @@ def _batches(setup):
     """A batch, and of augmented data one of each of a few views."""
     views = getattr(setup.train, "views", None) or 1
     for view in torch.linspace(1, views, min(VIEWS, views)).round().long().tolist():
-        yield next(setup.train.batches(len(setup.batch.y), seed=0, epoch=view - 1))
+        yield next(setup.train.batches(len(setup.batch), seed=0, epoch=view - 1))
 
 
 def _astray(logits_BK, predicted_BK) -> tuple[torch.Tensor, int]:
     """Which answers are not those to their samples, and how many are those to another one."""
     # On the CPU: the network behind stored answers may be elsewhere.
-    logits_BK, predicted_BK = _finite(logits_BK.cpu()), _finite(predicted_BK.cpu())
+    logits_BK, predicted_BK = (_finite(logits.cpu()).flatten(1)
+                               for logits in (logits_BK, predicted_BK))
     off_B = _apart(logits_BK, predicted_BK).amax(1) > 0.1 * _spread(predicted_BK)
     nearest_B = torch.cdist(logits_BK, predicted_BK).argmin(1)
     return off_B, int((off_B & (nearest_B != torch.arange(len(off_B)))).sum())
@@ -113,10 +116,16 @@ def _astray(logits_BK, predicted_BK) -> tuple[torch.Tensor, int]:
 @torch.no_grad()
 def accuracy(source) -> None:
     """How often the teacher is right, and would be with other inputs or another class order."""
-    setup, split = source.setup, source.setup.data.val.to("cpu")
-    order = torch.randperm(len(split), generator=generator(0, "doctor"))[:SAMPLES]
-    x, y = split.x[order], _hard(split.y[order])
-    logits_NK = source.on_inputs(x)
+    setup, split, task = source.setup, source.setup.data.val.to("cpu"), source.setup.data.task
+    if split.y is None or not task.has_classes:
+        return
+    split = split[torch.randperm(len(split), generator=generator(0, "doctor"))[:SAMPLES]]
+    x, y, logits_NK = split.x, split.y, source.on_inputs(split.x)
+    if task != ONE_LABEL:
+        if logits_NK is not None:
+            _rows_explained(source, split, logits_NK.cpu())
+        return
+    y = _hard(y)
     if logits_NK is None:  # it answers for training samples only
         for one in [*source.members(), source]:
             logits_NK, y = _of_training(one)
@@ -132,6 +141,24 @@ def accuracy(source) -> None:
                 f"The student is better than its teacher already: {students:.1%} against "
                 f"{right:.1%} of {len(y)} validation samples.",
                 "It would be pulled down to it.", "Are the two in each other's place?")
+
+
+def _rows_explained(source, split, logits) -> None:
+    """Of tokens, pixels and several labels: is the teacher better than the most frequent label?"""
+    try:
+        rows = split.task.rows(logits, split.x, split.y).counted()
+    except ValueError:  # its outputs are features
+        return
+    y_M = _hard(rows.labels)
+    right, guessing = measure.accuracy(rows.logits, y_M), float(y_M.bincount().max()) / len(y_M)
+    source.look(f"what the teacher knows: {right:.1%} of {len(y_M)} validation labels")
+    if right < guessing:
+        source.report(
+            f"{source.name} is worse than guessing: right on {right:.1%} of {len(y_M)} validation "
+            f"labels, where the most frequent one is {guessing:.1%}.",
+            "Then it has little to teach.",
+            "Was it trained, and were its weights loaded, those of the last layer too? Are its "
+            "inputs and the order of its outputs those of its training?")
 
 
 def _of_training(source):

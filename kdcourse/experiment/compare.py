@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import operator
 import time
 import warnings
@@ -15,7 +16,8 @@ from kdcourse.data import Dataset, Split
 from kdcourse.experiment.comparison import Comparison, minutes
 from kdcourse.experiment.records import KEYS, Store, keyed, rounded
 from kdcourse.schemes import Scheme
-from kdcourse.taps import predict
+from kdcourse.taps import answers, predict
+from kdcourse.tasks import ONE_LABEL
 from kdcourse.teachers import Teacher, as_teacher
 from kdcourse.training import Recipe, fit
 
@@ -67,12 +69,12 @@ def compare(
         raise ValueError(f"Expected the baseline among {list(arms)}, got {baseline!r}.")
     measured = getattr(data, split)
     _ = data.train.x, measured.x  # a stream says in a sentence what to do instead
-    store, answers = Store(results), _Answers(teacher, measured)
-    texts = {"data": repr(data), "teacher": repr(answers.teacher), "split": split,
+    store, told = Store(results), _Answers(teacher, measured)
+    texts = {"data": repr(data), "teacher": repr(told.teacher), "split": split,
              "results": RESULTS}
     jobs = [_Job(name, arm, (recipe[name] if isinstance(recipe, dict) else recipe) or Recipe(),
                  seed) for seed in seeds for name, arm in arms.items()]
-    rest = key_of([data, answers.teacher, split, RESULTS], sketched=store.sketched)
+    rest = key_of([data, told.teacher, split, RESULTS], sketched=store.sketched)
     for job in jobs:
         job.prepare(store, rest, texts, also, again=job.seed == seeds[0])
     if _files.smoke():
@@ -93,7 +95,7 @@ def compare(
                               label=f"{number}/{len(jobs)} {job.name}")
                 if history.interrupted:
                     break
-                found = job.texts | _measured(scheme, data, split, answers, history)
+                found = job.texts | _measured(scheme, data, split, told, history)
                 if twice := also.keys() & {"arm", "also", *KEYS, *found}:
                     raise ValueError(f"Expected names for `also` that a row does not have yet, "
                                      f"got {sorted(twice)}. Choose another name.")
@@ -277,28 +279,32 @@ class _Answers:
     def for_scheme(self, scheme):
         if self.teacher is None:
             own = getattr(scheme, "teacher", None)
-            return own.predict(self.split.x) if isinstance(own, Teacher) else None
+            return answers(own.predict, self.split)[0] if isinstance(own, Teacher) else None
         if self._logits is None:
-            self._logits = self.teacher.predict(self.split.x)
+            self._logits = answers(self.teacher.predict, self.split)[0]
         return self._logits
 
 
-def _measured(scheme, data, split, answers, history) -> dict:
+def _measured(scheme, data, split, teacher, history) -> dict:
     part = getattr(data, split)
-    logits = predict(scheme.student, part.x)
+    ask = functools.partial(predict, scheme.student)
+    logits, labels = answers(ask, part)
+    told = teacher.for_scheme(scheme)
+    if told is not None and told.shape != logits.shape:
+        told = None  # for other classes: no term compared the two
     found = {"agreement": None, "teacher_kl": None}
-    found |= measure.evaluate(logits, part.y, answers.for_scheme(scheme))
-    bins = [[row["count"], row["confidence"], row["accuracy"]]
-            for row in measure.reliability(logits, part.y)]
-    curve = [[row["epoch"], row["loss"], row["val_accuracy"]] for row in history.rows
-             if row["val_accuracy"] is not None]
-    fitted = measure.accuracy(predict(scheme.student, data.train.x), data.train.y)
+    found |= measure.evaluate(logits, labels, told,
+                              ONE_LABEL if data.task.has_classes else data.task)
+    if data.task.has_classes and labels is not None:
+        found |= {
+            "train_accuracy": measure.accuracy(*answers(ask, data.train)),
+            "per_class": measure.per_class(logits, labels, len(data.classes)),
+            "reliability": [[row["count"], row["confidence"], row["accuracy"]]
+                            for row in measure.reliability(logits, labels)]}
     return rounded({
         **found,
-        "train_accuracy": fitted,
-        "per_class": measure.per_class(logits, part.y, len(data.classes)),
-        "reliability": bins,
-        "curve": curve,
+        "curve": [[epoch, history["loss"][epoch - 1], score]
+                  for epoch, score in history.validated.items()],
         "seconds": history.seconds,
         **where(history.device),
     })

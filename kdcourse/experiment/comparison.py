@@ -5,7 +5,7 @@ import math
 
 from kdcourse import measure
 
-LOWER_IS_BETTER = ("nll", "ece", "teacher_kl")
+LOWER_IS_BETTER = ("nll", "ece", "teacher_kl", "rmse", "teacher_rmse", "seconds")
 
 
 @dataclasses.dataclass
@@ -24,8 +24,15 @@ class Comparison:
         """The names, in the order in which they were given."""
         return list(dict.fromkeys(row["arm"] for row in self.rows))
 
-    def values(self, arm: str, quantity: str = "accuracy") -> list:
-        """One quantity of one arm, a value per seed."""
+    @property
+    def main(self) -> str:
+        """The quantity that the table compares: accuracy, or what there is in its place."""
+        return next((name for name in ("accuracy", "r2", "agreement")
+                     if self.rows[0].get(name) is not None), "seconds")
+
+    def values(self, arm: str, quantity: str | None = None) -> list:
+        """One quantity of one arm, a value per seed; by default the `main` one, the accuracy."""
+        quantity = quantity or self.main
         rows = [row for row in self.rows if row["arm"] == arm]
         if not rows:
             raise KeyError(f"Expected one of the arms {self.arms}, got {arm!r}.")
@@ -33,22 +40,22 @@ class Comparison:
             raise KeyError(f"Expected one of the quantities {sorted(rows[0])}, got {quantity!r}.")
         return [row[quantity] for row in rows]
 
-    def mean(self, arm: str, quantity: str = "accuracy") -> float:
+    def mean(self, arm: str, quantity: str | None = None) -> float:
         """The mean over the seeds."""
         return measure.interval(self.values(arm, quantity))[0]
 
-    def interval(self, arm: str, quantity: str = "accuracy"):
+    def interval(self, arm: str, quantity: str | None = None):
         """Mean and 95 % confidence interval over the seeds."""
         return measure.interval(self.values(arm, quantity))
 
-    def difference(self, arm: str, baseline: str | None = None, quantity: str = "accuracy"):
+    def difference(self, arm: str, baseline: str | None = None, quantity: str | None = None):
         """Mean and 95 % interval of `arm - baseline`, paired by seed."""
         return measure.paired_difference(
             self.values(arm, quantity), self.values(baseline or self.baseline, quantity))
 
-    def best(self, quantity: str = "accuracy") -> str:
+    def best(self, quantity: str | None = None) -> str:
         """The arm with the best mean. Choose on validation rows only."""
-        pick = min if quantity in LOWER_IS_BETTER else max
+        pick = min if (quantity or self.main) in LOWER_IS_BETTER else max
         return pick(self.arms, key=lambda arm: self.mean(arm, quantity))
 
     @property
@@ -62,7 +69,7 @@ class Comparison:
 
     def cells(self):
         """The table as text: header, and a line per arm."""
-        header = ["", "runs", f"accuracy ({self.split})", "95 % interval",
+        header = ["", "runs", f"{self.main} ({self.split})", "95 % interval",
                   f"minus {self.baseline}", "95 % interval"]
         more = [(title, name) for title, name in (("ECE", "ece"), ("agreement", "agreement"))
                 if all(name in row for row in self.rows)]

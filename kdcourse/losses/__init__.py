@@ -22,6 +22,7 @@ from kdcourse.losses.response.divergences import jensen_shannon, JS, reverse_kl,
 from kdcourse.losses.response.divergences import total_variation, TV
 from kdcourse.losses.response.labels import cross_entropy, CE, label_smoothing, LabelSmoothing
 from kdcourse.losses.response.tf_kd import virtual_teacher, TfKD
+from kdcourse.losses.response.numbers import squared_error, SquaredError
 
 # feature: inner tensors
 from kdcourse.losses.feature.hint import hint, Hint

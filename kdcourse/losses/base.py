@@ -30,6 +30,8 @@ class Loss(nn.Module):
     per_sample = True  # one number per sample, and the loss is their mean
     needs_teacher = True
     needs_paths = False  # compares inner tensors, never the logits
+    on_rows = True  # compares rows [M, K], one per label; else what was tapped, as it is
+    needs_classes = True  # takes a row for the logits of classes, not for any numbers
     omitted: tuple[str, ...] = ()  # settings that the repr leaves out while they are None
     student_paths: tuple[str, ...] = ()
     teacher_paths: tuple[str, ...] = ()
@@ -70,9 +72,16 @@ class Loss(nn.Module):
         return self.function(student, teacher if self.needs_teacher else labels, **settings)
 
     def forward(self, student, teacher=None, labels=None) -> torch.Tensor:
+        rows = student.rows if isinstance(student, Output) and self.on_rows else None
         student, teacher = self.pick(student, teacher)
         try:
-            return self.values(student, teacher, labels).mean()
+            if rows is None:
+                return self.values(student, teacher, labels).mean()
+            if not self.per_sample and rows.weight is not None:
+                kept = rows.weight > 0  # waits for the device: one number for rows has no weights
+                found = [t if t is None else t[kept] for t in (student, teacher, rows.labels)]
+                return self.values(*found)
+            return rows.mean(self.values(student, teacher, rows.labels))
         except ValueError as error:
             raise self.named(error) from None
 
@@ -82,8 +91,12 @@ class Loss(nn.Module):
         for output, paths, who in ((student, self.student_paths, "student"),
                                    (teacher, self.teacher_paths, "teacher")):
             if isinstance(output, Output):
-                tapped = paths or self.needs_paths
-                output = self._tapped(output, paths, who) if tapped else output.logits
+                rows = output.rows if self.on_rows else None
+                if paths or self.needs_paths:
+                    output = self._tapped(output, paths, who)
+                    output = output if rows is None else rows.task.flat(output)
+                else:
+                    output = output.logits if rows is None else rows.logits
             picked.append(output)
         return tuple(picked)
 
@@ -149,6 +162,7 @@ class FeatureLoss(Loss):
     """Compare inner tensors: `Hint("layer2", "layer3")`, the student's path first."""
 
     needs_paths = True
+    on_rows = needs_classes = False
 
     def __repr__(self):
         paths = [_shown(path) for path in (self.student_paths, self.teacher_paths)]

@@ -62,6 +62,9 @@ def logits_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
 def labels(student_BK, y) -> torch.Tensor:
     """Check labels that fit the logits: int64 [B], or soft [B, K] in the logits' dtype."""
     expected = f"labels of shape [{len(student_BK)}] (or {list(student_BK.shape)}, soft)"
+    if y is None:
+        raise ValueError(f"Expected {expected}, got none. Bring data with labels, or take terms "
+                         "that compare with a teacher only.")
     if not isinstance(y, torch.Tensor):
         raise ValueError(f"Expected {expected}, got {type(y).__name__}.")
     if y.shape not in (student_BK.shape[:1], student_BK.shape):

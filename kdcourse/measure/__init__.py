@@ -14,8 +14,10 @@ from kdcourse.measure.quality import (
     evaluate,
     nll,
     per_class,
+    r2,
     recall_at_1,
     reliability,
+    rmse,
     teacher_kl,
     top_k,
 )
@@ -26,5 +28,5 @@ from kdcourse.measure.similarity import cka, cka_matrix
 __all__ = ["Report", "accuracy", "agreement", "attention_rollout", "cka", "cka_matrix",
            "confusion", "ece", "entropy", "evaluate", "file_mb", "html_table", "interval",
            "latency", "macs", "nll", "paired_difference", "parameters", "peak_memory", "per_class",
-           "recall_at_1", "reliability", "report", "teacher_kl", "text_table", "throughput",
-           "top_k"]
+           "r2", "recall_at_1", "reliability", "report", "rmse", "teacher_kl", "text_table",
+           "throughput", "top_k"]

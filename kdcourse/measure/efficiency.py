@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdcourse import _files
 from kdcourse.taps import device_of, evaluating
+from kdcourse.tasks import call, each
 
 
 def parameters(model: nn.Module) -> int:
@@ -20,8 +21,9 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def macs(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Count multiply-accumulates for one input of `shape` [C, H, W].
+def macs(model: nn.Module, shape) -> int:
+    """Count multiply-accumulates for one input of `shape` [C, H, W]. Here and below an example
+    [1, …] may stand for the shape: a tensor (of token ids), or a dict of tensors.
 
     Matrix products, convolutions and attention, by torch's `FlopCounterMode`.
 
@@ -31,7 +33,7 @@ def macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     plain = sdpa_kernel(SDPBackend.MATH)  # attention as matrix products, which are counted
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), plain, counter:
-        model(torch.zeros(1, *shape, device=device_of(model)))
+        call(model, _inputs(shape, 1, device_of(model)))
     return counter.get_total_flops() // 2  # it counts the multiplication and the addition
 
 
@@ -54,7 +56,7 @@ def file_mb(model: nn.Module) -> float:
          for name, tensor in once.values()})) / 1e6
 
 
-def latency(model: nn.Module, shape: tuple[int, ...], batch: int = 1, seconds: float = 0.5):
+def latency(model: nn.Module, shape, batch: int = 1, seconds: float = 0.5):
     """Measure the milliseconds of one call: (median, interquartile range), after a warm-up.
 
     On the model's device; on a CPU with one thread. `seconds` is how long to measure.
@@ -67,10 +69,10 @@ def latency(model: nn.Module, shape: tuple[int, ...], batch: int = 1, seconds: f
         torch.set_num_threads(threads)
 
 
-def throughput(model: nn.Module, shape: tuple[int, ...], batch: int = 128, seconds: float = 0.5):
-    """Measure images per second, `batch` at once: (median, interquartile range), after a warm-up.
+def throughput(model: nn.Module, shape, batch: int = 128, seconds: float = 0.5):
+    """Measure samples per second, `batch` at once: (median, interquartile range), after a warm-up.
 
-    On the model's device, the images already there; on a CPU with all the threads that torch has.
+    On the model's device, the samples already there; on a CPU with all the threads that torch has.
     `seconds` is how long to measure, though at least six calls.
     """
     times = _times(model, shape, batch, seconds, least=7)
@@ -83,14 +85,14 @@ def _times(model, shape, batch, seconds, least) -> list[float]:
     Not by torch.utils.benchmark: of calls longer than `seconds` it makes one or two.
     """
     device = device_of(model)
-    x = torch.rand(batch, *shape, device=device)
+    x = _inputs(shape, batch, device)
     wait = getattr(torch, device.type).synchronize if device.type != "cpu" else lambda: None
     seconds = 0.02 if _files.smoke() else seconds
     with evaluating(model), torch.inference_mode():
         times, end = [], time.perf_counter() + 1.2 * seconds
         while time.perf_counter() < end or len(times) < least:
             start = time.perf_counter()
-            model(x)
+            call(model, x)
             wait()
             times.append(1e3 * (time.perf_counter() - start))
     return times[max(1, len(times) // 6):]  # the first are the warm-up
@@ -101,7 +103,7 @@ def _median_iqr(values: list[float]) -> tuple[float, float]:
     return median, high - low
 
 
-def peak_memory(model: nn.Module, shape: tuple[int, ...], batch: int = 1) -> float | None:
+def peak_memory(model: nn.Module, shape, batch: int = 1) -> float | None:
     """Give the most memory that inference holds at one time, in MB (10^6 bytes).
 
     Weights, buffers and inputs, and on a GPU what torch allocates for one call
@@ -116,12 +118,12 @@ def peak_memory(model: nn.Module, shape: tuple[int, ...], batch: int = 1) -> flo
     backend = getattr(torch, device.type, None)
     with evaluating(model), torch.inference_mode():
         if device.type == "cpu":
-            most = _largest_activations(model, torch.zeros(batch, *shape))
+            most = _largest_activations(model, _inputs(shape, batch, device))
         elif hasattr(backend, "max_memory_allocated"):
-            model(torch.zeros(batch, *shape, device=device))  # the first call sets things up
+            call(model, _inputs(shape, batch, device))  # the first call sets things up
             before = backend.memory_allocated(device)
             backend.reset_peak_memory_stats(device)
-            model(torch.zeros(batch, *shape, device=device))
+            call(model, _inputs(shape, batch, device))
             most = backend.max_memory_allocated(device) - before
         else:
             return None
@@ -129,17 +131,24 @@ def peak_memory(model: nn.Module, shape: tuple[int, ...], batch: int = 1) -> flo
     return (sum(kept.values()) + most) / 1e6
 
 
-def _largest_activations(model: nn.Module, x: torch.Tensor) -> int:
+def _inputs(like, batch: int, device):
+    """Make a batch of inputs of a shape [C, H, W], or of copies of an example [1, …]."""
+    if isinstance(like, (dict, torch.Tensor)):
+        return each(lambda t: t[:1].expand(batch, *t.shape[1:]).contiguous().to(device), like)
+    return torch.full((batch, *like), 0.5, device=device)
+
+
+def _largest_activations(model: nn.Module, x) -> int:
     """Give the bytes of inputs and outputs of the module with the most."""
     sums = [0]
 
-    def note(module, args, output):
-        tensors = [t for t in tree_leaves((args, output)) if isinstance(t, torch.Tensor)]
+    def note(module, args, kwargs, output):
+        tensors = [t for t in tree_leaves((args, kwargs, output)) if isinstance(t, torch.Tensor)]
         sums.append(sum({t.data_ptr(): t.nbytes for t in tensors}.values()))
 
-    hook = register_module_forward_hook(note)
+    hook = register_module_forward_hook(note, with_kwargs=True)
     try:
-        model(x)
+        call(model, x)
     finally:
         hook.remove()
     return max(sums)

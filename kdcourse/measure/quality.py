@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from kdcourse import losses
+from kdcourse.tasks import ONE_LABEL, Numbers, Task
 
 
 def accuracy(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
@@ -177,10 +178,45 @@ def confusion(logits_NK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.bincount(flat, minlength=classes**2).view(classes, classes)
 
 
-def evaluate(logits_NK: torch.Tensor, labels: torch.Tensor, teacher_NK=None) -> dict[str, float]:
-    """accuracy, nll and ece; with a teacher's logits also agreement and teacher_kl."""
-    result = {"accuracy": accuracy(logits_NK, labels), "nll": nll(logits_NK, labels),
-              "ece": ece(logits_NK, labels)}
+def r2(outputs_ND: torch.Tensor, targets_ND: torch.Tensor) -> float:
+    r"""The share of the variance that is explained, of all D numbers together; 1 at best.
+
+    .. math:: 1 - \sum_{nd} (z_{nd} - y_{nd})^2 \,/\, \sum_{nd} (y_{nd} - \bar y_d)^2
+
+    >>> r2(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1.0], [2.0], [4.0]]))  # 1 - 1 / 4.67
+    0.785...
+    """
+    task = Numbers()
+    return task.score(task.sums(task.rows(outputs_ND, y=targets_ND)))
+
+
+def rmse(outputs_ND: torch.Tensor, targets_ND: torch.Tensor) -> float:
+    """The root of the mean squared error, over samples and numbers."""
+    difference = outputs_ND.cpu().double() - targets_ND.cpu().double()
+    return float(difference.square().mean().sqrt())
+
+
+def evaluate(logits_NK: torch.Tensor, labels, teacher_NK=None, task: Task = ONE_LABEL
+             ) -> dict[str, float]:
+    """accuracy, nll and ece; with a teacher's logits also agreement and teacher_kl.
+
+    labels: None where there are none; then only what compares with the teacher.
+    task: of which outputs and labels are cut into rows first, those that count; of `Numbers` r2,
+        rmse, and teacher_rmse.
+    """
+    if not task.plain:
+        cut = task.rows(logits_NK, y=None if labels is None else labels.to(logits_NK.device))
+        kept = slice(None) if cut.weight is None else cut.weight > 0
+        teacher_NK = None if teacher_NK is None else task.flat(teacher_NK)[kept]
+        logits_NK, labels = cut.counted()[:2]
+    if not task.has_classes:
+        result = {} if labels is None else {"r2": r2(logits_NK, labels),
+                                            "rmse": rmse(logits_NK, labels)}
+        return result | ({} if teacher_NK is None else {
+            "teacher_rmse": rmse(logits_NK, teacher_NK)})
+    result = {} if labels is None else {
+        "accuracy": accuracy(logits_NK, labels), "nll": nll(logits_NK, labels),
+        "ece": ece(logits_NK, labels)}
     if teacher_NK is not None:
         result["agreement"] = agreement(logits_NK, teacher_NK)
         result["teacher_kl"] = teacher_kl(logits_NK, teacher_NK)

@@ -15,6 +15,7 @@ from kdcourse import schemes
 from kdcourse.data import Dataset
 from kdcourse.measure import efficiency, quality
 from kdcourse.taps import answers, device_of, predict
+from kdcourse.tasks import ONE_LABEL
 from kdcourse.teachers import Teacher
 
 
@@ -22,8 +23,8 @@ from kdcourse.teachers import Teacher
 class Report:
     """A table of networks: one column for each, `rows` by name with one number per quantity.
 
-    partner: whom the students are compared with. batch: how many images at once for the throughput.
-    device, threads: on what it was measured.
+    partner: whom the students are compared with. batch: how many samples at once for the
+    throughput, which counts `unit`s. device, threads: on what it was measured.
     """
 
     title: str
@@ -32,17 +33,20 @@ class Report:
     batch: int = 128
     device: str = "cpu"
     threads: int = 1
+    unit: str = "images"
 
     FORMATS = {  # noqa: RUF012
         "accuracy": ("accuracy", "{:.1%}"), "top5": ("top-5 accuracy", "{:.1%}"),
         "agreement": ("agrees with {partner}", "{:.1%}"),
+        "r2": ("R²", "{:.3f}"), "rmse": ("RMSE", "{:.4g}"),
+        "teacher_rmse": ("RMSE to {partner}", "{:.4g}"),
         "nll": ("NLL (nats)", "{:.3f}"), "ece": ("ECE", "{:.3f}"),
         "teacher_kl": ("KL to {partner} (nats)", "{:.3f}"), "parameters": ("parameters", "{:,}"),
         "macs": ("MACs", "{:,}"), "file_mb": ("file (MB)", "{:.3g}"),
         "latency_ms": ("latency, batch 1 (ms)", "{:.2f}"),
         "latency_iqr_ms": ("its spread (IQR, ms)", "{:.2f}"),
-        "throughput": ("throughput, batch {batch} (images/s)", "{:,.0f}"),
-        "throughput_iqr": ("its spread (IQR, images/s)", "{:,.0f}"),
+        "throughput": ("throughput, batch {batch} ({unit}/s)", "{:,.0f}"),
+        "throughput_iqr": ("its spread (IQR, {unit}/s)", "{:,.0f}"),
         "peak_mb": ("peak memory, batch 1 (MB)", "{:.3g}"),
     }
 
@@ -58,7 +62,7 @@ class Report:
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """The header, and one line of text per quantity."""
         lines = [
-            [title.format(partner=self.partner, batch=self.batch),
+            [title.format(partner=self.partner, batch=self.batch, unit=self.unit),
              *(form.format(row[key]) if row.get(key) is not None else "–"
                for row in self.rows.values())]
             for key, (title, form) in self.FORMATS.items()
@@ -87,7 +91,9 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     NLL, ECE, KL(teacher || student); parameters, multiply-accumulates, the weights as a safetensors
     file, latency and peak memory of one image, throughput with `batch` images at once, on this
     machine. Times are medians and interquartile ranges. Students are measured as they are exported:
-    without hooks, not compiled.
+    without hooks, not compiled. Of tokens, pixels and several labels those that count are measured;
+    of numbers R² and the root mean squared error; without labels what compares with the teacher. A
+    teacher whose outputs are not of the data's classes has sizes and times only.
     """
     if not isinstance(scheme, schemes.Scheme):
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
@@ -99,31 +105,50 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
                for name, teacher in teachers.items()}
     columns |= {name: (functools.partial(predict, network), network)
                 for name, network in networks.items()}
-    logits = {}
+    logits, labels = {}, None
     for name, (answer, _) in columns.items():
-        logits[name], labels = answers(answer, getattr(data, split))
+        try:
+            logits[name], known = answers(answer, getattr(data, split))
+        except ValueError:  # outputs that are no rows of this task, such as features
+            if name in networks:
+                raise
+            logits[name], known = torch.zeros(0, 0), None
+        labels = labels if known is None else known
     logits = {name: found for name, found in logits.items() if found is not None}
     rows = {}
     for name, found in logits.items():
         partners = scheme.partners(name, list(logits)) if name in networks else []
-        rows[name] = _right(found, labels, [logits[one] for one in partners if one in logits])
+        others = [logits[one] for one in partners if one in logits]
+        others = [other for other in others if other.shape == found.shape]
+        rows[name] = _right(found, labels, others, data.task) if _fits(found, labels) else {}
         _, network = columns[name]
         if network is not None:
             with _moved(network, device):
-                rows[name] |= _costs(network, data.shape, batch)
+                rows[name] |= _costs(network, data.train.head(1), batch)
     partner = scheme.partner
     if teachers:
         partner = next(iter(teachers)) if len(teachers) == 1 else "its teachers"
-    return Report(f"{data.name}, {len(labels):,} samples of the {split} split", rows, partner,
-                  batch, device.type, torch.get_num_threads())
+    kind = "samples" if data.task.plain else f"rows of {data.task!r}"
+    images = not isinstance(data.shape, dict) and len(data.shape) == 3
+    return Report(f"{data.name}, {max(map(len, logits.values())):,} {kind} of the {split} split",
+                  rows, partner, batch, device.type, torch.get_num_threads(),
+                  "images" if images else "samples")
 
 
-def _right(logits_NK: torch.Tensor, labels: torch.Tensor, others) -> dict:
-    row = quality.evaluate(logits_NK, labels)
-    if logits_NK.shape[1] > 5:
-        row["top5"] = quality.top_k(logits_NK, labels)
-    pairs = [quality.evaluate(logits_NK, labels, other) for other in others]
-    for key in ("agreement", "teacher_kl") if pairs else ():
+def _fits(logits_MK: torch.Tensor, labels) -> bool:
+    """Whether the logits stand for the classes of the labels; those of a teacher need not."""
+    if labels is None or labels.ndim == 2:
+        return labels is None or labels.shape == logits_MK.shape
+    return len(labels) == len(logits_MK) and int(labels.max()) < logits_MK.shape[1]
+
+
+def _right(logits_MK: torch.Tensor, labels, others, task) -> dict:
+    task = ONE_LABEL if task.has_classes else task  # the logits are rows already
+    row = quality.evaluate(logits_MK, labels, task=task)
+    if task.has_classes and labels is not None and logits_MK.shape[1] > 5:
+        row["top5"] = quality.top_k(logits_MK, labels)
+    pairs = [quality.evaluate(logits_MK, labels, other, task) for other in others]
+    for key in pairs[0].keys() - row.keys() if pairs else ():
         row[key] = statistics.fmean(pair[key] for pair in pairs)
     return row
 
@@ -141,14 +166,14 @@ def _moved(model: nn.Module, device):
             part.to(place)
 
 
-def _costs(model: nn.Module, shape: tuple[int, ...], batch: int) -> dict:
-    latency = efficiency.latency(model, shape)
-    throughput = efficiency.throughput(model, shape, batch)
-    return {"parameters": efficiency.parameters(model), "macs": efficiency.macs(model, shape),
+def _costs(model: nn.Module, example, batch: int) -> dict:
+    latency = efficiency.latency(model, example)
+    throughput = efficiency.throughput(model, example, batch)
+    return {"parameters": efficiency.parameters(model), "macs": efficiency.macs(model, example),
             "file_mb": efficiency.file_mb(model),
             "latency_ms": latency[0], "latency_iqr_ms": latency[1],
             "throughput": throughput[0], "throughput_iqr": throughput[1],
-            "peak_mb": efficiency.peak_memory(model, shape)}
+            "peak_mb": efficiency.peak_memory(model, example)}
 
 
 class _AsNetwork(nn.Module):
@@ -158,9 +183,9 @@ class _AsNetwork(nn.Module):
         super().__init__()
         self.networks, self._teacher = nn.ModuleList(teacher.networks()), (teacher,)
 
-    def forward(self, x):
+    def forward(self, *args, **kwargs):
         with torch.compiler.set_stance("force_eager"):  # as students are measured
-            return self._teacher[0].predict(x)
+            return self._teacher[0].predict(kwargs or args[0])
 
 
 def text_table(header: list[str], lines: list[list[str]]) -> str:

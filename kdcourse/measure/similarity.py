@@ -11,6 +11,7 @@ from torch import nn
 from kdcourse.data import Batch
 from kdcourse.taps import device_of, evaluating
 from kdcourse.taps import taps as taps_of
+from kdcourse.tasks import call, each, pieces
 from kdcourse.teachers import Teacher
 
 
@@ -66,14 +67,16 @@ def cka_matrix(model_a: nn.Module, paths_a, model_b: nn.Module, paths_b, x: torc
                         dtype=torch.float64).view(len(rows), len(columns))
 
 
-def _layers(model, paths, x: torch.Tensor, batch: int) -> list[torch.Tensor]:
+def _layers(model, paths, x, batch: int) -> list[torch.Tensor]:
     """Collect the features of each layer for all of x."""
     paths = (paths,) if isinstance(paths, str) else tuple(paths)
     device = device_of(model)
     tapped = taps_of(model, paths) if not isinstance(model, Teacher) else (
         lambda part: model(Batch(part, None, None), paths))
     with evaluating(model):
-        outputs = [tapped(part.to(device)) for part in x.split(batch)]
+        parts = (each(lambda t: t.to(device), part) for part in pieces(x, batch))
+        outputs = [tapped(part) if isinstance(model, Teacher) else call(tapped, part)
+                   for part in parts]
     return [torch.cat([output.taps[path].cpu() for output in outputs]) for path in paths]
 
 

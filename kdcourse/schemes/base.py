@@ -14,6 +14,7 @@ from kdcourse._random import generator
 from kdcourse.data import Batch, Dataset
 from kdcourse.taps import Output, alone, describe, evaluating, predict
 from kdcourse.taps import taps as taps_of
+from kdcourse.tasks import ONE_LABEL, Task, call
 from kdcourse.teachers import Teacher, as_teacher
 
 
@@ -36,16 +37,38 @@ class Edge:
     name: str = ""
     weight: float = 1.0
 
-    def check(self) -> None:
-        """Raise `TypeError` for an objective that is none, and `ValueError` where student and
-        teacher have logits for other classes."""
+    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The unweighted loss of each term by name. Where the logits are not rows by themselves
+        they are cut into rows here, and so are the labels, once for all terms."""
+        student, teacher = self.student, self.teacher
+        if not batch.task.plain and any(term.on_rows for term in self.objective.terms.values()):
+            cut = batch.task.rows(student.logits, batch.x, batch.y, batch.total)
+            student = dataclasses.replace(student, rows=cut)
+            if teacher is not None:
+                theirs = batch.task.flat(teacher.logits) if self._compared() else teacher.logits
+                teacher = dataclasses.replace(teacher, rows=cut._replace(logits=theirs))
+        return self.objective.losses(student, teacher, batch.y)
+
+    def _compared(self) -> bool:
+        """Whether some term compares the logits of the two."""
+        return any(term.on_rows and term.needs_teacher and not (
+            term.student_paths and term.teacher_paths) for term in self.objective.terms.values())
+
+    def check(self, task: Task = ONE_LABEL) -> None:
+        """Raise `TypeError` for an objective that is none, and `ValueError` where a term compares
+        logits of student and teacher for other classes, or classes where there are none."""
         if not isinstance(self.objective, losses.Objective):
             raise TypeError(f"Expected an objective on an edge, got "
                             f"{type(self.objective).__name__}. Keep one in the scheme's __init__: "
                             "self.objective = losses.as_objective(KD(T=4)).")
-        if self.teacher is None:
+        for term in self.objective.terms.values():
+            if term.needs_classes and not task.has_classes:
+                raise ValueError(f"Expected terms that compare numbers for {task!r}, got {term!r}, "
+                                 "which compares classes. Use SquaredError() and LogitMSE(), or "
+                                 "set needs_classes = False on a term of your own.")
+        if self.teacher is None or not self._compared():
             return
-        ours, theirs = self.student.logits.shape[1], self.teacher.logits.shape[1]
+        ours, theirs = task.outputs(self.student.logits), task.outputs(self.teacher.logits)
         if ours != theirs:
             raise ValueError(
                 f"Expected student and teacher to know the same classes, got {ours} and {theirs}. "
@@ -57,7 +80,7 @@ class Outcome:
     """One step: what is minimised, and what is logged.
 
     loss: the scalar that is minimised. parts: its unweighted terms by name, scalars.
-    logits: those of the first edge's student, [B, K].
+    logits: those of the first edge's student, [B, K] or as the task says.
     notes: further scalars by name, on the device of the loss, that are logged and not minimised.
     """
 
@@ -74,7 +97,7 @@ class Scheme(nn.Module):
     What a subclass keeps as attributes is found: objectives are built and trained, teachers
     (`kd.Live`, `kd.Cached`, `kd.Ensemble`, `kd.EMA`) checked against the data and reported.
 
-    student: any `nn.Module` that returns logits [B, K].
+    student: any `nn.Module` that returns logits [B, K], or those of another task (`kd.tasks`).
     objective: such as `CE()`; None where all edges have objectives of their own.
 
     Raises `TypeError` for a student that is no network.
@@ -112,7 +135,7 @@ class Scheme(nn.Module):
         of the first edge's student are those of the `Outcome`."""
         return [Edge(self.output(batch), None, self.objective)]
 
-    def inputs(self, batch: Batch) -> torch.Tensor:
+    def inputs(self, batch: Batch):
         """The inputs of a step, for students and teachers alike: by default `batch.x`.
 
         Override it for generated samples or another modality. Called once per step, and in
@@ -173,7 +196,7 @@ class Scheme(nn.Module):
         `students`."""
         if self._taps is None:
             self.tap()
-        output = self._taps[number](batch.x)
+        output = call(self._taps[number], batch.x)
         output.index = batch.index
         return output
 
@@ -197,7 +220,7 @@ class Scheme(nn.Module):
             batch = self.with_inputs(batch)
             edges, numbers = list(self.edges(batch)), itertools.count()
             for edge in edges:
-                edge.check()
+                edge.check(batch.task)
             for edge in edges:
                 own = seed
                 if edge.teacher is not None and len(edges) > 1:  # projections that differ
@@ -213,12 +236,7 @@ class Scheme(nn.Module):
                     raise ValueError(
                         f"Expected a student with weights in float32, got {name} in {p.dtype}. "
                         'Call student.float(); half precision is Recipe(precision="bf16").')
-            outputs = predict(student, data.train.head(2)).shape[1]
-            if outputs < len(data.classes):
-                raise ValueError(
-                    f"Expected a student with an output for each of the {len(data.classes)} "
-                    f"classes of {data.name}, got {outputs}. Make it with "
-                    f"classes={len(data.classes)}.")
+            data.task.check_output(predict(student, data.train.head(2)), data.classes, data.name)
         for part in (*self.objectives(), *self.teachers.values()):
             part.check(data)
 
@@ -253,7 +271,7 @@ def outcome(edges, batch: Batch) -> Outcome:
     """Evaluate the objective of each edge, and add them up."""
     loss, logits, parts = None, None, {}
     for edge in edges:
-        terms = edge.objective.losses(edge.student, edge.teacher, batch.y)
+        terms = edge.losses(batch)
         total = edge.objective.total(terms)
         if edge.weight != 1:
             total = edge.weight * total

@@ -15,6 +15,7 @@ from kdcourse._random import generator
 from kdcourse.data import Batch
 from kdcourse.schemes.base import Edge, Scheme
 from kdcourse.taps import Early, Output, alone, describe, device_of, evaluating
+from kdcourse.tasks import call, each
 
 
 class MultiExit(Scheme):
@@ -80,9 +81,10 @@ class MultiExit(Scheme):
                 end = self.output(self.with_inputs(batch))
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(generator(seed, "exits").initial_seed())
-                    heads = [_Head(end.taps[path], end.logits.shape[1]) for path in self.exits]
+                    classes = batch.task.outputs(end.logits)
+                    heads = [_Head(end.taps[path], classes) for path in self.exits]
                 self.heads = nn.ModuleList(heads).to(end.logits.device)
-            self._shape = batch.x.shape[1:]
+            self._like = each(lambda t: torch.zeros_like(t[:1]), batch.x)
         super().build(batch, seed)
 
     def exit(self, path: str) -> nn.Module:
@@ -97,7 +99,7 @@ class MultiExit(Scheme):
         head = copy.deepcopy(self.heads[self.exits.index(path)])
         exit = Early(alone(self.student), path, head).eval()
         with torch.no_grad(), _Reads() as reads:
-            exit(torch.zeros(1, *self._shape, device=device_of(exit)))
+            call(exit, each(lambda t: t.to(device_of(exit)), self._like))
         for module in exit.modules():
             own = dict([*module.named_parameters(recurse=False),
                         *module.named_buffers(recurse=False)])

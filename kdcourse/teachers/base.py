@@ -42,7 +42,8 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def __call__(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
-        """The answer to a batch: logits [B, K], and the tensors at the module paths."""
+        """The answer to a batch: logits [B, K] (in another task, as that says; any tensor where no
+        term compares logits), and the tensors at the module paths."""
         self.eval()  # the caller may have the network, too, and have called its train()
         answer = super().__call__(batch, tuple(paths))
         if not isinstance(answer, Output):

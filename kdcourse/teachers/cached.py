@@ -3,6 +3,7 @@
 Shapes: V views, N samples, B batch, K classes.
 """
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from kdcourse._key import fingerprint, named
 from kdcourse.data import Batch, Dataset, Split
 from kdcourse.data.augment import Augmented
 from kdcourse.taps import Output, device_of
+from kdcourse.tasks import ONE_LABEL, first
 from kdcourse.teachers.base import Teacher
 from kdcourse.teachers.live import as_teacher
 
@@ -62,13 +64,15 @@ class Cached(Teacher):
     @classmethod
     def of(cls, logits: torch.Tensor, data: Dataset, name: str) -> "Cached":
         """Answers that come from elsewhere: logits [N, K], one row per training sample; for
-        augmented data [V, N, K].
+        augmented data [V, N, K]. In another task each has the shape of an output there.
 
         name: what they are; recorded results are found by it, so other answers need another name.
         Raises `ValueError` when there are not as many rows as training samples.
         """
         expected = [len(data.train), len(data.classes)]
         views = getattr(data.train, "views", None)
+        if data.task != ONE_LABEL:  # of any shape
+            expected[1:] = logits.shape[1 if views is None else 2 :]
         if list(logits.shape) not in (expected, [views, *expected]):
             raise ValueError(f"Expected logits of shape {expected}, one row per training sample, "
                              f"got {list(logits.shape)}.")
@@ -88,7 +92,7 @@ class Cached(Teacher):
         self._source = (source,)
 
     def _keep(self, logits_VNK: torch.Tensor) -> None:
-        self.register_buffer("_logits_VNK", logits_VNK, persistent=False)
+        self.register_buffer("_logits_VNK", logits_VNK.contiguous(), persistent=False)
 
     @property
     def source(self) -> Teacher | None:
@@ -183,8 +187,11 @@ def _answers(teacher: Teacher, data: Dataset) -> torch.Tensor:
 def _ask(teacher: Teacher, train: Split, places: torch.Tensor, view: int) -> torch.Tensor:
     """The teacher's answers [B, K] to training samples, of augmented ones in view number view + 1,
     on the CPU."""
-    index, device = places.to(train.x.device), device_of(teacher)
+    index, device = places.to(first(train.x).device), device_of(teacher)
     number = view + 1 if isinstance(train, Augmented) else 0
-    x = train.seen(index, number) if number else train.x.index_select(0, index)
-    batch = Batch(x.to(device), train.y[index].to(device), index.to(device), number)
+    split = train[index]
+    if number:
+        split = dataclasses.replace(split, x=train.seen(index, number))
+    split = split.to(device)
+    batch = Batch(split.x, split.y, index.to(device), number, split.task)
     return teacher(batch).logits.float().cpu()

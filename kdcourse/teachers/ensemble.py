@@ -9,6 +9,7 @@ from torch import nn
 
 from kdcourse.data import Batch, Dataset
 from kdcourse.taps import Output
+from kdcourse.tasks import ONE_LABEL
 from kdcourse.teachers.base import Teacher
 from kdcourse.teachers.live import as_teacher
 
@@ -62,6 +63,9 @@ class Ensemble(Teacher):
 
     def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         self.tap(paths)
+        if self.weights == "confidence" and batch.task != ONE_LABEL:
+            raise ValueError(f'Expected weights "mean" or numbers for {batch.task!r}, got '
+                             '"confidence", which needs one label per sample.')
         return Output(self._averaged([teacher(batch).logits for teacher in self.teachers], batch.y),
                     index=batch.index)
 
@@ -82,8 +86,8 @@ class Ensemble(Teacher):
         if isinstance(self.weights, str):
             return logits_MBK.mean(0)
         shares_M = self._shares_M.to(logits_MBK)
-        heard_MBK = logits_MBK.masked_fill(shares_M[:, None, None] == 0, 0)  # no 0 * -inf
-        return torch.einsum("m,mbk->bk", shares_M, heard_MBK)
+        silent = (shares_M == 0).view(-1, *[1] * (logits_MBK.ndim - 1))  # no 0 * -inf
+        return torch.einsum("m,m...->...", shares_M, logits_MBK.masked_fill(silent, 0))
 
     def tap(self, paths: tuple[str, ...]) -> None:
         """Raise `ValueError` when inner tensors are asked for: there is no one network."""

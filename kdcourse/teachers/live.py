@@ -13,6 +13,7 @@ from kdcourse._key import fingerprint
 from kdcourse.data import Batch, Dataset
 from kdcourse.taps import Output, describe, device_of, evaluating, logits_of
 from kdcourse.taps import taps as taps_of
+from kdcourse.tasks import call, each, first, pieces
 from kdcourse.teachers.base import Teacher
 
 
@@ -52,7 +53,7 @@ class Live(Teacher):
 
     def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         self.tap(paths)
-        view = self._taps[paths](self._inputs(batch.x))
+        view = call(self._taps[paths], self._inputs(batch.x))
         view.index = batch.index
         return view
 
@@ -65,13 +66,13 @@ class Live(Teacher):
             self._taps[paths] = taps_of(self.model, paths)
 
     @torch.no_grad()
-    def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits [N, K] for any inputs [N, C, H, W], on the device of the inputs."""
-        device = device_of(self.model)
+    def predict(self, x, y: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [N, K] for any inputs [N, C, H, W] (or a dict), on the device of the inputs."""
+        device, here = device_of(self.model), first(x).device
         with evaluating(self):
-            return torch.cat([
-                logits_of(self.model(self._inputs(part.to(device)))).float().to(x.device)
-                for part in x.split(500)])
+            asked = (self._inputs(each(lambda t: t.to(device), part)) for part in pieces(x, 500))
+            return torch.cat([logits_of(call(self.model, part)).float().to(here)
+                              for part in asked])
 
     def check(self, data: Dataset) -> None:
         """Raise `ValueError` unless the network takes the inputs of the data."""
@@ -80,7 +81,7 @@ class Live(Teacher):
             self.predict(x)
         except Exception as error:  # each library has its own for a wrong shape
             raise ValueError(
-                f"Expected a teacher that takes inputs of shape {list(x.shape[1:])}, got "
+                f"Expected a teacher that takes inputs of shape {each(_shape, x)}, got "
                 f"{type(error).__name__}: {error}. Where it takes others, say how to make them: "
                 "kd.Live(model, transform=v2.RGB()) makes three channels of one, v2.Resize(224) "
                 "another size (with v2 of torchvision.transforms).") from error
@@ -128,6 +129,10 @@ def _as_transform(settings: dict) -> str:
         steps.append(f"v2.Normalize({mean}, {std})")
     return (f"Expected a transform in place of {' and '.join(settings)}. Write kd.Live(model, "
             f"transform=v2.Compose([{', '.join(steps)}])), with v2 of torchvision.transforms.")
+
+
+def _shape(x: torch.Tensor) -> list[int]:
+    return list(x.shape[1:])
 
 
 def _described(transform: Callable) -> str:

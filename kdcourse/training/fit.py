@@ -15,7 +15,7 @@ from kdcourse import _files
 from kdcourse._key import key_of, stamp
 from kdcourse._machine import default_device
 from kdcourse._random import generator, seeded
-from kdcourse.data import Batch, Dataset, Split, Stream
+from kdcourse.data import Batch, Dataset, Stream
 from kdcourse.schemes import Outcome, Scheme
 from kdcourse.taps import device_of, predict
 from kdcourse.training.checkpoint import Best, Checkpoint
@@ -84,6 +84,9 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     if _files.smoke():
         steps, epochs = min(steps, 2), 1
         print("KDCOURSE_SMOKE=1: fit makes two steps only; the numbers mean nothing.")
+    if recipe.patience and getattr(data.val, "first", data.val).y is None:
+        raise ValueError("Expected labels to validate with, for Recipe(patience=…), got none. "
+                         "Leave patience out.")
     scheme.check(data)
     origin = _origin(scheme, data, recipe, seed)
     train, val = data.train.to(device), data.val.to(device)
@@ -121,7 +124,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
                 _check_weights(optimisers.parameters, epoch + 1)
                 team.same(scheme)
                 due = epoch + 1 == epochs or (epoch + 1) % recipe.validate_every == 0
-                row["val_accuracy"] = _accuracy(scheme.student, val, team, recipe) if due else None
+                row[data.task.column] = _score(scheme.student, val, team, recipe) if due else None
                 row["seconds"] = time.perf_counter() - start
                 history.rows.append(row)
                 best.note()
@@ -198,23 +201,19 @@ def _check_weights(parameters, epoch: int) -> None:
         )
 
 
-def _accuracy(model: torch.nn.Module, split, team: Team, recipe: Recipe) -> float:
-    """The share of right answers; each process counts its share of the samples."""
+def _score(model: torch.nn.Module, split, team: Team, recipe: Recipe) -> float | None:
+    """The task's score, such as the share of right answers; each process counts its share of the
+    samples. None without labels."""
     # Without gradients no activations are kept, so that more fits than in a step of the training.
-    size = min(500, 4 * -(-recipe.batch // recipe.accumulate))
-    if isinstance(split, Stream):
-        parts = split.batches()
-    else:
-        mine = slice(team.rank, None, team.size)
-        parts = [Split(split.x[mine], split.y[mine])]
-    counts = torch.zeros(2, dtype=torch.int64, device=device_of(model))  # right, seen
-    for part in parts:
-        if len(part.x):
-            labels = part.y if part.y.ndim == 1 else part.y.argmax(1)
-            counts[0] += (predict(model, part.x, size).argmax(1) == labels).sum()
-            counts[1] += len(labels)
-    right, seen = team.sum(counts)
-    return float(right.float() / seen)
+    size, total = min(500, 4 * -(-recipe.batch // recipe.accumulate)), None
+    mine = split if isinstance(split, Stream) else split[team.rank :: team.size]
+    idle = not isinstance(split, Stream) and not len(mine)  # more processes than samples
+    for part in (split[:1] if idle else mine).batches(size):
+        if part.y is None:
+            return None
+        sums = part.task.sums(part.task.rows(predict(model, part.x, size), part.x, part.y))
+        total = sums * (not idle) if total is None else total + sums
+    return split.task.score(team.sum(total.to(device_of(model)) if team.size > 1 else total))
 
 
 def _progress(epochs: int, label: str, team: Team, done: int):

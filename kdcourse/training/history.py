@@ -10,7 +10,8 @@ import torch
 class History:
     """What happened in each epoch: `rows` of epoch, loss, every term, notes, val_accuracy, seconds.
 
-    `history["loss"]` is one column; `val_accuracy` is None in epochs that were not validated.
+    `history["loss"]` is one column; `val_accuracy` is None in epochs that were not validated, and
+    without labels. Of targets that are numbers it is `val_r2`.
     interrupted: True when Ctrl-C ended the training early.
     best: with early stopping, the epoch whose weights were kept.
     """
@@ -32,19 +33,19 @@ class History:
 
     @property
     def validated(self) -> dict[int, float]:
-        """The validation accuracy of each epoch that was validated."""
-        return {row["epoch"]: row["val_accuracy"] for row in self.rows
-                if row["val_accuracy"] is not None}
+        """The validation accuracy (of numbers R²) of each epoch that was validated."""
+        scores = {row["epoch"]: row.get("val_accuracy", row.get("val_r2")) for row in self.rows}
+        return {epoch: score for epoch, score in scores.items() if score is not None}
 
     def to_dict(self) -> dict:
         """Plain Python, for a results file."""
         return dataclasses.asdict(self)
 
     def summary(self) -> str:
-        """The last loss and the last validation accuracy."""
-        accuracy = list(self.validated.values())[-1:]
+        """The last loss and the last validation accuracy, or R²."""
+        form = ".3f" if "val_r2" in self.rows[-1] else ".1%"
         return f"loss {self.rows[-1]['loss']:.3f}" + "".join(
-            f", validation {value:.1%}" for value in accuracy)
+            f", validation {value:{form}}" for value in list(self.validated.values())[-1:])
 
     def __repr__(self):
         if not self.rows:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import os
 
 import torch
@@ -73,19 +74,26 @@ class Team:
         """The samples of a batch that this process computes."""
         if self.size == 1 or self.sharded:
             return batch
-        if len(batch.x) < self.size:
+        if len(batch) < self.size:
             raise ValueError(f"Expected a batch of at least one sample for each of {self.size} "
-                             f"processes, got {len(batch.x)}. Raise Recipe(batch=…).")
+                             f"processes, got {len(batch)}. Raise Recipe(batch=…).")
         return batch[self.rank::self.size]
 
     def parts(self, batch, recipe, model):
         """This process's share of a batch in micro-batches, with the weight of each gradient."""
         pieces = self.share(batch).split(recipe.accumulate)
+        weight = batch.task.weight(batch.x, batch.y)
+        rows = None  # that count in the whole batch, where it is cut
+        if weight is not None and (len(pieces) > 1 or self.size > 1):
+            rows = self.sum(weight.sum()) if self.sharded else weight.sum()
         for piece in pieces:
             whole = piece is pieces[-1] or self.size == 1
+            share = len(piece) / recipe.batch
+            if rows is not None:
+                piece = dataclasses.replace(piece, total=rows.clamp(min=1) * share)
             with contextlib.nullcontext() if whole else model.no_sync():
                 # The mean over the processes of these weighted means is the mean over the batch.
-                yield piece, len(piece.x) * self.size / recipe.batch
+                yield piece, share * self.size
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all processes."""

@@ -13,6 +13,10 @@ def soft_labels(B=5, seed=0, K=7):
     return randn(B, K, seed=seed + 1, scale=2), None, randn(B, K, seed=seed + 3).softmax(1)
 
 
+def numbers(B=5, seed=0, D=3):
+    return randn(B, D, seed=seed + 1), None, randn(B, D, seed=seed + 2)
+
+
 ROWS = [
     *[Law("kd", f"T={T}",
           call=lambda s, t, y, T=T: losses.kd(s, t, T),
@@ -119,4 +123,9 @@ ROWS = [
           if variant == "paper" else None,
           uses_teacher=False, classes=True, masked="inf")
       for a, T, variant in [(0.99, 20, "paper"), (0.9, 2, "paper"), (0.99, 20, "code")]],
+    Law("squared_error", "",
+        call=lambda s, t, y: losses.squared_error(s, y),
+        values=lambda s, t, y: losses.squared_error(s, y, "none"),
+        oracle=lambda s, t, y: oracles.squared_error(s, y),
+        example=numbers, term=losses.SquaredError, uses_teacher=False, masked="no"),
 ]

@@ -148,6 +148,12 @@ def logit_mse(student, teacher, variant):
     ])
 
 
+def squared_error(student, targets):
+    """The mean squared difference, per sample."""
+    return np.array([sum((float(z) - float(y)) ** 2 for z, y in zip(s, t, strict=True)) / len(s)
+                     for s, t in zip(student, targets, strict=True)])
+
+
 def centred(row):
     """A row minus its mean, or None where that is nothing but rounding."""
     mean = sum(float(x) for x in row) / len(row)

@@ -1,13 +1,10 @@
 """Several processes train what one would: the same student, the same history, one checkpoint."""
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import run
 
 PROGRAM = """
 import json, os, sys, torch, torch.distributed as dist
@@ -100,28 +97,11 @@ torch.save(scheme.state_dict(), f"{folder}/{rank}.pt")
 """
 
 
-def run(folder: Path, world: int, kind: str, program=PROGRAM) -> list[tuple[dict, dict]]:
-    """What every process ends with: its history, and its weights."""
-    folder.mkdir()
-    (folder / "program.py").write_text(program, "utf-8")
-    together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-    launch = [sys.executable, *(together if world > 1 else [])]
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "KDCOURSE_SMOKE")}
-    done = subprocess.run([*launch, str(folder / "program.py"), str(world), str(folder), kind],
-                          capture_output=True, text=True, timeout=300, check=False,
-                          env=environment | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    return [(json.loads((folder / f"{rank}.json").read_text("utf-8")),
-             torch.load(folder / f"{rank}.pt", weights_only=True))
-            for rank in range(world) if (folder / f"{rank}.json").exists()]
-
-
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
 @pytest.mark.parametrize("kind", ["distiller", "mutual", "mean teacher", "cached"])
 def test_two_processes_train_what_one_would(tmp_path, kind):
-    ((alone, weights),) = run(tmp_path / "one", 1, kind)
-    pair = run(tmp_path / "two", 2, kind)
+    ((alone, weights),) = run(tmp_path / "one", 1, kind, PROGRAM)
+    pair = run(tmp_path / "two", 2, kind, PROGRAM)
     assert len(pair) == 2
     for history, theirs in pair:
         for name, tensor in weights.items():  # projections, peers and averages included
@@ -137,7 +117,7 @@ def test_two_processes_train_what_one_would(tmp_path, kind):
 
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
 def test_a_loss_that_breaks_in_one_process_stops_all(tmp_path):
-    run(tmp_path / "two", 2, "broken")
+    run(tmp_path / "two", 2, "broken", PROGRAM)
     errors = [(tmp_path / "two" / f"error{rank}").read_text() for rank in (0, 1)]
     assert all("NaN or inf at step" in error for error in errors)
     assert errors[0].split("(")[0] == errors[1].split("(")[0]

@@ -14,6 +14,7 @@ from kdcourse.losses.numerics import unit
 from kdcourse.losses.relation.negatives import OtherClasses
 from kdcourse.losses.relation.pairs import VARIANTS, vectors_pair
 from kdcourse.taps import Output
+from kdcourse.tasks import ONE_LABEL
 
 
 @inputs.full_precision
@@ -139,13 +140,15 @@ class CRD(FeatureLoss):
         return None if self.others is None else len(self.others.order)
 
     def check(self, data):
-        y = data.train.y
-        if self.samples not in (None, len(y)):
+        y, count = data.train.y, len(data.train)
+        if self.samples not in (None, count):
             raise ValueError(f"{self!r}: Expected a training set of the {self.samples} samples "
-                             f"that this term remembers, got {len(y)} in {data.name}. Make a new "
+                             f"that this term remembers, got {count} in {data.name}. Make a new "
                              "CRD for other data.")
         if self.classes is None:
             try:
+                if y is None or data.task != ONE_LABEL:
+                    y = torch.arange(count)  # a class for each sample
                 self.others = OtherClasses(y if y.ndim == 1 else y.argmax(1))
             except ValueError as error:
                 raise self.named(error) from None

@@ -34,7 +34,9 @@ def logit_mse(student_BK, teacher_BK, variant: str = "half", reduction: str = "m
 
 
 class LogitMSE(Loss, function=logit_mse):
-    """Regress on the teacher's logits: `logit_mse`."""
+    """Regress on the teacher's logits: `logit_mse`. Of numbers, too."""
+
+    needs_classes = False
 
     def __init__(self, variant: str = "half", student=None, teacher=None):
         inputs.check_choice("variant", variant, VARIANTS)

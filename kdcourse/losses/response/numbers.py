@@ -1,0 +1,36 @@
+"""Regression on targets that are numbers. B batch, D numbers."""
+
+import torch  # noqa: F401 - for the example
+
+from kdcourse.losses import inputs
+from kdcourse.losses.base import Loss
+
+
+def squared_error(student_BD, targets_BD, reduction: str = "mean"):
+    r"""Compute the mean squared difference between outputs and targets.
+
+    .. math:: L = \frac{1}{D} \sum_d (z_d - y_d)^2
+
+    student_BD: outputs [B, D]. targets_BD: numbers [B, D], such as those of `kd.tasks.Numbers`.
+    reduction: "mean", or "none" for one value per sample, [B].
+
+    Raises `ValueError` for outputs that are not [B, D] and targets of another shape.
+
+    >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]]))
+    tensor(4.5000)
+    """
+    student_BD = inputs.logits(student_BD, "student")
+    if getattr(targets_BD, "shape", None) != student_BD.shape:
+        got = list(targets_BD.shape) if hasattr(targets_BD, "shape") else targets_BD
+        raise ValueError(f"Expected targets of shape {list(student_BD.shape)}, got {got}.")
+    difference_BD = student_BD - targets_BD.to(student_BD.dtype)
+    return inputs.reduce(difference_BD.square().mean(1), reduction)
+
+
+class SquaredError(Loss, function=squared_error):
+    """Learn from targets that are numbers: `squared_error`."""
+    needs_teacher = False
+    needs_classes = False
+
+    def __init__(self, student=None, teacher=None):
+        super().__init__(student, teacher)

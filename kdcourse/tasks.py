@@ -1,0 +1,338 @@
+"""What a row is: how a network's output and the labels become rows of logits [M, K].
+
+Losses on logits compare rows. With one label per image a row is a sample; a sequence has a row for
+each token, a segmented image one for each pixel, an image with several labels one for each class.
+
+Shapes: B batch, K classes, N tokens, H W height and width, D numbers, M rows.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+
+
+class Rows(NamedTuple):
+    """The rows of one batch. logits: [M, K]. labels: [M], or soft [M, K]; None without labels.
+    weight: [M], 0 where padded or ignored; None where all rows count. total: by what weighted sums
+    are divided, a scalar on the device; None stands for the sum of `weight`. task: what cut them.
+    """
+
+    logits: torch.Tensor
+    labels: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
+    total: torch.Tensor | None = None
+    task: "Task | None" = None
+
+    def counted(self) -> "Rows":
+        """Only the rows that count, all of weight 1."""
+        if self.weight is None:
+            return self
+        kept = self.weight > 0  # waits for the device, so not in a training step
+        labels = None if self.labels is None else self.labels[kept]
+        return self._replace(logits=self.logits[kept], labels=labels, weight=None)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The weighted mean of one value per row, [M] or more."""
+        if self.weight is None:
+            return values.mean()
+        weight = self.weight.to(values.dtype)
+        values = values.flatten(1).mean(1) if values.ndim > 1 else values
+        total = weight.sum().clamp(min=1) if self.total is None else self.total.to(values.dtype)
+        return (values * weight).masked_fill(weight == 0, 0).sum() / total
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What the labels of a data set are. For another task subclass one of those below.
+
+    plain: an output is a row already, so nothing is cut. has_classes: whether a row says how likely
+    classes are. keeps_inputs: integers (token ids) stay integers, sequences of vectors [N, L, D]
+    stay as they are. column: what the score of the validation split is called in a history.
+    """
+
+    plain = False
+    has_classes = True
+    keeps_inputs = False
+    column = "val_accuracy"
+    shape, axis = "[B, K]", 1  # of an output, and where its classes are
+
+    def flat(self, output: torch.Tensor) -> torch.Tensor:
+        """The rows [M, K] of an output. Raises `ValueError` for an output of another rank."""
+        if output.ndim != self.shape.count(",") + 1:
+            raise ValueError(f"Expected logits of shape {self.shape} for {self!r}, got "
+                             f"{list(output.shape)}. Wrap the model, or state the task of the "
+                             "data: task=kd.tasks.….")
+        return output if self.plain else output.movedim(self.axis, -1).flatten(0, -2)
+
+    def labels(self, y: torch.Tensor) -> torch.Tensor:
+        """The labels of the rows, [M] or soft [M, K]."""
+        soft = y.is_floating_point()
+        return y if self.plain else y.movedim(self.axis, -1).flatten(0, -2) if soft else y.flatten()
+
+    def weight(self, x, y: torch.Tensor | None) -> torch.Tensor | None:
+        """1 for each row that counts, 0 for the others, [M]; None where all do."""
+        return None
+
+    def rows(self, output: torch.Tensor, x=None, y=None, total=None) -> Rows:
+        """Cut an output, and the labels where there are some, into rows."""
+        flat = self.flat(output)
+        labels, weight = None if y is None else self.labels(y), self.weight(x, y)
+        for given, what in ((labels, "labels"), (weight, "a mask")):
+            if given is not None and len(given) != len(flat):
+                of = y if y is not None else weight
+                raise ValueError(f"Expected {what} for each of the rows of logits "
+                                 f"{list(output.shape)}, got {list(of.shape)} for {self!r}. Bring "
+                                 "the two to one length or size in the model.")
+        if labels is not None and weight is not None and not labels.is_floating_point():
+            labels = labels.masked_fill(weight == 0, 0)  # any class: the row does not count
+        return Rows(flat, labels, weight, total, self)
+
+    def outputs(self, output: torch.Tensor) -> int:
+        """For how many classes an output stands."""
+        self.flat(output[:1])
+        return output.shape[self.axis]
+
+    def check_output(self, output: torch.Tensor, names, of: str) -> None:
+        """Raise `ValueError` where a student has an output for fewer classes than there are."""
+        found = self.outputs(output)
+        if found < len(names):
+            raise ValueError(f"Expected a student with an output for each of the {len(names)} "
+                             f"classes of {of}, got {found}. Make it with classes={len(names)}.")
+
+    def take(self, y: torch.Tensor, name: str) -> torch.Tensor:
+        """Labels in the type in which they are kept: int64, or float32 where they are soft."""
+        if not self.hard(y):
+            return y.float()
+        if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+            raise ValueError(f"Expected whole numbers as labels in {name}, got {y.dtype}. "
+                             f"Use y.astype(int), or {self.soft_form} for soft labels.")
+        return y.long()
+
+    def hard(self, y: torch.Tensor) -> bool:
+        """Whether these are class numbers, and no soft labels."""
+        return y.ndim == self.shape.count(",")
+
+    @property
+    def soft_form(self) -> str:
+        return self.shape.replace("B", "N", 1) if self.plain else self.shape
+
+    def count(self, y: torch.Tensor) -> int:
+        """How many classes these labels show."""
+        if not self.hard(y):
+            return y.shape[self.axis]
+        known = self.known(y)
+        return 1 + int(known.max()) if len(known) else 1
+
+    def check(self, y: torch.Tensor, classes: int, name: str) -> None:
+        """Raise `ValueError` unless these are labels for so many classes."""
+        if self.hard(y) and not y.is_floating_point():
+            known = self.known(y)
+            low, high = (int(known.min()), int(known.max())) if len(known) else (0, 0)
+            if low < 0 or high >= classes:
+                raise ValueError(
+                    f"Expected labels from 0 to {classes - 1} in {name} ({classes} classes), "
+                    f"got {low} to {high}. Renumber the labels from 0, or name all classes.")
+        elif y.ndim != self.shape.count(",") + 1 or y.shape[self.axis] != classes:
+            shape = self.soft_form.replace("K", str(classes))
+            raise ValueError(f"Expected soft labels of shape {shape} in {name}, got "
+                             f"{list(y.shape)}.")
+        else:
+            y_MK = y.movedim(self.axis, -1).flatten(0, -2)
+            fair = (y_MK >= 0).all(1) & ((y_MK.sum(1) - 1).abs() < 1e-3)  # NaN is neither
+            if not self.plain:
+                fair |= (y_MK == 0).all(1)  # a row without a label
+            if not fair.all():
+                bad = int((~fair).nonzero()[0])
+                raise ValueError(
+                    f"Expected soft labels in {name} that are at least 0 and sum to 1 in each row, "
+                    f"got {[round(value, 4) for value in y_MK[bad].tolist()[:6]]} in row {bad}. "
+                    "For class numbers pass them as [N]; for logits pass their softmax.")
+
+    def known(self, y: torch.Tensor) -> torch.Tensor:
+        """The class numbers among hard labels, flat: without those that are ignored."""
+        return y.flatten()
+
+    def sums(self, rows: Rows) -> torch.Tensor:
+        """What `score` needs of some samples: sums, which may be added up."""
+        labels = rows.labels if rows.labels.ndim == 1 else rows.labels.argmax(1)
+        right = rows.logits.argmax(1) == labels
+        if rows.weight is None:
+            return torch.stack([right.sum(), torch.tensor(len(right), device=right.device)])
+        counts = rows.weight > 0
+        return torch.stack([(right & counts).sum(), counts.sum()])
+
+    def score(self, sums: torch.Tensor) -> float:
+        """How good a network is, for the history: here the share of rows that are right."""
+        right, seen = sums
+        return float(right.float() / seen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes(Task):
+    """One label per sample: logits [B, K], labels [B] or soft [B, K]. What data sets have unless
+    they say something else."""
+
+    plain = True
+
+
+ONE_LABEL = Classes()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dense(Task):
+    """A label for each place in a sample."""
+
+    ignore: int = -100
+
+    def weight(self, x, y):
+        if y is None:
+            return None
+        if y.is_floating_point():  # a row of zeros has no label
+            return (y != 0).any(self.axis).flatten().float()
+        return (y != self.ignore).flatten().float()
+
+    def known(self, y):
+        return y[y != self.ignore]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens(_Dense):
+    """A label for each token: logits [B, N, K], labels [B, N], or soft [B, N, K].
+
+    ignore: the label of tokens that do not count, padding above all.
+    mask: where there are no labels and the inputs are a dict with this entry [B, N], it is 0 for
+        the tokens that do not count.
+
+    Of a language model the labels are those of the next token: shift them by one yourself.
+    """
+
+    mask: str = "attention_mask"
+    keeps_inputs = True
+    shape, axis = "[B, N, K]", 2
+
+    def weight(self, x, y):
+        if y is None and isinstance(x, dict) and self.mask in x:
+            return (x[self.mask] != 0).flatten().float()
+        return super().weight(x, y)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels(_Dense):
+    """A label for each pixel: logits [B, K, H, W], labels [B, H, W], or soft [B, K, H, W].
+
+    ignore: the label of pixels that do not count; in many data sets it is 255.
+    """
+
+    shape = "[B, K, H, W]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels(Task):
+    """Several labels per sample: logits z [B, K], labels [B, K] that are 0 or 1, or probabilities.
+
+    Each class is a row of two logits (0, z), whose softmax is (1 - sigmoid(z), sigmoid(z)). So `CE`
+    is the binary cross-entropy and `KD` the KL divergence of two Bernoulli distributions.
+    """
+
+    def flat(self, output):
+        z_M = super().flat(output).flatten()
+        return torch.stack([torch.zeros_like(z_M), z_M], 1)
+
+    def labels(self, y):
+        y = y.flatten()
+        return torch.stack([1 - y, y], 1) if y.is_floating_point() else y
+
+    def take(self, y, name):
+        return y.float() if y.is_floating_point() else y.long()
+
+    def count(self, y):
+        return y.shape[-1]
+
+    def check(self, y, classes, name):
+        if y.ndim != 2 or y.shape[1] != classes or not ((y >= 0) & (y <= 1)).all():
+            raise ValueError(f"Expected labels of shape [N, {classes}] in {name}, each from 0 to "
+                             f"1, got {list(y.shape)}. One column for each class.")
+
+    def check_output(self, output, names, of):
+        if self.outputs(output) != len(names):
+            raise ValueError(f"Expected a student with exactly one output for each of the "
+                             f"{len(names)} classes of {of}, got {self.outputs(output)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers(Task):
+    """Numbers or embeddings to be predicted: outputs [B, D], targets [B, D]. `classes` are their
+    names. Terms that compare classes are refused; `LogitMSE` and `SquaredError` compare numbers.
+    The score is R², the share of the variance that is explained, of all D together."""
+
+    plain, has_classes = True, False
+    column = "val_r2"
+    shape = "[B, D]"
+
+    check_output = Labels.check_output
+
+    def take(self, y, name):
+        return y.float() if y.ndim > 1 else y.float()[:, None]
+
+    def count(self, y):
+        return y.shape[-1]
+
+    def check(self, y, classes, name):
+        if y.ndim != 2 or y.shape[1] != classes or not y.isfinite().all():
+            raise ValueError(f"Expected finite targets of shape [N, {classes}] in {name}, got "
+                             f"{list(y.shape)}.")
+
+    def sums(self, rows):
+        # On the CPU, as not every device has float64, which the variance of large numbers needs.
+        z, y = rows.logits.cpu().double(), rows.labels.cpu().double()
+        count = torch.full_like(y[0], len(y))
+        return torch.stack([(z - y).square().sum(0), y.square().sum(0), y.sum(0), count])
+
+    def score(self, sums):
+        missed, squares, total, count = sums
+        spread = (squares - total.square() / count).sum()
+        return float(1 - missed.sum() / spread)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlabelled(Task):
+    """No labels at all (y is None), and no score: for terms that compare with a teacher."""
+
+    plain = True
+
+    def outputs(self, output):
+        return output.shape[-1] if output.ndim == 2 else 0
+
+    def check_output(self, output, names, of):
+        """Any output will do: there are no classes that it must have."""
+
+    def check(self, y, classes, name):
+        raise ValueError(f"Expected no labels in {name} for Unlabelled(), got {list(y.shape)}. "
+                         "Pass y=None, or another task.")
+
+
+# --- inputs, which are a tensor or a dict of tensors ---------------------------------------------
+
+
+def each(function, x):
+    """Apply a function to a tensor, or to each tensor of a dict; None stays."""
+    if isinstance(x, dict):
+        return {name: function(part) for name, part in x.items()}
+    return None if x is None else function(x)
+
+
+def first(x) -> torch.Tensor:
+    """The tensor itself, or the first of a dict: it says how many samples there are, and where."""
+    return next(iter(x.values())) if isinstance(x, dict) else x
+
+
+def pieces(x, size: int) -> list:
+    """Inputs in pieces of `size` samples."""
+    return [each(lambda part, start=start: part[start : start + size], x)
+            for start in range(0, len(first(x)), size)]
+
+
+def call(model, x):
+    """The output of a model for its inputs; a dict stands for arguments by name."""
+    return model(**x) if isinstance(x, dict) else model(x)
