@@ -8,6 +8,7 @@ from conftest import network, restless, state
 from torch import nn
 
 import kdcourse as kd
+from kdcourse._key import stamp
 from kdcourse.data import Batch, Split
 
 RECIPE = kd.Recipe(epochs=2, batch=36)
@@ -109,7 +110,7 @@ def test_a_cache_runs_the_teacher_once(data):
 def test_stored_answers_move_with_the_scheme_and_are_not_saved(data):
     scheme = kd.Distiller(network(), kd.Cached(restless(), data))
     assert set(scheme.state_dict()) == {f"student.{name}" for name in scheme.student.state_dict()}
-    assert scheme.to("meta").teacher.logits.device.type == "meta"
+    assert {b.device.type for b in scheme.to("meta").teacher.buffers()} == {"meta"}
     # Nobody asks the network in training, so it stays where it is.
     assert {p.device.type for p in scheme.teacher.source.parameters()} == {"cpu"}
 
@@ -213,15 +214,39 @@ Edited.__name__ = "Shown"  # the class as somebody has edited it
     lambda: Shown(mean=0.3), lambda: Shown(order=torch.arange(36).roll(1)), Edited,
     lambda: Shown(order=torch.arange(35))],
     ids=["another mean", "columns in another order", "an edited forward", "fewer columns"])
-def test_a_file_is_tried_on_a_few_samples(data, tmp_path, changed):
+def test_a_file_of_a_teacher_with_another_content_is_refused(data, tmp_path, changed):
     for number, seen in enumerate((data, kd.augmented(data, views=2, shift=0.1))):
         path = tmp_path / f"{number}.safetensors"
         before = kd.Cached(Shown(), seen, path)
         assert torch.equal(kd.Cached(Shown(), seen, path).logits, before.logits)
         assert repr(kd.Live(changed())) == repr(kd.Live(Shown()))
+        with pytest.raises(ValueError, match=r"stored answers in .* to be of teacher .*not used"):
+            kd.Cached(changed(), seen, path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda logits: logits.roll(1, 1), lambda logits: logits.flip(0), lambda logits: 2 * logits,
+    lambda logits: logits[:, :35]], ids=["other columns", "other samples", "scaled", "fewer"])
+def test_a_file_is_tried_on_a_few_samples(data, tmp_path, change):
+    """Where the key is the same: a network that goes by how it was made, on another machine."""
+    class Changed(nn.Module):
+        def __init__(self, net, change):
+            super().__init__()
+            self.net, self.change = net, change
+
+        def forward(self, x):
+            return self.change(self.net(x))
+
+    for number, seen in enumerate((data, kd.augmented(data, views=2, shift=0.1))):
+        path = tmp_path / f"{number}.safetensors"
+        first, other = (Changed(network(1), one) for one in (lambda logits: logits, change))
+        for teacher in (first, other):
+            stamp(teacher, "made elsewhere")
+        before = kd.Cached(first, seen, path)
+        assert torch.equal(kd.Cached(first, seen, path).logits, before.logits)
         with pytest.raises(ValueError, match=r"answers in .* to be those of the teacher, got other"
                                              r".*not used.*forward, its normalisation or the ord"):
-            kd.Cached(changed(), seen, path)
+            kd.Cached(other, seen, path)
 
 
 def test_another_precision_is_the_same_teacher(data, tmp_path):
@@ -237,8 +262,10 @@ def test_another_precision_is_the_same_teacher(data, tmp_path):
                 return self.net(x).float()
 
     path = tmp_path / "answers.safetensors"
-    first = kd.Cached(Half(torch.bfloat16), data, path)
-    again = kd.Cached(Half(torch.float32), data, path)
+    half, whole = Half(torch.bfloat16), Half(torch.float32)
+    for teacher in (half, whole):
+        stamp(teacher, "made elsewhere")
+    first, again = (kd.Cached(teacher, data, path) for teacher in (half, whole))
     assert torch.equal(first.logits, again.logits)
     assert not torch.equal(first.logits, kd.Cached(Half(torch.float32), data).logits)
 
