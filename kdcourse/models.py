@@ -114,6 +114,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
+        self.inputs, self.outputs, self.stride = inputs, outputs, stride
         self.conv1 = _conv_bn(inputs, outputs, stride=stride)
         self.conv2 = _conv_bn(outputs, outputs)
         same = stride == 1 and inputs == outputs
@@ -129,6 +130,8 @@ class ResNet(nn.Module):
 
     def __init__(self, depth, width, stem_stride, channels, classes):
         super().__init__()
+        self.depth, self.width, self.stem_stride = depth, width, stem_stride
+        self.channels, self.classes = channels, classes
         self.normalize = Normalize()
         self.stem = _conv_bn(channels, width, stride=stem_stride)
         inputs = width

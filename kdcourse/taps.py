@@ -52,7 +52,7 @@ def logits_of(output) -> torch.Tensor:
 
 
 def taps(model: nn.Module, names) -> "Taps":
-    """Look inside a model: `taps(model, names)(x)` is a `Output`, with the tensor of every name.
+    """Look inside a model: `taps(model, names)(x)` is an `Output` with the tensor of every name.
 
     names: module paths as in `model.named_modules()`, for example `["layer2", "fc:input"]`:
 
@@ -61,10 +61,9 @@ def taps(model: nn.Module, names) -> "Taps":
     * `"layer1.0.relu#2"`: the second call, where a model calls one module several times;
     * `"attention[1]"`: the second entry of a returned tuple.
 
-    Works on any model as it stands, torchvision's, timm's and transformers' among them, also inside
-    `torch.compile` and `DistributedDataParallel` (paths are those of the model within; tap before
-    the first call of a compiled model). The tensors are the model's own: gradients flow through
-    them. Nothing is kept after the call, and other calls of the model cost nothing.
+    Works on any model, also inside `torch.compile` and `DistributedDataParallel` (paths are those
+    of the model within; tap before the first call of a compiled model). Gradients flow through the
+    tensors. Nothing is kept after the call.
 
     Fused attention never has its map in memory, so there is nothing to tap: in timm switch it off
     (`block.attn.fused_attn = False`) and tap `"blocks.0.attn.attn_drop:input"`; in transformers
@@ -83,14 +82,12 @@ def taps(model: nn.Module, names) -> "Taps":
 
 
 class Taps:
-    """A model with some of its modules tapped; see `taps`. `remove()` takes the hooks away that no
-    other `Taps` needs."""
+    """A model with some of its modules tapped; see `taps`."""
 
     def __init__(self, model: nn.Module, names):
         self.model = model
-        names = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
-        modules = _paths(model)
-        self._hooks = [_attach(name, modules, model) for name in names]
+        names = (names,) if isinstance(names, str) else dict.fromkeys(names)
+        self._hooks = [_attach(name, model) for name in names]
         self._proven = False
 
     def __call__(self, *args, **kwargs) -> Output:
@@ -110,10 +107,11 @@ class Taps:
                 hook.stop()
 
     def remove(self) -> None:
-        """Take these hooks off the model; this object taps nothing afterwards."""
+        """Take away the hooks that no other `Taps` of the model uses; tap nothing afterwards."""
         for hook in self._hooks:
             hook.users -= 1
-        _unhook(self.model, lambda hook: hook in self._hooks and hook.users < 1)
+            if hook.users < 1:
+                hook.handle.remove()
         self._hooks = []
 
 
@@ -121,43 +119,35 @@ class Early(nn.Module):
     """A model that stops at a module and answers from there: `head` of the tensor that `taps` finds
     at this path, "fc:input" and "relu#2" included.
 
-    What lies behind it is not computed.
+    What lies behind it is not computed. Raises `RuntimeError` when the model does not call it.
     """
 
     def __init__(self, model: nn.Module, path: str, head: nn.Module):
         super().__init__()
         self.model, self.path, self.head = model, path, head
-        self._leave = _Leave(path, model)
+        self._tap = _Tap(path)
+        self._module = (_found(self._tap, model),)  # in a tuple, or its weights were twice here
 
     def forward(self, *args, **kwargs):
-        self._leave.tap.start()
+        hook = self._tap.register(self._module[0], self._leave)
+        self._tap.start()
         try:
             self.model(*args, **kwargs)
         except _Left as left:
             return self.head(left.args[0])
         finally:
-            self._leave.tap.stop()
+            hook.remove()
+            self._tap.stop()
         raise RuntimeError(f"Expected the model to call {self.path!r}, but it did not.")
+
+    def _leave(self, module, args, *more):
+        self._tap(module, args, *more)
+        if self._tap.calls >= max(self._tap.call, 1):
+            raise _Left(self._tap.take())
 
 
 class _Left(Exception):
     """Carries a tensor from inside a model out of it."""
-
-
-class _Leave:
-    """A hook that leaves the model as soon as its tap has seen what it waits for.
-
-    It has a tap and is none, so that it stays when a model is freed of its taps.
-    """
-
-    def __init__(self, name: str, model: nn.Module):
-        self.tap = _Tap(name)
-        _register(self.tap, _found(self.tap, _paths(model), model), self)
-
-    def __call__(self, module, args, *more):
-        self.tap(module, args, *more)
-        if self.tap.calls >= max(self.tap.call, 1):
-            raise _Left(self.tap.take())
 
 
 def copied(model: nn.Module, shared=()) -> nn.Module:
@@ -172,28 +162,21 @@ def copied(model: nn.Module, shared=()) -> nn.Module:
 def alone(model: nn.Module) -> nn.Module:
     """A copy of the model in eval mode, as it was before anybody compiled, wrapped or tapped it."""
     model = unwrapped(copied(model))
-    _unhook(model, lambda hook: isinstance(hook, _Tap))
+    for hook in [hook for module in model.modules() for hook in _hooks_of(module)]:
+        if isinstance(hook, _Tap):
+            hook.handle.remove()
     return model.eval()
 
 
-def _unhook(model: nn.Module, unwanted) -> None:
-    for module in model.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if unwanted(hook)]:
-                hooks.pop(key)
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
+def _hooks_of(module: nn.Module) -> list:
+    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside `torch.compile` and `DistributedDataParallel`."""
-    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    while True:
-        if isinstance(model, wrappers):
-            model = model.module
-        elif hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        else:
-            return model
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        return unwrapped(model.module)
+    return unwrapped(model._orig_mod) if hasattr(model, "_orig_mod") else model
 
 
 class _Tap:
@@ -215,6 +198,12 @@ class _Tap:
         self.entry = int(found["entry"]) if found["entry"] else None
         self.users = 1
         self.stop()
+
+    def register(self, module: nn.Module, hook):
+        """Hang a hook on that side of the module which the tap looks at; return its handle."""
+        if self.input:
+            return module.register_forward_pre_hook(hook, with_kwargs=True)
+        return module.register_forward_hook(hook)
 
     def start(self) -> None:
         self.on = True
@@ -273,27 +262,11 @@ def _version(tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _paths(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by path, as if nothing in the model were compiled."""
-    return {re.sub(r"(^|(?<=\.))_orig_mod(\.|$)", "", path).removesuffix("."): module
-            for path, module in unwrapped(model).named_modules()}
-
-
-def _attach(name: str, modules: dict[str, nn.Module], model: nn.Module) -> _Tap:
-    """The hook of that name: the one which is already there, or a new one."""
-    tap = _Tap(name)
-    module = _found(tap, modules, model)
-    hooks = module._forward_pre_hooks if tap.input else module._forward_hooks
-    for hook in hooks.values():
-        if isinstance(hook, _Tap) and hook.name == name:
-            hook.users += 1
-            return hook
-    _register(tap, module, tap)
-    return tap
-
-
-def _found(tap: _Tap, modules: dict[str, nn.Module], model: nn.Module) -> nn.Module:
+def _found(tap: _Tap, model: nn.Module) -> nn.Module:
     """The module that the tap is for."""
+    # Paths are as if nothing in the model were compiled.
+    modules = {re.sub(r"(^|(?<=\.))_orig_mod(\.|$)", "", path).removesuffix("."): module
+               for path, module in unwrapped(model).named_modules()}
     if not tap.path or tap.path not in modules:
         near = difflib.get_close_matches(tap.path, filter(None, modules), n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -302,12 +275,16 @@ def _found(tap: _Tap, modules: dict[str, nn.Module], model: nn.Module) -> nn.Mod
     return modules[tap.path]
 
 
-def _register(tap: _Tap, module: nn.Module, hook) -> None:
-    """Hang the hook on that side of the module which the tap looks at."""
-    if tap.input:
-        module.register_forward_pre_hook(hook, with_kwargs=True)
-    else:
-        module.register_forward_hook(hook)
+def _attach(name: str, model: nn.Module) -> _Tap:
+    """The hook of that name: the one which is already there, or a new one."""
+    tap = _Tap(name)
+    module = _found(tap, model)
+    for hook in _hooks_of(module):
+        if isinstance(hook, _Tap) and hook.name == name:
+            hook.users += 1
+            return hook
+    tap.handle = tap.register(module, tap)
+    return tap
 
 
 def _tree(modules: dict[str, nn.Module], lines: int = 40) -> str:

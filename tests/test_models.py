@@ -9,6 +9,7 @@ from torch import nn
 
 import kdcourse as kd
 from kdcourse import models
+from kdcourse._key import key_of
 
 BUILDERS = {
     "mlp": models.mlp, "convnet": models.convnet, "resnet": models.resnet, "vit": models.vit,
@@ -51,6 +52,15 @@ def test_a_network_says_how_it_was_made(build):
     assert model.spec.startswith(f"{build.__name__}(")
     assert "classes=10" in model.spec
     assert "seed" not in model.spec  # the seed is a column of its own
+
+
+@every_builder
+def test_a_network_that_was_trained_has_a_key_of_its_own(build):
+    first, second = (build(classes=10, **SMALL.get(build.__name__, {})) for _ in range(2))
+    assert key_of(first) == key_of(second)
+    with torch.no_grad():
+        next(second.parameters()).add_(1)  # no longer as it was made
+    assert key_of(first).exact != key_of(second).exact
 
 
 def linear(inputs, outputs):

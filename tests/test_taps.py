@@ -249,6 +249,10 @@ def test_a_copy_has_hooks_of_its_own():
     torch.testing.assert_close(seen(x).taps["first"], model.first(x))
     clone = copy.deepcopy(model)  # a model that was copied with its hooks can be tapped again
     torch.testing.assert_close(kd.taps(clone, ["first"])(x).taps["first"], model.first(x))
+    both = copy.deepcopy(kd.taps(model, ["first", "second:input"]))
+    both.remove()
+    assert hooks(both.model) == 1  # that of `seen`, which was copied along
+    assert hooks(model) == 2
 
 
 # --- compiled, and in several processes ---------------------------------------------------------

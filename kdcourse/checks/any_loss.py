@@ -16,6 +16,12 @@ def stub():
         print("Not done yet: your function raises NotImplementedError.")
 
 
+def require(holds, sentence: str) -> None:
+    """Raise `AssertionError` with the sentence unless it holds."""
+    if not holds:
+        raise AssertionError(sentence)
+
+
 def student_only_gradient(fn, student=None, teacher=None) -> None:
     """Check that a loss `fn(student, teacher)` trains the student and never the teacher.
 
@@ -34,9 +40,9 @@ def student_only_gradient(fn, student=None, teacher=None) -> None:
     """
     with stub():
         rng = generator(0, "checks", "gradient")
-        given = [2 * torch.randn(8, 10, generator=rng) if x is None else x.detach().clone()
-                 for x in (student, teacher)]
-        for sentence in reached(fn, *(x.requires_grad_() for x in given)).values():
+        given = [2 * torch.randn(8, 10, generator=rng) if x is None else x for x in
+                 (student, teacher)]
+        for sentence in gradients(fn, *given)[2].values():
             raise AssertionError(sentence)
 
 
@@ -60,19 +66,19 @@ def same_loss(fn, reference, student=(8, 10), teacher=None, draws: int = 3) -> N
     AssertionError: Expected ...: it is 2 times that, whatever the input. ...
     """
     with stub():
-        rng = generator(0, "checks", "same loss")
-        found = []
+        rng, values, distances = generator(0, "checks", "same loss"), [], []
         for _ in range(draws):
             given = [_draw(shape, rng) for shape in (student, teacher or student)]
-            value, gradient, sentence = _asked(fn, given)
-            if sentence:
+            value, gradient, wrong = gradients(fn, *given)
+            for sentence in wrong.values():
                 raise AssertionError(sentence)
-            right, expected, _ = _asked(reference, given)
-            found.append((value, right, _distance(gradient, expected)))
-        wrong = [pair for *pair, _ in found if not abs(pair[0] - pair[1]) <= 1e-4 * abs(pair[1])]
-        if wrong:
-            value, right = wrong[0]
-            factors = [value / right if right else float("nan") for value, right, _ in found]
+            right, expected, _ = gradients(reference, *given)
+            values.append((value, right))
+            distances.append((gradient - expected).norm() / expected.norm().clamp(min=1e-12))
+        for value, right in values:
+            if abs(value - right) <= 1e-4 * abs(right):
+                continue
+            factors = [value / right if right else float("nan") for value, right in values]
             constant = max(factors) - min(factors) <= 1e-3 * abs(factors[0])
             raise AssertionError(
                 f"Expected {right:.5g}, got {value:.5g}" + (
@@ -80,9 +86,9 @@ def same_loss(fn, reference, student=(8, 10), teacher=None, draws: int = 3) -> N
                     "the mean belongs, averaged where the sum does, or a factor forgotten?"
                     if constant else ", and not by a constant factor. Take the formula step by "
                     "step, on an input that is small enough for paper."))
-        assert max(off for *_, off in found) < 1e-3, (
-            "Expected the gradient of the formula, got another, although the value is right. Is a "
-            "part of what depends on the student detached?")
+        require(max(distances) < 1e-3,
+                "Expected the gradient of the formula, got another, although the value is right. "
+                "Is a part of what depends on the student detached?")
 
 
 def _draw(shape, rng):
@@ -91,69 +97,46 @@ def _draw(shape, rng):
     return torch.randn(*shape, generator=rng)
 
 
-def _leaves(value) -> list[torch.Tensor]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+def gradients(fn, student, teacher, *more) -> tuple[float, torch.Tensor, dict[str, str]]:
+    """Give the value of `fn(student, teacher, *more)`, the student's gradient as one vector, and
+    what is wrong: sentences by "one number", "in place", "student gradient", "teacher gradient".
 
-
-def _asked(fn, given) -> tuple[float, list, str]:
-    """Give the value, the student's gradient, and a sentence on a wrong gradient or input."""
-    student, teacher = ([x.clone().requires_grad_() for x in _leaves(side)] for side in given)
+    student, teacher: a tensor or a list of tensors each; they are copied.
+    """
+    given = [side if isinstance(side, list) else [side] for side in (student, teacher)]
+    leaves = [[x.detach().clone().requires_grad_() for x in side] for side in given]
     # Handed over as copies: an in-place operation on a leaf would stop with torch's own words.
-    copies = [[x.clone() for x in side] for side in (student, teacher)]
-    handed = [side if isinstance(whole, list) else side[0]
-              for side, whole in zip(copies, given, strict=True)]
-    loss = fn(*handed)
+    handed = [[x.clone() for x in side] for side in leaves]
+    loss = fn(*(side if isinstance(whole, list) else side[0]
+                for side, whole in zip(handed, (student, teacher), strict=True)), *more)
     if sentence := no_number(loss):
-        return 0.0, [], sentence
-    if any(not torch.equal(x, old) for side, whole in zip(copies, given, strict=True)
-           for x, old in zip(side, _leaves(whole), strict=True)):
-        return 0.0, [], ("Expected the inputs to stay as they were handed over, but your function "
-                         "changed them in place. Write x = x / norm, not x /= norm.")
+        return float("nan"), torch.zeros(0), {"one number": sentence}
+    if any(x._version for side in handed for x in side):
+        return float("nan"), torch.zeros(0), {"in place": (
+            "Expected the inputs to stay as they were handed over, but your function changed them "
+            "in place. Write x = x / y, not x /= y.")}
     if loss.requires_grad:
         loss.backward()
-    for sentence in misled([x.grad for x in student], [x.grad for x in teacher]).values():
-        return 0.0, [], sentence
-    return float(loss.detach()), [x.grad for x in student], ""
-
-
-def _distance(gradient: list, expected: list) -> float:
-    """Compute the distance of two gradients, relative to the length of the expected one."""
-    flat = [torch.cat([torch.zeros(1) if g is None else g.flatten() for g in side])
-            for side in (gradient, expected)]
-    if flat[0].shape != flat[1].shape:
-        return float("inf")
-    return float((flat[0] - flat[1]).norm() / flat[1].norm().clamp(min=1e-12))
-
-
-def reached(fn, student, teacher) -> dict[str, str]:
-    """Find what is wrong with the gradients of `fn(student, teacher)`."""
-    loss = fn(student, teacher)
-    if sentence := no_number(loss):
-        return {"one number": sentence}
-    if loss.requires_grad:
-        loss.backward()
-    return misled([student.grad], [teacher.grad])
-
-
-def misled(student: list, teacher: list) -> dict[str, str]:
-    """Find what is wrong with these gradients of the two sides (None where there is none)."""
-    wrong, given = {}, [gradient for gradient in student if gradient is not None]
-    if not any(gradient.any() for gradient in given):
+    ours, theirs = (torch.cat([(torch.zeros_like(x) if x.grad is None else x.grad).flatten()
+                               for x in side]) for side in leaves)
+    wrong = {}
+    if not ours.any():
         wrong["student gradient"] = (
             "Expected a gradient for the student, got none. Is there a .detach() or .item() too "
             "many?")
-    elif not all(torch.isfinite(gradient).all() for gradient in given):
+    elif not torch.isfinite(ours).all():
         wrong["student gradient"] = (
             "Expected a finite gradient for the student, got NaN or inf. Look for a square root, a "
             "norm or a logarithm at 0.")
-    if any(gradient is not None and gradient.any() for gradient in teacher):
+    if theirs.any():
         wrong["teacher gradient"] = (
             "Expected no gradient for the teacher, got one: the teacher would be pulled towards "
             "the student. Call teacher.detach().")
-    return wrong
+    return float(loss.detach()), ours, wrong
 
 
 def no_number(value) -> str:
+    """A sentence unless the value is a tensor with one entry, else ""."""
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         return ""
     got = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__

@@ -1,11 +1,15 @@
 """The laws of Hinton's loss, and mistakes recognised by their value. B batch, K classes."""
 
+import contextlib
 import math
 
 import torch
 
 from kdcourse._random import generator
-from kdcourse.checks.any_loss import no_number, reached, stub
+from kdcourse.checks.any_loss import gradients, stub
+
+# What a function raises on inputs of a shape or kind that it does not take.
+SHAPE_ERRORS = (RuntimeError, ValueError, IndexError, TypeError)
 
 
 def distillation_loss(fn, T: float = 4.0, *, masked: bool = False) -> None:
@@ -36,12 +40,11 @@ def distillation_loss(fn, T: float = 4.0, *, masked: bool = False) -> None:
 def broken_laws(fn, T: float = 4.0) -> dict[str, str]:
     """Find the laws of Hinton's loss that `fn(student, teacher, T)` breaks, each with its sentence.
 
-    A mistake that is recognised by its value has
-    one of these keys: "classes", "temperature", "batch", "swapped", "softened", "probabilities",
-    "logarithm", "sign". The others: "one number", "in place", "finite", "negative", "equality",
-    "value", "student gradient", "gradient", "teacher gradient", "overflow", "clipped", "half
-    precision", "batching", "masked". A law that says nothing while an earlier one is broken is left
-    out.
+    A mistake that is recognised by its value has one of these keys: "classes", "temperature",
+    "batch", "swapped", "softened", "probabilities", "logarithm", "sign". The others: "one number",
+    "in place", "finite", "negative", "equality", "value", "student gradient", "gradient", "teacher
+    gradient", "overflow", "clipped", "half precision", "batching", "masked". A law that says
+    nothing while an earlier one is broken is left out.
 
     >>> from kdcourse.losses import kd
     >>> broken_laws(kd)
@@ -55,34 +58,43 @@ def broken_laws(fn, T: float = 4.0) -> dict[str, str]:
 def _laws(fn, T: float):
     """Yield (law, sentence) for each law that is broken."""
     rng = generator(0, "checks")
-
-    def draw():
-        return (2 * torch.randn(8, 10, generator=rng)).double()
-
-    draws = [(draw(), draw()), (draw(), draw())]  # a value may agree by chance, two do not
+    # Two draws of (student, teacher): a wrong loss may have the right value on one.
+    draws = [[(2 * torch.randn(8, 10, generator=rng)).double() for _ in range(2)] for _ in range(2)]
     student, teacher = draws[0]
 
     def ask(student, teacher):
-        return fn(student.clone(), teacher.clone(), T)
+        return float(fn(student.clone(), teacher.clone(), T))
 
-    handed = student.clone(), teacher.clone()
-    value = fn(*handed, T)
-    if sentence := no_number(value):
-        yield "one number", sentence
+    value, gradient, wrong = gradients(fn, student, teacher, T)
+    if "one number" in wrong or "in place" in wrong:
+        yield from wrong.items()
         return
-    # Written to counts, be it with the same numbers (student /= T at T = 1).
-    if any(x._version for x in handed) or not all(map(torch.equal, handed, draws[0])):
-        yield "in place", (
-            "Expected the logits to stay as they were handed over, but your function changed them "
-            "in place. Write student / T, not student /= T.")
-        return
-
-    values = [float(value), float(ask(*draws[1]))]
-    rights = [_by_loops(*pair, T) for pair in draws]
+    values, rights = [value, ask(*draws[1])], [_by_loops(*pair, T) for pair in draws]
     is_right = all(_close(*pair, T) for pair in zip(values, rights, strict=True))
-    value, right = values[0], rights[0]
+    yield from _value(ask, draws, values, rights, T, is_right)
+    yield from wrong.items()
+    if is_right and "student gradient" not in wrong:
+        p, q = ((x / T).softmax(1) for x in (teacher, student))
+        expected = (T * (q - p) / len(student)).flatten()
+        if not (gradient - expected).norm() <= 1e-3 * expected.norm():
+            yield "gradient", (
+                "Expected the gradient T (q - p) / B for the student, got another, although the "
+                "value is right. Is a part of what depends on the student detached?")
+    if is_right:
+        yield from _batching(ask, student, teacher, T)
+    yield from _large(fn, is_right)
+    if is_right:
+        yield from _masking(fn, student, teacher, T)
+
+
+_WANTS = ("F.kl_div wants log-probabilities of the student first (log_softmax), then probabilities "
+          "of the teacher (softmax)")
+
+
+def _value(ask, draws, values, rights, T, is_right):
+    value, right, small = values[0], rights[0], 1e-6 * max(1, T**2)
     known = None if is_right else (
-        _recognised(ask, values, draws, T) or _wants_probabilities(ask, draws, rights, T))
+        _recognised(ask, draws, values, T) or _wants_probabilities(ask, draws, rights, T))
     if known:
         law, reason = known
         yield law, (
@@ -95,23 +107,7 @@ def _laws(fn, T: float):
     elif min(values) < 0:
         yield "negative", (f"Expected a loss of at least 0, got {min(values):.4f}. A divergence is "
                            f"never negative: {_WANTS}.")
-    else:
-        yield from _at_equality(ask, student, T, is_right, value, right)
-    yield from _gradients(fn, student, teacher, T, is_right)
-    if is_right:
-        yield from _batching(ask, student, teacher, T)
-    yield from _large(fn, is_right)
-    if is_right:
-        yield from _masking(fn, student, teacher, T)
-
-
-_WANTS = ("F.kl_div wants log-probabilities of the student first (log_softmax), then probabilities "
-          "of the teacher (softmax)")
-
-
-def _at_equality(ask, student, T, is_right, value, right):
-    equal, small = float(ask(student, student)), 1e-6 * max(1, T**2)
-    if abs(equal - T**2 * _entropy(student, T)) < small:
+    elif abs((equal := ask(draws[0][0], draws[0][0])) - T**2 * _entropy(draws[0][0], T)) < small:
         yield "equality", (
             f"Expected 0 where student and teacher agree, got {equal:.4f}, T² times the teacher's "
             "entropy: this is the cross-entropy with soft targets. Its gradient is right; subtract "
@@ -126,22 +122,16 @@ def _at_equality(ask, student, T, is_right, value, right):
             "classes and averaged over samples, p and q the softmax of logits / T.")
 
 
-def _gradients(fn, student, teacher, T, is_right):
-    student, teacher = (x.clone().requires_grad_() for x in (student, teacher))
-    wrong = reached(lambda s, t: fn(s, t, T), student, teacher)
-    yield from wrong.items()
-    if is_right and "student gradient" not in wrong:
-        p, q = ((x.detach() / T).softmax(1) for x in (teacher, student))
-        expected = T * (q - p) / len(student)
-        if not (student.grad - expected).norm() <= 1e-3 * expected.norm():
-            yield "gradient", (
-                "Expected the gradient T (q - p) / B for the student, got another, although the "
-                "value is right. Is a part of what depends on the student detached?")
-
-
 def _large(fn, is_right):
-    value, finite = _far_apart(fn, 100.0, torch.float32)
-    if not (math.isfinite(value) and finite):
+    def far_apart(size, dtype):
+        """Ask about two sides that are sure of different classes."""
+        far = torch.full((2, 10), -size, dtype=dtype)
+        far[:, 0] = size
+        value, gradient, _ = gradients(fn, far.roll(1, 1), far, 1.0)
+        return value, math.isfinite(value) and bool(gradient.isfinite().all())
+
+    value, finite = far_apart(100.0, torch.float32)
+    if not finite:
         yield "overflow", (
             "Expected a finite gradient for logits of ±100, got NaN. Work with log_softmax of both "
             "sides." if math.isfinite(value) else
@@ -154,10 +144,10 @@ def _large(fn, is_right):
             "logarithm, or cut off, so a student that is sure of a wrong class learns almost "
             "nothing. Use log_softmax, which needs no such help.")
     try:
-        value, finite = _far_apart(fn, 20.0, torch.float16)
+        value, finite = far_apart(20.0, torch.float16)
     except RuntimeError:  # an operation that does not exist in half precision
         return
-    if not (math.isfinite(value) and finite):
+    if not finite:
         got = "a gradient of NaN" if math.isfinite(value) else value
         yield "half precision", (
             f"Expected a finite loss and gradient for logits of ±20 in half precision, got {got}. "
@@ -165,29 +155,13 @@ def _large(fn, is_right):
             "both sides, in float32: student.float(), teacher.float().")
 
 
-def _far_apart(fn, size, dtype) -> tuple[float, bool]:
-    """Try two sides that are sure of different classes: the value, and is its gradient finite."""
-    far = torch.full((2, 10), -size, dtype=dtype)
-    far[:, 0] = size
-    return _tried(fn, far.roll(1, 1), far, 1.0)
-
-
-def _tried(fn, student, teacher, T) -> tuple[float, bool]:
-    """Give the loss, and whether the student's gradient is finite."""
-    student.requires_grad_()
-    loss = fn(student, teacher, T)
-    if loss.requires_grad:
-        loss.backward()
-    return float(loss.detach()), student.grad is None or bool(torch.isfinite(student.grad).all())
-
-
 def _batching(ask, student, teacher, T):
-    whole = float(ask(student, teacher))
+    whole = ask(student, teacher)
     for size, words in ((1, "one sample"), (3, "three samples")):
         try:
-            total = sum(len(s) * float(ask(s, t)) for s, t in
+            total = sum(len(s) * ask(s, t) for s, t in
                         zip(student.split(size), teacher.split(size), strict=True))
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except SHAPE_ERRORS as error:
             got = f"{type(error).__name__}: {error}"
         else:
             if _close(total / len(student), whole, T):
@@ -204,7 +178,8 @@ def _masking(fn, student, teacher, T):
     rest = _by_loops(student[:, 1:], teacher[:, 1:], T)
     student, teacher = student.clone(), teacher.clone()
     student[:, 0] = teacher[:, 0] = -math.inf
-    value, finite = _tried(fn, student, teacher, T)
+    value, gradient, _ = gradients(fn, student, teacher, T)
+    finite = gradient.isfinite().all()
     if not (_close(value, rest, T) and finite):
         got = f"{value:.4f}" if finite else f"{value:.4f} and a gradient of NaN"
         yield "masked", (
@@ -212,22 +187,22 @@ def _masking(fn, student, teacher, T):
             "count as 0. Put (log_p - log_q).masked_fill(p == 0, 0) in place of the logarithm.")
 
 
-def _recognised(ask, values, draws, T) -> tuple[str, str] | None:
+def _recognised(ask, draws, values, T) -> tuple[str, str] | None:
     """Find the mistake that gives exactly these values: its law, and the sentence."""
+    # With fewer samples and classes, too: a weight of 1/2 looks like 8 samples over T² = 16, and
+    # one of 1/10 like 10 classes, but only here.
+    fewer = [x[1:, 1:] for x in draws[1]]
+    with contextlib.suppress(*SHAPE_ERRORS):  # it may want that many classes
+        draws, values = [*draws, fewer], [*values, ask(*fewer)]
     bases = [_lookalikes(*pair, T) for pair in draws]
+    scales = [_scales(*pair[0].shape, T) for pair in draws]
     for row, (law, reason, _) in enumerate(bases[0]):
-        for scale, (factor, scale_law, scale_reason) in enumerate(_scales(*draws[0][0].shape, T)):
-            if scale_law and math.isclose(factor, 1, rel_tol=1e-3):
-                continue
-            if not all(_close(value, factor * base[row][2], T)
-                       for value, base in zip(values, bases, strict=True)):
-                continue
-            if not (law or scale_law):
-                return None  # no mistake of this kind
-            if scale_law and not _scaled_elsewhere(ask, draws, row, scale, T):
-                continue
-            both = ". Also, ".join(filter(None, (reason, scale_reason)))
-            return law or scale_law, both
+        for column, (factor, scale_law, scale_reason) in enumerate(scales[0]):
+            if not (scale_law and math.isclose(factor, 1, rel_tol=1e-3)) and all(
+                    _close(value, scale[column][0] * base[row][2], T)
+                    for value, scale, base in zip(values, scales, bases, strict=True)):
+                reasons = ". Also, ".join(filter(None, (reason, scale_reason)))
+                return (law or scale_law, reasons) if law or scale_law else None
     return None
 
 
@@ -250,18 +225,6 @@ def _scales(B: int, K: int, T: float) -> list[tuple[float, str, str]]:
         (1 / T, "temperature", "it is multiplied by T, not by T². Multiply by T**2"),
         (T**2, "temperature", "T² is there twice. Multiply by T**2 once"),
     ]
-
-
-def _scaled_elsewhere(ask, draws, row, scale, T) -> bool:
-    """Check that factor with fewer samples and classes too: a weight of 1/2 looks like 8 samples
-    over T² = 16, and one of 1/10 like 10 classes, but only here."""
-    student, teacher = (x[1:, 1:] for x in draws[1])
-    factor = _scales(*student.shape, T)[scale][0]
-    try:
-        value = float(ask(student, teacher))
-    except (RuntimeError, ValueError, IndexError, TypeError):  # it wants that many classes
-        return True
-    return _close(value, factor * _lookalikes(student, teacher, T)[row][2], T)
 
 
 def _lookalikes(student, teacher, T) -> list[tuple[str, str, float]]:
@@ -316,16 +279,14 @@ def _wants_probabilities(ask, draws, rights, T) -> tuple[str, str] | None:
     for what, of_student, of_teacher in (
             ("probabilities", plain, plain), ("log-probabilities", log, log),
             ("log-probabilities of the student and probabilities of the teacher", log, plain)):
-        try:
-            values = [float(ask(of_student(s), of_teacher(t))) for s, t in draws]
-        except (RuntimeError, ValueError):
-            continue
-        for factor, more in ((1, ""), (1 / T**2, ", and multiply by T**2")):
-            if all(_close(value, factor * right, T)
-                   for value, right in zip(values, rights, strict=True)):
-                return "probabilities", (
-                    f"your function wants {what}, and networks answer with logits. Take the "
-                    f"softmax inside, at temperature T{more}")
+        with contextlib.suppress(*SHAPE_ERRORS):
+            values = [ask(of_student(s), of_teacher(t)) for s, t in draws]
+            for factor, more in ((1, ""), (1 / T**2, ", and multiply by T**2")):
+                if all(_close(value, factor * right, T)
+                       for value, right in zip(values, rights, strict=True)):
+                    return "probabilities", (
+                        f"your function wants {what}, and networks answer with logits. Take the "
+                        f"softmax inside, at temperature T{more}")
     return None
 
 

@@ -7,7 +7,7 @@ import torch
 
 from kdcourse import _files
 from kdcourse._random import generator
-from kdcourse.checks.any_loss import stub
+from kdcourse.checks.any_loss import require, stub
 from kdcourse.teachers import as_teacher
 
 
@@ -50,29 +50,24 @@ def _freezing_laws(step) -> None:
         for _ in range(3):
             step(student.train(), teacher.train(), x, y, optimizer)
         hook.remove()
-    assert in_eval, "Expected the teacher to be asked, but it was never called."
+    require(in_eval, "Expected the teacher to be asked, but it was never called.")
     moved = [key for key, value in teacher.state_dict().items() if not value.equal(before[key])]
-    statistics = [key for key in moved if "running" in key or "num_batches" in key]
-    assert not statistics, (
-        f"Expected the teacher to stay as it was, but its batch statistics moved ({statistics[0]}):"
-        " it was in train mode, and no_grad does not stop that. Call teacher.eval() first."
-    )
-    assert not moved, (
-        f"Expected the teacher to stay as it was, but its weights moved ({moved[0]}). Give the "
-        "optimiser the student's parameters only."
-    )
-    assert all(in_eval), (
+    for key in moved:
+        require("running" not in key and "num_batches" not in key, (
+            f"Expected the teacher to stay as it was, but its batch statistics moved ({key}): it "
+            "was in train mode, and no_grad does not stop that. Call teacher.eval() first."))
+    require(not moved, (
+        f"Expected the teacher to stay as it was, but its weights moved ({', '.join(moved[:1])}). "
+        "Give the optimiser the student's parameters only."))
+    require(all(in_eval), (
         "Expected the teacher to give the same answer each time, but it changes its mind: dropout "
-        "is on. Call teacher.eval() first."
-    )
-    assert all(p.grad is None or not p.grad.any() for p in teacher.parameters()), (
+        "is on. Call teacher.eval() first."))
+    require(not any(p.grad is not None and p.grad.any() for p in teacher.parameters()), (
         "Expected no gradient in the teacher, got one: memory and time for nothing. Ask the "
-        "teacher under torch.no_grad()."
-    )
-    assert any(not p.equal(old) for p, old in zip(student.parameters(), start, strict=True)), (
+        "teacher under torch.no_grad()."))
+    require(not all(p.equal(old) for p, old in zip(student.parameters(), start, strict=True)), (
         "Expected the student to learn, but none of its weights moved. Are there backward() and "
-        "optimizer.step()?"
-    )
+        "optimizer.step()?"))
 
 
 def same_budget(comparison, seeds: int = 5) -> None:
@@ -87,18 +82,17 @@ def same_budget(comparison, seeds: int = 5) -> None:
         return re.sub(r"lr=[^,]+", "lr", row["recipe"]), row["data"], row["split"]
 
     arms = {arm: [row for row in comparison.rows if row["arm"] == arm] for arm in comparison.arms}
-    first, *others = arms.items()
+    first, its_rows = next(iter(arms.items()))
     for arm, rows in arms.items():
-        assert len(rows) >= seeds, (
+        require(len(rows) >= seeds, (
             f"Expected at least {seeds} seeds per arm, got {len(rows)} for {arm!r}. The spread "
-            "between seeds is what a difference is measured against."
-        )
-    for arm, rows in others:
-        assert {row["seed"] for row in rows} == {row["seed"] for row in first[1]}, (
-            f"Expected the same seeds for {arm!r} as for {first[0]!r}: pairs need both.")
-        assert {*map(budget, rows)} == {*map(budget, first[1])}, (
-            f"Expected the same budget for {arm!r} as for {first[0]!r}, got another recipe, data "
-            "or split. Then the difference may come from there.")
+            "between seeds is what a difference is measured against."))
+    for arm, rows in arms.items():
+        require({row["seed"] for row in rows} == {row["seed"] for row in its_rows}, (
+            f"Expected the same seeds for {arm!r} as for {first!r}: pairs need both."))
+        require({*map(budget, rows)} == {*map(budget, its_rows)}, (
+            f"Expected the same budget for {arm!r} as for {first!r}, got another recipe, data "
+            "or split. Then the difference may come from there."))
 
 
 def aligned(cached, data, teacher=None, samples: int = 64) -> None:
@@ -112,13 +106,13 @@ def aligned(cached, data, teacher=None, samples: int = 64) -> None:
     Raises `AssertionError` when an answer belongs to another sample, or to another teacher.
     """
     source = as_teacher(teacher) if teacher is not None else cached.source
-    assert source is not None, (
+    require(source is not None, (
         "Expected a teacher to ask again, got answers that were made from logits alone. Pass the "
-        "teacher: aligned(cached, data, teacher).")
+        "teacher: aligned(cached, data, teacher)."))
     stored = cached.logits if cached.logits.ndim == 3 else cached.logits[None]
-    assert stored.shape[1] == len(data.train), (
+    require(stored.shape[1] == len(data.train), (
         f"Expected an answer for each of the {len(data.train)} training samples, got "
-        f"{stored.shape[1]}. Make the cache from this data.")
+        f"{stored.shape[1]}. Make the cache from this data."))
     places = torch.linspace(0, len(data.train) - 1, min(samples, len(data.train))).long()
     train = data.train.to("cpu")
     for view, answers in enumerate(stored):

@@ -10,6 +10,7 @@ from torch import nn
 import kdcourse as kd
 from kdcourse import losses
 from kdcourse.losses import CE, KD
+from kdcourse.taps import Early
 
 RECIPE = kd.Recipe(epochs=1, batch=36)
 
@@ -299,7 +300,7 @@ def test_an_exit_is_written_like_a_tap(data, path, behind, smoke):
 
 
 def test_an_exit_that_the_model_never_comes_to(data):
-    early = kd.models.Early(Pairs(), "relu#3", nn.Identity())
+    early = Early(Pairs(), "relu#3", nn.Identity())
     with pytest.raises(RuntimeError, match="the model to call 'relu#3', but it did not"):
         early(data.val.x)
 
