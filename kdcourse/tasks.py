@@ -1,7 +1,7 @@
 """What a row is: how a network's output and the labels become rows of logits [M, K].
 
-Losses on logits compare rows. With one label per image a row is a sample; a sequence has a row for
-each token, a segmented image one for each pixel, an image with several labels one for each class.
+Losses on logits compare rows. With one label per sample a row is a sample; a sequence has a row for
+each token, a segmented image one for each pixel, a sample with several labels one for each class.
 
 Shapes: B batch, K classes, N tokens, H W height and width, D numbers, M rows.
 """
@@ -13,9 +13,11 @@ import torch
 
 
 class Rows(NamedTuple):
-    """The rows of one batch. logits: [M, K]. labels: [M], or soft [M, K]; None without labels.
-    weight: [M], 0 where padded or ignored; None where all rows count. total: by what weighted sums
-    are divided, a scalar on the device; None stands for the sum of `weight`. task: what cut them.
+    """The rows of one batch.
+
+    logits: [M, K]. labels: [M], or soft [M, K]; None without labels. weight: [M], 0 where padded or
+    ignored; None where all rows count. total: a scalar by which weighted sums are divided; None
+    for the sum of `weight`. task: what cut them.
     """
 
     logits: torch.Tensor
@@ -25,50 +27,54 @@ class Rows(NamedTuple):
     task: "Task | None" = None
 
     def counted(self) -> "Rows":
-        """Only the rows that count, all of weight 1."""
+        """Only the rows that count. Waits for the device, so it is not for a training step."""
         if self.weight is None:
             return self
-        kept = self.weight > 0  # waits for the device, so not in a training step
+        kept = self.weight > 0
         labels = None if self.labels is None else self.labels[kept]
         return self._replace(logits=self.logits[kept], labels=labels, weight=None)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The weighted mean of one value per row, [M] or more."""
+        """The weighted mean of one value per row, [M]; 0 where no row counts."""
         if self.weight is None:
             return values.mean()
-        weight = self.weight.to(values.dtype)
         values = values.flatten(1).mean(1) if values.ndim > 1 else values
+        weight = self.weight.to(values.dtype)
         total = weight.sum().clamp(min=1) if self.total is None else self.total.to(values.dtype)
         return (values * weight).masked_fill(weight == 0, 0).sum() / total
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What the labels of a data set are. For another task subclass one of those below.
+    """What the labels of a data set are. A task of your own is a subclass of one of those below.
 
-    plain: an output is a row already, so nothing is cut. has_classes: whether a row says how likely
-    classes are. keeps_inputs: integers (token ids) stay integers, sequences of vectors [N, L, D]
-    stay as they are. column: what the score of the validation split is called in a history.
+    shape, axis: of an output, and where its classes are. plain: an output is rows already.
+    has_classes: whether rows are logits of classes. keeps_inputs: integers stay integers (token
+    ids), and sequences of vectors [N, L, D] stay as they are. column: the score's, in a history.
     """
 
-    plain = False
-    has_classes = True
-    keeps_inputs = False
+    shape, axis = "[B, K]", 1
+    plain, has_classes, keeps_inputs = False, True, False
     column = "val_accuracy"
-    shape, axis = "[B, K]", 1  # of an output, and where its classes are
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions of an output."""
+        return self.shape.count(",") + 1
 
     def flat(self, output: torch.Tensor) -> torch.Tensor:
         """The rows [M, K] of an output. Raises `ValueError` for an output of another rank."""
-        if output.ndim != self.shape.count(",") + 1:
+        if output.ndim != self.ndim:
             raise ValueError(f"Expected logits of shape {self.shape} for {self!r}, got "
-                             f"{list(output.shape)}. Wrap the model, or state the task of the "
-                             "data: task=kd.tasks.….")
+                             f"{list(output.shape)}. Wrap the model, or say what the labels are: "
+                             "task=kd.tasks.….")
         return output if self.plain else output.movedim(self.axis, -1).flatten(0, -2)
 
     def labels(self, y: torch.Tensor) -> torch.Tensor:
         """The labels of the rows, [M] or soft [M, K]."""
-        soft = y.is_floating_point()
-        return y if self.plain else y.movedim(self.axis, -1).flatten(0, -2) if soft else y.flatten()
+        if self.plain or not y.is_floating_point():
+            return y if self.plain else y.flatten()
+        return y.movedim(self.axis, -1).flatten(0, -2)
 
     def weight(self, x, y: torch.Tensor | None) -> torch.Tensor | None:
         """1 for each row that counts, 0 for the others, [M]; None where all do."""
@@ -80,9 +86,9 @@ class Task:
         labels, weight = None if y is None else self.labels(y), self.weight(x, y)
         for given, what in ((labels, "labels"), (weight, "a mask")):
             if given is not None and len(given) != len(flat):
-                of = y if y is not None else weight
                 raise ValueError(f"Expected {what} for each of the rows of logits "
-                                 f"{list(output.shape)}, got {list(of.shape)} for {self!r}. Bring "
+                                 f"{list(output.shape)}, got "
+                                 f"{list((weight if y is None else y).shape)} for {self!r}. Bring "
                                  "the two to one length or size in the model.")
         if labels is not None and weight is not None and not labels.is_floating_point():
             labels = labels.masked_fill(weight == 0, 0)  # any class: the row does not count
@@ -94,31 +100,32 @@ class Task:
         return output.shape[self.axis]
 
     def check_output(self, output: torch.Tensor, names, of: str) -> None:
-        """Raise `ValueError` where a student has an output for fewer classes than there are."""
+        """Raise `ValueError` unless a student's output fits classes of these names."""
         found = self.outputs(output)
         if found < len(names):
             raise ValueError(f"Expected a student with an output for each of the {len(names)} "
                              f"classes of {of}, got {found}. Make it with classes={len(names)}.")
+
+    def hard(self, y: torch.Tensor) -> bool:
+        """Whether labels are class numbers, by their rank; soft ones have that of an output."""
+        return y.ndim == self.ndim - 1
+
+    def known(self, y: torch.Tensor) -> torch.Tensor:
+        """The class numbers among hard labels, without those that are ignored."""
+        return y.flatten()
 
     def take(self, y: torch.Tensor, name: str) -> torch.Tensor:
         """Labels in the type in which they are kept: int64, or float32 where they are soft."""
         if not self.hard(y):
             return y.float()
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-            raise ValueError(f"Expected whole numbers as labels in {name}, got {y.dtype}. "
-                             f"Use y.astype(int), or {self.soft_form} for soft labels.")
+            raise ValueError(f"Expected whole numbers as labels in {name}, got {y.dtype}. Use "
+                             f"y.astype(int), or {self.shape.replace('B', 'N', 1)} for soft "
+                             "labels.")
         return y.long()
 
-    def hard(self, y: torch.Tensor) -> bool:
-        """Whether these are class numbers, and no soft labels."""
-        return y.ndim == self.shape.count(",")
-
-    @property
-    def soft_form(self) -> str:
-        return self.shape.replace("B", "N", 1) if self.plain else self.shape
-
     def count(self, y: torch.Tensor) -> int:
-        """How many classes these labels show."""
+        """How many classes labels show."""
         if not self.hard(y):
             return y.shape[self.axis]
         known = self.known(y)
@@ -126,15 +133,15 @@ class Task:
 
     def check(self, y: torch.Tensor, classes: int, name: str) -> None:
         """Raise `ValueError` unless these are labels for so many classes."""
-        if self.hard(y) and not y.is_floating_point():
+        if self.hard(y):
             known = self.known(y)
             low, high = (int(known.min()), int(known.max())) if len(known) else (0, 0)
             if low < 0 or high >= classes:
                 raise ValueError(
                     f"Expected labels from 0 to {classes - 1} in {name} ({classes} classes), "
                     f"got {low} to {high}. Renumber the labels from 0, or name all classes.")
-        elif y.ndim != self.shape.count(",") + 1 or y.shape[self.axis] != classes:
-            shape = self.soft_form.replace("K", str(classes))
+        elif y.ndim != self.ndim or y.shape[self.axis] != classes:
+            shape = self.shape.replace("B", "N", 1).replace("K", str(classes))
             raise ValueError(f"Expected soft labels of shape {shape} in {name}, got "
                              f"{list(y.shape)}.")
         else:
@@ -149,17 +156,11 @@ class Task:
                     f"got {[round(value, 4) for value in y_MK[bad].tolist()[:6]]} in row {bad}. "
                     "For class numbers pass them as [N]; for logits pass their softmax.")
 
-    def known(self, y: torch.Tensor) -> torch.Tensor:
-        """The class numbers among hard labels, flat: without those that are ignored."""
-        return y.flatten()
-
     def sums(self, rows: Rows) -> torch.Tensor:
-        """What `score` needs of some samples: sums, which may be added up."""
+        """What `score` needs of some samples: sums, which may be added up. Here right, seen."""
         labels = rows.labels if rows.labels.ndim == 1 else rows.labels.argmax(1)
         right = rows.logits.argmax(1) == labels
-        if rows.weight is None:
-            return torch.stack([right.sum(), torch.tensor(len(right), device=right.device)])
-        counts = rows.weight > 0
+        counts = torch.ones_like(right) if rows.weight is None else rows.weight > 0
         return torch.stack([(right & counts).sum(), counts.sum()])
 
     def score(self, sums: torch.Tensor) -> float:
@@ -170,8 +171,11 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Classes(Task):
-    """One label per sample: logits [B, K], labels [B] or soft [B, K]. What data sets have unless
-    they say something else."""
+    """One label per sample, the default: logits [B, K], labels [B] or soft [B, K].
+
+    >>> Tokens().rows(torch.rand(2, 3, 7), y=torch.tensor([[4, 1, -100], [2, 0, 6]])).weight
+    tensor([1., 1., 0., 1., 1., 1.])
+    """
 
     plain = True
 
@@ -180,24 +184,23 @@ ONE_LABEL = Classes()
 
 
 @dataclasses.dataclass(frozen=True)
-class _Dense(Task):
-    """A label for each place in a sample."""
+class Dense(Task):
+    """A label for each place in a sample. A soft label of zeros is none."""
 
     ignore: int = -100
 
     def weight(self, x, y):
         if y is None:
             return None
-        if y.is_floating_point():  # a row of zeros has no label
-            return (y != 0).any(self.axis).flatten().float()
-        return (y != self.ignore).flatten().float()
+        known = (y != 0).any(self.axis) if y.is_floating_point() else y != self.ignore
+        return known.flatten().float()
 
     def known(self, y):
         return y[y != self.ignore]
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokens(_Dense):
+class Tokens(Dense):
     """A label for each token: logits [B, N, K], labels [B, N], or soft [B, N, K].
 
     ignore: the label of tokens that do not count, padding above all.
@@ -208,8 +211,7 @@ class Tokens(_Dense):
     """
 
     mask: str = "attention_mask"
-    keeps_inputs = True
-    shape, axis = "[B, N, K]", 2
+    shape, axis, keeps_inputs = "[B, N, K]", 2, True
 
     def weight(self, x, y):
         if y is None and isinstance(x, dict) and self.mask in x:
@@ -218,7 +220,7 @@ class Tokens(_Dense):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pixels(_Dense):
+class Pixels(Dense):
     """A label for each pixel: logits [B, K, H, W], labels [B, H, W], or soft [B, K, H, W].
 
     ignore: the label of pixels that do not count; in many data sets it is 255.
@@ -243,6 +245,11 @@ class Labels(Task):
         y = y.flatten()
         return torch.stack([1 - y, y], 1) if y.is_floating_point() else y
 
+    def check_output(self, output, names, of):
+        if self.outputs(output) != len(names):
+            raise ValueError(f"Expected a student with exactly one output for each of the "
+                             f"{len(names)} classes of {of}, got {self.outputs(output)}.")
+
     def take(self, y, name):
         return y.float() if y.is_floating_point() else y.long()
 
@@ -254,29 +261,20 @@ class Labels(Task):
             raise ValueError(f"Expected labels of shape [N, {classes}] in {name}, each from 0 to "
                              f"1, got {list(y.shape)}. One column for each class.")
 
-    def check_output(self, output, names, of):
-        if self.outputs(output) != len(names):
-            raise ValueError(f"Expected a student with exactly one output for each of the "
-                             f"{len(names)} classes of {of}, got {self.outputs(output)}.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(Task):
-    """Numbers or embeddings to be predicted: outputs [B, D], targets [B, D]. `classes` are their
-    names. Terms that compare classes are refused; `LogitMSE` and `SquaredError` compare numbers.
-    The score is R², the share of the variance that is explained, of all D together."""
+    """Numbers or embeddings to be predicted: outputs [B, D], targets [B, D]; `classes` of the data
+    are their names. Terms that compare classes are refused; `SquaredError` and `LogitMSE` compare
+    numbers. The score is R², the share of the variance that is explained, over all D."""
 
+    shape = "[B, D]"
     plain, has_classes = True, False
     column = "val_r2"
-    shape = "[B, D]"
-
-    check_output = Labels.check_output
+    check_output, count = Labels.check_output, Labels.count
 
     def take(self, y, name):
         return y.float() if y.ndim > 1 else y.float()[:, None]
-
-    def count(self, y):
-        return y.shape[-1]
 
     def check(self, y, classes, name):
         if y.ndim != 2 or y.shape[1] != classes or not y.isfinite().all():
@@ -291,8 +289,7 @@ class Numbers(Task):
 
     def score(self, sums):
         missed, squares, total, count = sums
-        spread = (squares - total.square() / count).sum()
-        return float(1 - missed.sum() / spread)
+        return float(1 - missed.sum() / (squares - total.square() / count).sum())
 
 
 @dataclasses.dataclass(frozen=True)
