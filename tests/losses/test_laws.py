@@ -261,7 +261,7 @@ on_logits = pytest.mark.parametrize("row", [row for row in ROWS if row.kind == "
 @pytest.mark.parametrize("K", [2, 7])
 def test_a_class_that_both_sides_rule_out(row, dtype, K):
     if row.masked == "no":
-        assert "finite logits" in getattr(losses, row.function).__doc__
+        assert re.search("finite (logits|outputs)", getattr(losses, row.function).__doc__)
         return
     s, t, y = (x.to(dtype) if x is not None and x.is_floating_point() else x
                for x in row.example(max(3, row.least), 2))

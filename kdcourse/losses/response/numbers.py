@@ -11,9 +11,7 @@ def squared_error(student_BD, targets_BD, reduction: str = "mean"):
 
     .. math:: L = \frac{1}{D} \sum_d (z_d - y_d)^2
 
-    student_BD: outputs [B, D]. targets_BD: numbers [B, D], such as those of `kd.tasks.Numbers`.
-    reduction: "mean", or "none" for one value per sample, [B].
-
+    student_BD: finite outputs [B, D]. targets_BD: numbers [B, D], such as those of `kd.tasks.Numbers`.
     Raises `ValueError` for outputs that are not [B, D] and targets of another shape.
 
     >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]]))
@@ -31,6 +29,3 @@ class SquaredError(Loss, function=squared_error):
     """Learn from targets that are numbers: `squared_error`."""
     needs_teacher = False
     needs_classes = False
-
-    def __init__(self, student=None, teacher=None):
-        super().__init__(student, teacher)
