@@ -25,5 +25,7 @@ def seeded(seed: int, device: torch.device | None = None):
     they are as they were."""
     gpu = device is not None and device.type == "cuda"
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if gpu else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
+        if gpu:
+            torch.cuda.manual_seed(seed)
         yield

@@ -73,9 +73,10 @@ def taps(model: nn.Module, names) -> "Taps":
     called, `RuntimeError` for a module that was not called, or was called more than once, and for a
     tensor that a later module overwrote in place (`ReLU(inplace=True)`).
 
+    >>> from kdcourse.models import resnet
     >>> model = resnet(depth=8, width=8)
-    >>> view = taps(model, ["layer2", "fc:input"])(torch.rand(2, 1, 28, 28))
-    >>> view.taps["layer2"].shape, view.taps["fc:input"].shape
+    >>> output = taps(model, ["layer2", "fc:input"])(torch.rand(2, 1, 28, 28))
+    >>> output.taps["layer2"].shape, output.taps["fc:input"].shape
     (torch.Size([2, 16, 14, 14]), torch.Size([2, 32]))
     """
     return Taps(model, names)
@@ -91,7 +92,7 @@ class Taps:
         self._proven = False
 
     def __call__(self, *args, **kwargs) -> Output:
-        """The model's view of these inputs: logits [B, K] and the tapped tensors."""
+        """Run the model: logits [B, K] and the tapped tensors."""
         # Compiled code does not count how often a tensor is written to, so the first call of a
         # compiled model is made without the compiler: there an overwritten tap shows.
         eager = not self._proven and hasattr(self.model, "_orig_mod")
@@ -320,9 +321,9 @@ def answers(predict, split) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     predict: a function of inputs [B, C, H, W], such as a teacher's `predict`. Where it has no
         answer (None), there are no logits either.
 
-    >>> from kdcourse.data import glyphs
-    >>> model, split = mlp(hidden=(8,)), glyphs(train=36, val=36, test=36).val
-    >>> logits, labels = answers(functools.partial(predict, model), split)
+    >>> from kdcourse import data, models
+    >>> model, split = models.mlp(hidden=(8,)), data.glyphs(train=36, val=36, test=36).val
+    >>> logits, labels = answers(lambda x: predict(model, x), split)
     >>> logits.shape, labels.equal(split.y)
     (torch.Size([36, 36]), True)
     """

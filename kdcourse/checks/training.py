@@ -6,7 +6,7 @@ import re
 import torch
 
 from kdcourse import _files
-from kdcourse._random import generator
+from kdcourse._random import generator, seeded
 from kdcourse.checks.any_loss import require, stub
 from kdcourse.teachers import as_teacher
 
@@ -34,8 +34,7 @@ def _freezing_laws(step) -> None:
             torch.nn.Conv2d(1, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.ReLU(),
             torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(216, 4))
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         teacher, student = network(), network()
         before = {key: value.clone() for key, value in teacher.state_dict().items()}
         start = [p.clone() for p in student.parameters()]

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from kdcourse import losses
-from kdcourse._random import generator
+from kdcourse._random import generator, seeded
 from kdcourse.data import Batch
 from kdcourse.schemes.base import Edge, Scheme
 from kdcourse.taps import Early, Output, alone, describe, device_of, evaluating
@@ -79,8 +79,7 @@ class MultiExit(Scheme):
         if self.heads is None:
             with evaluating(self), torch.compiler.set_stance("force_eager"):
                 end = self.output(self.with_inputs(batch))
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(generator(seed, "exits").initial_seed())
+                with seeded(generator(seed, "exits").initial_seed()):
                     classes = batch.task.outputs(end.logits)
                     heads = [_Head(end.taps[path], classes) for path in self.exits]
                 self.heads = nn.ModuleList(heads).to(end.logits.device)

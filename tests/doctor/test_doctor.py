@@ -485,6 +485,8 @@ def test_what_does_not_fit(data, oracle):
     found(doctor(kd.Supervised(network(classes=10)), data), "each of the 36 classes .*stops there")
     scheme = distiller(data, oracle, student=network(classes=40))
     found(doctor(scheme, data), "the same classes, got 40 and 36")
+    untrained = distiller(data, network(1), student=network(classes=40))
+    found(doctor(untrained, data), "the same classes")  # and nothing else is looked at
     other = nn.Sequential(nn.Flatten(), nn.Linear(7, 36))  # for inputs of 7 numbers
     found(doctor(distiller(data, oracle, student=other), data), "cannot be multiplied .*stops")
 

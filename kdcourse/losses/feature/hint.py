@@ -64,7 +64,7 @@ class Hint(FeatureLoss):
         self.regressor: nn.Module | None = None
 
     def build(self, student, teacher, seed):
-        student, teacher = self._aligned(*self.pick(student, teacher))
+        student, teacher = self.aligned(*self.pick(student, teacher))
         if self.projection is None:
             hint(student, teacher)  # raises where the shapes do not fit
         elif self.regressor is None:
@@ -74,12 +74,12 @@ class Hint(FeatureLoss):
                 student.shape[dim], teacher.shape[dim], student.ndim, kernel))
 
     def values(self, student, teacher=None, labels=None):
-        student, teacher = self._aligned(student, teacher)
+        student, teacher = self.aligned(student, teacher)
         if self.projection is not None:
             student = projected(student, self.regressor)
         return hint(student, teacher, self.variant, "none")
 
-    def _aligned(self, student, teacher):
+    def aligned(self, student, teacher):
         """Give both sides as the regressor takes them: the teacher's map is not the larger one."""
         student, teacher = comparable_pair(student, teacher)
         if student.ndim == 4 and self.projection == "1x1":
