@@ -11,8 +11,8 @@ def squared_error(student_BD, targets_BD, reduction: str = "mean"):
 
     .. math:: L = \frac{1}{D} \sum_d (z_d - y_d)^2
 
-    student_BD: finite outputs [B, D]. targets_BD: numbers [B, D], such as those of `kd.tasks.Numbers`.
-    Raises `ValueError` for outputs that are not [B, D] and targets of another shape.
+    student_BD: finite outputs [B, D]. targets_BD: numbers [B, D], as of `kd.tasks.Numbers`. Raises
+    `ValueError` for outputs that are not [B, D] and targets of another shape.
 
     >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]]))
     tensor(4.5000)
