@@ -217,16 +217,17 @@ class Stream:
     def _batch(self, item) -> Batch:
         """A batch as the loader gave it, which must be like the first one."""
         x, y, index = _parts(item, self.name)
-        y = each(lambda y: self.task.take(y, self.name), y)
-        expected, got = _described(self.first.x, self.first.y, self.task), _described(
-            x, y, self.task)
-        if expected != got:
-            raise ValueError(f"Expected batches alike in {self.name}, {expected}, got {got}.")
+        expected, found = (_kind(*parts, self.task) for parts in (
+            (self.first.x, self.first.y), (x, y)))
+        if found != expected:
+            raise ValueError(f"Expected batches alike in {self.name}, inputs {expected}, got "
+                             f"{found.removeprefix('of shape ')}.")
         parts = [*(x.values() if isinstance(x, dict) else [x]), y, index]
-        lengths = {len(part) for part in parts if part is not None}
-        if len(lengths) > 1 or lengths == {0}:
+        got = [list(part.shape) for part in parts if part is not None]
+        if len({shape[0] for shape in got}) > 1 or got[0][0] == 0:
             raise ValueError(f"Expected as many labels (and ids) as inputs in {self.name}, and at "
-                             f"least one, got {sorted(lengths)}.")
+                             f"least one, got shapes {got}.")
+        y = each(lambda y: self.task.take(y, self.name), y)
         if y is not None and y.device.type == "cpu":  # elsewhere it would wait for the device
             self.task.check(y, self.classes, self.name)
         return Batch(x, y, index, task=self.task)
@@ -265,16 +266,21 @@ class _Missing:
     __len__ = batches = head = to = _tell
 
 
-def _described(x, y, task: Task) -> str:
-    """What is alike in all batches. Sequences may have another length in each."""
+def _kind(x, y, task: Task) -> str:
+    """What is alike in all batches of a loader; sequences may have another length in each."""
+    ragged = isinstance(x, dict) or task.keeps_inputs
     if isinstance(x, dict):
-        inputs = f"inputs {sorted(x)}"
-    elif task.keeps_inputs:
-        inputs = f"inputs with {x.ndim} dimensions"
+        inputs = f"{sorted(x)}"
     else:
-        inputs = f"inputs of shape {list(x.shape[1:] if x.ndim != 3 else (1, *x.shape[1:]))}"
-    labels = "no labels" if y is None else f"labels of {y.dtype} with {y.ndim} dimensions"
-    return f"{inputs} and {labels}"
+        shape = x.shape[1:] if ragged or x.ndim != 3 else (1, *x.shape[1:])
+        inputs = f"with {x.ndim} dimensions" if ragged else f"of shape {list(shape)}"
+    if y is None:
+        return f"{inputs} and no labels"
+    if y.ndim == 1 and not task.has_classes:
+        y = y[:, None]
+    labels = f"with {y.ndim} dimensions" if ragged else f"{list(y.shape[1:])}"
+    kind = torch.float32 if y.is_floating_point() else torch.int64
+    return f"{inputs} and labels {labels} of {kind}"
 
 
 def _loaded(name: str, loader, classes: int, count: int | None, task: Task):

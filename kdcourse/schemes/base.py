@@ -14,7 +14,7 @@ from kdcourse._random import generator
 from kdcourse.data import Batch, Dataset
 from kdcourse.taps import Output, alone, describe, evaluating, predict
 from kdcourse.taps import taps as taps_of
-from kdcourse.tasks import ONE_LABEL, Task, call
+from kdcourse.tasks import ONE_LABEL, Task
 from kdcourse.teachers import Teacher, as_teacher
 
 
@@ -196,7 +196,8 @@ class Scheme(nn.Module):
         `students`."""
         if self._taps is None:
             self.tap()
-        output = call(self._taps[number], batch.x)
+        taps, x = self._taps[number], batch.x
+        output = taps(**x) if isinstance(x, dict) else taps(x)
         output.index = batch.index
         return output
 

@@ -53,7 +53,8 @@ class Live(Teacher):
 
     def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         self.tap(paths)
-        view = call(self._taps[paths], self._inputs(batch.x))
+        taps, x = self._taps[paths], self._inputs(batch.x)
+        view = taps(**x) if isinstance(x, dict) else taps(x)
         view.index = batch.index
         return view
 
