@@ -71,7 +71,7 @@ def reliability(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -
 
 
 def ece(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
-    r"""Give the expected calibration error: the mean of |accuracy - confidence|, in [0, 1].
+    r"""Give the expected calibration error: the mean distance of accuracy and confidence, 0 to 1.
 
     .. math:: \sum_b \frac{n_b}{N} \, |\mathrm{acc}_b - \mathrm{conf}_b|
 

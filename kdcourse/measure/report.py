@@ -24,7 +24,7 @@ class Report:
     """A table of networks: one column for each, `rows` by name with one number per quantity.
 
     partner: whom the students are compared with. batch: how many samples at once for the
-    throughput, which counts `unit`s. device, threads: on what it was measured.
+    throughput, which counts in `unit`. device, threads: on what it was measured.
     """
 
     title: str

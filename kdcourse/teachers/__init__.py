@@ -1,6 +1,6 @@
 """WHO says it: frozen modules whose answers a student learns from.
 
-Each answers `teacher(batch, paths)` with a `Output`: `Live` runs a network, `Cached` looks stored
+Each answers `teacher(batch, paths)` with an `Output`: `Live` runs a network, `Cached` looks stored
 answers up, `Ensemble` averages several teachers, `EMA` is a moving average of the student. For
 another one subclass `Teacher`.
 """

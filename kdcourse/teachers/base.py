@@ -20,13 +20,13 @@ class Teacher(nn.Module):
     `state_dict()` (strict `load_state_dict` works without it), and copies of a scheme share it. As
     a part of a scheme it moves with it: `scheme.to(…)` reaches its weights and buffers.
 
-    For a teacher of your own write `forward(batch, paths)`, which returns a `Output` of the batch
+    For a teacher of your own write `forward(batch, paths)`, which returns an `Output` of the batch
     with a tensor for each of the module paths. Where it can be asked about any inputs write
     `predict` as well, and `check` where it fits some data only.
 
-    saved: True for a teacher that changes while the student is trained: its tensors are kept in
-        `state_dict()` and checkpoints, and a copy of a scheme gets a copy of it.
-    uses_labels: whether an answer depends on `batch.y`; `Cached` then belongs to these labels, too.
+    Two class attributes: `saved = True` is for a teacher that changes while the student is trained
+    (its tensors are kept in `state_dict()` and checkpoints, and a copy of a scheme gets a copy of
+    it), `uses_labels = True` for answers that depend on `batch.y`, to which `Cached` then belongs.
 
     >>> class FromLabels(Teacher):
     ...     uses_labels = True
