@@ -364,7 +364,8 @@ def test_the_report_has_every_quantity(data, smoke):
     right = {"accuracy", "top5", "nll", "ece"}
     assert set(report.rows["teacher"]) == right | COSTS
     assert set(report.rows["student"]) == right | COSTS | {"agreement", "teacher_kl"}
-    assert set(report.FORMATS) == set(report.rows["student"])  # nothing is measured in vain
+    of_numbers = {"r2", "rmse", "teacher_rmse"}  # which tests/test_tasks.py asks for
+    assert set(report.FORMATS) - of_numbers == set(report.rows["student"])  # all of it is shown
     assert all(value > 0 for row in report.rows.values()
                for key, value in row.items() if key in COSTS)
     student = kd.export(scheme)
