@@ -42,7 +42,7 @@ class Store:
 
     `KDCOURSE_RECORD` is for those who make the package: "1" writes new rows into the package;
     "moved" gives rows that are found by their texts a new key, after a change of code that changes
-    no number; "check" raises where a row is missing, and notes the rows that were found.
+    no number; "check" notes the rows that were found. Both raise where a row is missing.
     """
 
     def __init__(self, chapter: str | None):
@@ -77,8 +77,11 @@ class Store:
         if self.mode == "moved":
             row = self._moved(key, texts) if row is None else row
             _CURRENT.update([_id(row)] if row else [])
+        if row is None and self.mode in ("check", "moved"):
+            raise ValueError(f"Expected a recorded row for each run, got none for {texts}.")
         if self.mode == "check":
-            self._note(row, texts)
+            with (_files.home() / f"found-{self.path.stem}.txt").open("a") as file:
+                file.write(f"{row['key']} {row['bits']}\n")
         return row
 
     def add(self, row: dict) -> None:
@@ -112,12 +115,6 @@ class Store:
             content = _read(self.path)
             rows = {_id(kept): kept for kept in [*content["rows"], row]}
             _write(self.path, content | {"rows": list(rows.values())})
-
-    def _note(self, row, texts: dict) -> None:
-        if row is None:
-            raise ValueError(f"Expected a recorded row for each run, got none for {texts}.")
-        with (_files.home() / f"found-{self.path.stem}.txt").open("a") as file:
-            file.write(f"{row['key']} {row.get('bits', '')}\n")
 
 
 def keyed(key: Key) -> dict:
