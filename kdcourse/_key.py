@@ -90,9 +90,22 @@ def named(thing, without=()) -> str:
 def stamp(model: nn.Module, how) -> None:
     """Note on a network how it was made: from here on that is its key, in place of its weights.
 
-    The note holds as long as the weights are bit by bit those of now. how: None takes it away.
+    The note holds as long as the network is as it is now: its weights to the bit, its modules and
+    their attributes. how: None takes it away.
     """
-    model.provenance = None if how is None else {"how": how, "weights": fingerprint(model)}
+    model.provenance = None if how is None else {"how": how, "state": _state(model)}
+
+
+def is_as_made(model: nn.Module) -> bool:
+    """Whether the note of `stamp` on a network holds."""
+    made = getattr(model, "provenance", None)
+    return bool(made) and made["state"] == _state(model)
+
+
+def _state(model: nn.Module) -> str:
+    """A digest of everything in a network."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return _files.digest([fingerprint(model), key_of(model, tensors, strict=False).exact])
 
 
 def fingerprint(source: nn.Module | torch.Tensor | dict) -> str:
@@ -227,11 +240,10 @@ class _Reader:
 
     def module(self, module: nn.Module, place: str):
         tensors = [*module.parameters(), *module.buffers()]
-        made = getattr(module, "provenance", None)
-        if made and not any(id(tensor) in self.without for tensor in tensors) and (
-                made["weights"] == fingerprint(module)):
-            return ["made", self.read(made["how"], place)]
-        if hasattr(module, "identity") or _ours(type(module)):
+        apart = not any(id(tensor) in self.without for tensor in tensors)
+        if apart and is_as_made(module):
+            return ["made", self.read(module.provenance["how"], place)]
+        if hasattr(module, "identity"):
             return self.object(module, place)
         outermost, kind = self.weights is None, self.read(type(module), place)
         if outermost:

@@ -61,6 +61,10 @@ class Ensemble(Teacher):
         """With weights of "confidence", and where one of the teachers does."""
         return self.weights == "confidence" or any(t.uses_labels for t in self.teachers)
 
+    def identity(self):
+        """The teachers and their weights: what recorded results are found by."""
+        return [list(self.teachers), self.weights]
+
     def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         self.tap(paths)
         if self.weights == "confidence" and batch.task != ONE_LABEL:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from kdcourse._key import fingerprint
+from kdcourse._key import fingerprint, is_as_made
 from kdcourse.data import Batch, Dataset
 from kdcourse.taps import Output, describe, device_of, evaluating, logits_of
 from kdcourse.taps import taps as taps_of
@@ -92,8 +92,8 @@ class Live(Teacher):
         return [self.model, self.transform]
 
     def __repr__(self):
-        digest, made = fingerprint(self.model), getattr(self.model, "provenance", None)
-        if made and made["weights"] == digest and made["how"][0] == "teacher":
+        digest = fingerprint(self.model)
+        if is_as_made(self.model) and self.model.provenance["how"][0] == "teacher":
             name = self.model.spec
         else:  # weights that change are no part of the name
             name = describe(self.model) + ("" if self.saved else f"#{digest[:8]}")

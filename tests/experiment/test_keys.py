@@ -104,6 +104,15 @@ def test_our_networks_are_how_they_were_made_until_somebody_changes_them():
     changed = network(0)
     next(changed.parameters()).data[0] += 1
     assert key_of(changed).bits
+    replaced = network(0)
+    replaced[2] = nn.Tanh()  # the same weights
+    assert key_of(replaced) != key_of(network(0))
+    other = kd.models.resnet(depth=8, width=4)
+    other.layer1[0].relu = nn.Tanh()
+    assert key_of(other) != key_of(kd.models.resnet(depth=8, width=4))
+    other = network(0)
+    other[0].mean = 0.4
+    assert key_of(other) != key_of(network(0))
     stamp(changed, "repaired")
     assert key_of(changed).bits == "" and key_of(changed) != key_of(network(0))
 
