@@ -61,6 +61,7 @@ MEASURES = {
     "teacher_kl": (LOGITS, OTHERS), "entropy": (LOGITS,), "per_class": (LOGITS, LABELS, 6),
     "recall_at_1": (LOGITS, LABELS), "confusion": (LOGITS, LABELS),
     "evaluate": (LOGITS, LABELS, OTHERS), "cka": (LOGITS, OTHERS),
+    "r2": (LOGITS, OTHERS), "rmse": (LOGITS, OTHERS),
     "interval": (LOGITS[0],), "paired_difference": (LOGITS[0], OTHERS[0]),
 }
 DRAWN = {

@@ -102,6 +102,7 @@ class Scheme(nn.Module):
 
     Raises `TypeError` for a student that is no network.
 
+    >>> from kdcourse import models
     >>> from kdcourse.teachers import Live
     >>> class TwoTeachers(Scheme):
     ...     def __init__(self, student, first, second):
@@ -290,6 +291,7 @@ def outcome(edges, batch: Batch) -> Outcome:
 class Supervised(Scheme):
     """A student and the labels: the baseline that every distillation is measured against.
 
+    >>> from kdcourse import models
     >>> Supervised(models.convnet(width=8))
     Supervised(convnet(width=8, channels=1, classes=36, size=28), CE())
     """
@@ -313,6 +315,7 @@ class Distiller(Scheme):
     Raises `ValueError` when student and teacher are the same object or share weights; in `build`,
     when they do not answer for the same classes.
 
+    >>> from kdcourse import models
     >>> Distiller(models.convnet(width=8, seed=0), models.convnet(width=16, seed=1)).objective
     0.1 * CE() + 0.9 * KD(T=4)
     """
@@ -345,6 +348,7 @@ def export(scheme: Scheme) -> nn.Module:
     compiled. The scheme stays as it is and can go on training.
 
     >>> from kdcourse.losses import CE, KD
+    >>> from kdcourse import models
     >>> scheme = Distiller(models.convnet(width=8), models.convnet(width=16), CE() + KD())
     >>> type(export(scheme)).__name__
     'Sequential'

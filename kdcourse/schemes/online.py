@@ -33,6 +33,7 @@ class Mutual(Scheme):
     Raises `ValueError` for fewer than two students, for students that share weights, and for an
     objective without a term on a teacher.
 
+    >>> from kdcourse import models
     >>> scheme = Mutual([models.convnet(width=8, seed=0), models.mlp(hidden=(32,), seed=1)])
     >>> len(scheme.students)
     2

@@ -42,6 +42,7 @@ class MultiExit(Scheme):
     Raises `ValueError` for no exits, for unknown paths, and for an objective without a term on a
     teacher.
 
+    >>> from kdcourse import models
     >>> scheme = MultiExit(models.resnet(depth=8, width=8), ["layer1", "layer2"])
     >>> scheme.exits
     ('layer1', 'layer2')

@@ -36,6 +36,7 @@ class Cached(Teacher):
         otherwise. It carries a checksum and says of which teacher, data and views it is; one of
         others is refused, and one with other answers than the teacher gives to a few samples now.
 
+    >>> from kdcourse import models
     >>> from kdcourse.data import glyphs
     >>> data = glyphs(train=64, val=36, test=36)
     >>> Cached(models.convnet(width=8), data).logits.shape

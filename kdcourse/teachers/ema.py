@@ -26,6 +26,7 @@ class EMA(Live):
 
     Raises `TypeError` for what is no network, `ValueError` for a decay out of range.
 
+    >>> from kdcourse import models
     >>> student = models.convnet(width=8)
     >>> teacher = EMA(student, decay=0.9)
     >>> _ = nn.init.ones_(student[-1].bias)  # a step of 1, from 0

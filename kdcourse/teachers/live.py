@@ -32,6 +32,7 @@ class Live(Teacher):
     Raises `TypeError` for what is no network and for a transform that cannot be called; in
     `check`, `ValueError` when the network does not take the data's inputs.
 
+    >>> from kdcourse import models
     >>> teacher = Live(models.convnet(width=8, channels=3), lambda x: x.expand(-1, 3, -1, -1))
     >>> teacher.predict(torch.rand(2, 1, 28, 28)).shape
     torch.Size([2, 36])
