@@ -34,16 +34,18 @@ class Output:
 
 
 def logits_of(output) -> torch.Tensor:
-    """The logits in a model's output: a tensor, a `.logits` field, or the first entry of a tuple or
-    a dict. Whether their shape is that of the data's task, a scheme checks."""
+    """The logits in a model's output: a tensor, a `.logits` field, the first entry of a tuple, or of
+    a dict "logits" or its only entry. A scheme checks whether their shape fits the task."""
     if hasattr(output, "logits"):
         output = output.logits
-    elif isinstance(output, dict) and output:
-        output = output.get("logits", next(iter(output.values())))
+    elif isinstance(output, dict) and ("logits" in output or len(output) == 1):
+        output = output["logits"] if "logits" in output else next(iter(output.values()))
     if isinstance(output, (tuple, list)):
         output = output[0]
     if not isinstance(output, torch.Tensor) or output.ndim < 2:
         got = f"shape {list(output.shape)}" if isinstance(output, torch.Tensor) else type(output)
+        if isinstance(output, dict):
+            got = f"a dict of {list(output)}"
         raise TypeError(
             f"Expected logits of shape [B, K] from the model, got {got}. "
             "Wrap the model so that forward returns logits [B, K], or has them in .logits."
