@@ -34,8 +34,8 @@ class Output:
 
 
 def logits_of(output) -> torch.Tensor:
-    """The logits in a model's output: a tensor, a `.logits` field, the first entry of a tuple, or of
-    a dict "logits" or its only entry. A scheme checks whether their shape fits the task."""
+    """The logits in a model's output: a tensor, a `.logits` field, the first entry of a tuple, or
+    of a dict "logits" or its only entry. A scheme checks whether their shape fits the task."""
     if hasattr(output, "logits"):
         output = output.logits
     elif isinstance(output, dict) and ("logits" in output or len(output) == 1):
