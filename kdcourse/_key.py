@@ -6,13 +6,14 @@ What goes into a key:
   every global variable that it reads, in the same way;
 * of a class of this package: its name and the constructor arguments that differ from the default,
   so that a file or an attribute may be renamed, and an argument with a default added;
-* of any other object: its class and its attributes (those of a library: the plain ones);
+* of a module of one's own, its file; of any other object, its class and its attributes;
 * of a network: how it was made, as long as its weights are still those that were made then (see
   `stamp`); otherwise its weights.
 
 An object may say by `identity()` what identifies it; it returns anything that has a key itself.
 """
 
+import contextlib
 import dataclasses
 import dis
 import enum
@@ -199,7 +200,9 @@ class _Reader:
 
     def compound(self, thing, place: str):
         if isinstance(thing, types.ModuleType):
-            return ["module", thing.__name__]
+            file = getattr(thing, "__file__", None)
+            own = file and not _installed(thing) and Path(file).is_file()
+            return ["module", thing.__name__, _files.digest(Path(file).read_bytes()) if own else ""]
         if isinstance(thing, functools.partial):
             return ["partial", *(self.read(part, place) for part in (
                 thing.func, thing.args, thing.keywords))]
@@ -286,7 +289,11 @@ class _Reader:
                     f"results are kept, got {text}{f' in {place}' if place else ''}. Give its "
                     "class a method identity() that returns what tells it apart.")
             return ["text", name, text]
-        if _ours(kind) or any("identity" in vars(base) for base in kind.__mro__ if not _ours(base)):
+        if _ours(kind):
+            patched = [value for value in vars(thing).values() if isinstance(
+                value, types.FunctionType) and not _ours(value)] if self.strict else []
+            return [name, said, *(self.read(value, place) for value in patched)]
+        if any("identity" in vars(base) for base in kind.__mro__ if not _ours(base)):
             return [name, said]
         own = self.inside if isinstance(thing, nn.Module) else self.attributes
         return [name, said, own(thing, place)]
@@ -297,10 +304,18 @@ class _Reader:
         ours = [base for base in type(thing).__mro__ if _ours(base)]
         named = {name: value for name, value in named.items()
                  if not name.startswith("_") or name not in _stored(*ours)}
-        if _installed(type(thing)):  # a library's object may hold anything: plain values are enough
-            named = {name: value for name, value in named.items() if _plain(value)}
-        return [[name, self.read(value, f"{place}.{name}".strip("."))]
-                for name, value in sorted(named.items())]
+        with self.lenient() if _installed(type(thing)) else contextlib.nullcontext():
+            return [[name, self.read(value, f"{place}.{name}".strip("."))]
+                    for name, value in sorted(named.items())]
+
+    @contextlib.contextmanager
+    def lenient(self):
+        """What a library's object holds may be unreadable: its class will do."""
+        before, self.strict = self.strict, False
+        try:
+            yield
+        finally:
+            self.strict = before
 
     def class_(self, kind: type, place: str):
         if _ours(kind):  # unless somebody replaced a method of it
@@ -319,11 +334,14 @@ class _Reader:
 
     def function(self, function, place: str):
         name = function.__qualname__
-        if _ours(function):
-            return ["kdcourse", name]
+        if not hasattr(function, "__code__") and hasattr(function, "__wrapped__"):
+            return ["wrapped", self.read(function.__wrapped__, place)]  # by functools.cache
+        cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()
+                 if _filled(cell)]
         if _installed(function) or not hasattr(function, "__code__"):
-            return [getattr(function, "__module__", None), name]
-        cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+            module = "kdcourse" if _ours(function) else getattr(function, "__module__", None)
+            with self.lenient():
+                return [module, name, self.read(cells, place)]
         reads = {name: function.__globals__[name] for name in _globals(function.__code__)
                  if name in function.__globals__}
         return ["function", name.rpartition("<locals>.")[2], _source(function),
@@ -407,12 +425,6 @@ def _filled(cell) -> bool:
         return False
 
 
-def _plain(value) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str, torch.Tensor))
-
-
 def _is_default(value, field) -> bool:
     if field.default_factory is not dataclasses.MISSING:
         return value == field.default_factory()
@@ -432,8 +444,9 @@ def _places() -> tuple[str, ...]:
 
 
 def _installed(thing) -> bool:
-    """Whether a class or function comes with Python or an installed package, this one included."""
-    name = getattr(thing, "__module__", None) or ""
+    """Whether a module, class or function comes with Python or an installed package, this one
+    included."""
+    name = getattr(thing, "__module__", None) or getattr(thing, "__name__", "")
     if name == "builtins":  # also what exec() defines without a name for its module
         return not hasattr(thing, "__code__") and not getattr(thing, "__flags__", 0) & 1 << 9
     if _ours(thing) or name.partition(".")[0] in (*sys.builtin_module_names, "torch"):

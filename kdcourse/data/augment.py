@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
+from kdcourse import _files
 from kdcourse._random import generator
 from kdcourse.data.dataset import Batch, Dataset, Split
 from kdcourse.tasks import Pixels
@@ -78,6 +79,15 @@ class Augmented(Split):
     views: int | None = None
     seed: int = 0
     _drawn: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    def digest(self) -> str:
+        """SHA-256 of the samples and of how they are augmented."""
+        settings = [dataclasses.asdict(self.augment), self.views, self.seed]
+        return _files.digest(super().digest(), settings)
+
+    def identity(self):
+        """Samples and augmentation: what recorded results are found by."""
+        return [*super().identity(), self.augment, self.views, self.seed]
 
     def to(self, device) -> "Augmented":
         """The same split on another device, with the same views."""

@@ -167,7 +167,8 @@ class Dataset:
 
     def digest(self) -> str:
         """SHA-256 of all samples; of a stream, which nobody can read ahead, nothing."""
-        return _files.digest([split.digest() for split in (self.train, self.val, self.test)])
+        return _files.digest([[str(type(split)), split.digest()]
+                              for split in (self.train, self.val, self.test)])
 
     def identity(self):
         """What recorded results are found by: the params; and the samples, where the params do not

@@ -1,17 +1,25 @@
 """A key is made from content: what is stored is never taken for something else."""
 
 import copy
+import dataclasses
 import functools
 import importlib
 import json
+import linecache
+import sys
 import textwrap
 
 import nbformat
 import pytest
+import timm
 import torch
+import torchvision
+import transformers
 from conftest import network
 from nbclient import NotebookClient
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torchvision.transforms import v2
 
 import kdcourse as kd
 from kdcourse._key import arguments, key_of, sketch, stamp
@@ -153,6 +161,71 @@ def test_samples_count_also_under_the_same_params(data):
     assert key_of(again) == plain
     again.val.x[0, 0, 0, 0] += 1
     assert key_of(again) != plain
+
+
+def test_a_split_of_ones_own_counts_under_the_same_params(data):
+    class Noisy(kd.data.Split):
+        def batches(self, size, seed=None, epoch=0):
+            for batch in super().batches(size, seed, epoch):
+                yield dataclasses.replace(batch, x=batch.x + 1)
+
+    noisy = dataclasses.replace(data, train=Noisy(data.train.x, data.train.y))
+    assert key_of(noisy).exact != key_of(data).exact
+    one, other = (kd.augmented(data, shift=0.1, seed=seed) for seed in (0, 1))
+    assert key_of(one) == key_of(kd.augmented(data, shift=0.1)) != key_of(other)
+    swapped = dataclasses.replace(one, train=other.train)
+    assert key_of(swapped) != key_of(one), "the params say another seed than the split has"
+
+
+@pytest.mark.parametrize("change", [
+    lambda: v2.Compose([v2.Resize(8), v2.Normalize([0.5], [0.2])]),
+    lambda: v2.Compose([v2.Resize(9), v2.Normalize([0.5], [0.1])]),
+    lambda: v2.Compose([v2.Resize(9)]), lambda: nn.Sequential(v2.Resize(9)),
+    lambda: functools.partial(torch.clamp, min=0.1), lambda: functools.partial(torch.clamp, min=0),
+    lambda: get_ema_multi_avg_fn(0.9), lambda: get_ema_multi_avg_fn(0.8)], ids=range(8))
+def test_what_a_librarys_object_holds_counts(change):
+    first = key_of(v2.Compose([v2.Resize(9), v2.Normalize([0.5], [0.2])]))
+    assert key_of(change()) == key_of(change()) != first
+    assert len({key_of(get_ema_multi_avg_fn(decay)).exact for decay in (0.9, 0.8)}) == 2
+
+
+@pytest.mark.parametrize("make", [
+    lambda: timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32),
+    lambda: torchvision.models.resnet18(num_classes=3),
+    lambda: transformers.BertModel(transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8))], ids=["timm", "torchvision", "transformers"])
+def test_the_key_of_a_librarys_network_is_stable(make):
+    def network():
+        torch.manual_seed(0)
+        return make()
+
+    first = network()
+    assert key_of(first, strict=True) == key_of(network()) == key_of(copy.deepcopy(first))
+    with torch.no_grad():
+        next(first.parameters()).add_(1)
+    assert key_of(first).bits != key_of(network()).bits
+
+
+def test_a_module_of_ones_own_and_a_cached_function_are_read(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = []
+    for line in ("x + 1", "x + 1", "x + 2"):
+        (tmp_path / "helpers_of_mine.py").write_text(f"def f(x):\n    return {line}\n")
+        sys.modules.pop("helpers_of_mine", None)
+        mine = importlib.import_module("helpers_of_mine")
+        keys.append((key_of(lambda x, mine=mine: mine.f(x)).exact,
+                     key_of(functools.cache(mine.f)).exact))
+        linecache.clearcache()
+    assert keys[0] == keys[1]
+    assert keys[0][0] != keys[2][0] and keys[0][1] != keys[2][1]
+
+
+def test_a_method_replaced_on_one_scheme_counts():
+    plain, patched = kd.Supervised(network(0)), kd.Supervised(network(0))
+    patched.after_step = lambda: None
+    assert key_of(patched) != key_of(plain)
+    assert key_of(patched, strict=False) == key_of(plain, strict=False)
 
 
 def test_answers_given_by_hand_count(data):
