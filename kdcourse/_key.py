@@ -32,9 +32,8 @@ import torch
 from torch import nn
 
 from kdcourse import _files
+from kdcourse._tensors import TOLERANCE, distance, fingerprint, sketch, tensor_bytes
 
-BUCKETS = 32  # numbers in the sketch of a tensor
-TOLERANCE = 0.3  # relative distance at which two tensors count as two trainings of one thing
 _SKIPPED = {"provenance", "card", "spec"}  # notes on a network that change no output
 _TORCH = set(vars(nn.Module()))  # what torch keeps in a module: hooks, its parts, its mode
 
@@ -59,7 +58,7 @@ class Key:
         """Whether the tensors of this key lie within `TOLERANCE` of those with that sketch."""
         if sketch.keys() != self.sketch.keys():
             return False
-        return all(_distance(self.sketch[name], numbers) < TOLERANCE
+        return all(distance(self.sketch[name], numbers) < TOLERANCE
                    for name, numbers in sketch.items())
 
 
@@ -107,29 +106,6 @@ def _state(model: nn.Module) -> str:
     """A digest of everything in a network."""
     tensors = [*model.parameters(), *model.buffers()]
     return _files.digest([fingerprint(model), key_of(model, tensors, strict=False).exact])
-
-
-def fingerprint(source: nn.Module | torch.Tensor | dict) -> str:
-    """SHA-256 of a tensor, of a dict of tensors, or of all that a network's `state_dict` holds:
-    weights, buffers, extra states."""
-    if isinstance(source, dict):
-        return _files.digest(*parts_bytes(source))
-    values = [source] if isinstance(source, torch.Tensor) else source.state_dict().values()
-    return _files.digest(*(tensor_bytes(value) if isinstance(value, torch.Tensor) else
-                           repr(value).encode() for value in values))
-
-
-def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """The numbers of a tensor of any type and layout, as bytes."""
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
-
-
-def parts_bytes(x) -> list[bytes]:
-    """The numbers of a tensor, of each in a dict with its name, or of nothing."""
-    if isinstance(x, dict):
-        return [part for name, t in sorted(x.items()) for part in (name.encode(), tensor_bytes(t))]
-    return [] if x is None else [tensor_bytes(x)]
 
 
 def arguments(thing) -> dict:
@@ -348,27 +324,6 @@ class _Reader:
                 self.read(function.__defaults__, place),
                 self.read(function.__kwdefaults__, place), self.read(cells, place),
                 [[name, self.read(value, name)] for name, value in sorted(reads.items())]]
-
-
-def sketch(tensor: torch.Tensor) -> list[float]:
-    """`BUCKETS` numbers: every entry, with a sign drawn for it, is added to a bucket drawn for it.
-
-    Scaled by the length of the tensor and rounded to three digits.
-    """
-    flat = tensor.detach().flatten().double().cpu().nan_to_num(posinf=1e6, neginf=-1e6)
-    rng = torch.Generator().manual_seed(0)
-    bucket = torch.randint(2 * BUCKETS, flat.shape, generator=rng)
-    sign = 1 - 2 * (bucket % 2)
-    sums = torch.zeros(BUCKETS, dtype=torch.float64).index_add_(0, bucket // 2, sign * flat)
-    length = float(flat.norm())
-    return [round(value, 3) for value in (sums / (length or 1)).tolist()] + [
-        float(f"{length:.3g}")]
-
-
-def _distance(one: list[float], other: list[float]) -> float:
-    """The relative distance of two tensors, from their sketches."""
-    a, b = (np.array(numbers[:-1]) * numbers[-1] for numbers in (one, other))
-    return float(np.linalg.norm(a - b) / max(one[-1], other[-1], 1e-12))
 
 
 def _globals(code) -> set[str]:

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from kdcourse import _files
-from kdcourse._key import tensor_bytes
+from kdcourse._tensors import tensor_bytes
 
 
 def save(path: Path, kind: str, tensors: dict[str, torch.Tensor], settings: dict, **more) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kdcourse import _files
-from kdcourse._key import parts_bytes
+from kdcourse._tensors import parts_bytes
 from kdcourse.data.dataset import Dataset, Split, check_split, drawn
 from kdcourse.tasks import ONE_LABEL, Task, Unlabelled, each, first
 

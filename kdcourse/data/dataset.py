@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from kdcourse import _files
-from kdcourse._key import parts_bytes
 from kdcourse._random import generator
+from kdcourse._tensors import parts_bytes
 from kdcourse.tasks import ONE_LABEL, Task, each, first
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from kdcourse import _files, _store
-from kdcourse._key import fingerprint, named
+from kdcourse._key import named
+from kdcourse._tensors import fingerprint
 from kdcourse.data import Batch, Dataset, Split
 from kdcourse.data.augment import Augmented
 from kdcourse.taps import Output, device_of

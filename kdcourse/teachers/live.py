@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from kdcourse._key import fingerprint, is_as_made
+from kdcourse._key import is_as_made
+from kdcourse._tensors import fingerprint
 from kdcourse.data import Batch, Dataset
 from kdcourse.taps import Output, describe, device_of, evaluating, logits_of
 from kdcourse.taps import taps as taps_of

@@ -22,7 +22,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 import kdcourse as kd
-from kdcourse._key import arguments, key_of, sketch, stamp
+from kdcourse._key import arguments, key_of, stamp
+from kdcourse._tensors import sketch
 from kdcourse.losses import CE, KD
 
 records = importlib.import_module("kdcourse.experiment.records")
