@@ -18,9 +18,9 @@ from kdcourse.tasks import Rows, call, each, first, pieces
 
 @dataclasses.dataclass
 class Output:
-    """What a model says about a batch: `logits` [B, K] (in another task of another shape), tapped
-    tensors by module path, the sample ids `index` [B] where a scheme knows them, and the `rows`
-    that its logits were cut into, where they are none by themselves."""
+    """The result of a model for a batch: `logits` [B, K] (in another task of another shape), tapped
+    tensors by module path, the sample ids `index` [B] where they are known, and the `rows` that the
+    logits were cut into, where they are none by themselves."""
 
     logits: torch.Tensor
     taps: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
@@ -28,29 +28,28 @@ class Output:
     rows: Rows | None = None
 
     def detached(self) -> "Output":
-        """The same numbers, through which no gradient flows."""
-        taps = {name: tensor.detach() for name, tensor in self.taps.items()}
+        """Give the same numbers, through which no gradient flows."""
+        taps = {}
+        for name, tensor in self.taps.items():
+            taps[name] = tensor.detach()
         return Output(self.logits.detach(), taps, self.index)
 
 
 def logits_of(output) -> torch.Tensor:
-    """The logits in a model's output: a tensor, a `.logits` field, the first entry of a tuple, or
-    of a dict "logits" or its only entry. A scheme checks whether their shape fits the task."""
+    """Find the logits in a model's output: a tensor, a `.logits` field, the first entry of a tuple,
+    or of a dict "logits" or its only entry. A scheme checks whether their shape fits the task."""
     if hasattr(output, "logits"):
         output = output.logits
     elif isinstance(output, dict) and ("logits" in output or len(output) == 1):
         output = output["logits"] if "logits" in output else next(iter(output.values()))
     if isinstance(output, (tuple, list)):
         output = output[0]
-    if not isinstance(output, torch.Tensor) or output.ndim < 2:
-        got = f"shape {list(output.shape)}" if isinstance(output, torch.Tensor) else type(output)
-        if isinstance(output, dict):
-            got = f"a dict of {list(output)}"
-        raise TypeError(
-            f"Expected logits of shape [B, K] from the model, got {got}. "
-            "Wrap the model so that forward returns logits [B, K], or has them in .logits."
-        )
-    return output
+    if isinstance(output, torch.Tensor) and output.ndim >= 2:
+        return output
+    got = (f"shape {list(output.shape)}" if isinstance(output, torch.Tensor) else
+           f"a dict of {list(output)}" if isinstance(output, dict) else type(output))
+    raise TypeError(f"Expected logits of shape [B, K] from the model, got {got}. Wrap the model so "
+                    "that forward returns logits [B, K], or has them in .logits.")
 
 
 def taps(model: nn.Module, names) -> "Taps":
@@ -91,26 +90,29 @@ class Taps:
         self.model = model
         names = (names,) if isinstance(names, str) else dict.fromkeys(names)
         self._hooks = [_attach(name, model) for name in names]
-        self._proven = False
-
-    def __call__(self, *args, **kwargs) -> Output:
-        """Run the model: logits [B, K] and the tapped tensors."""
         # Compiled code does not count how often a tensor is written to, so the first call of a
         # compiled model is made without the compiler: there an overwritten tap shows.
-        eager = not self._proven and hasattr(self.model, "_orig_mod")
+        self._first = hasattr(model, "_orig_mod")
+
+    def __call__(self, *args, **kwargs) -> Output:
+        """Run the model; return the logits [B, K] and the tapped tensors."""
+        tensors = {}
         for hook in self._hooks:
             hook.start()
         try:
-            with torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext():
+            with (torch.compiler.set_stance("force_eager") if self._first else
+                  contextlib.nullcontext()):
                 logits = logits_of(self.model(*args, **kwargs))
-            self._proven = True
-            return Output(logits, {hook.name: hook.take() for hook in self._hooks})
+            for hook in self._hooks:
+                tensors[hook.name] = hook.take()
         finally:
             for hook in self._hooks:
                 hook.stop()
+        self._first = False
+        return Output(logits, tensors)
 
     def remove(self) -> None:
-        """Take away the hooks that no other `Taps` of the model uses; tap nothing afterwards."""
+        """Remove the hooks that no other `Taps` of the model uses; tap nothing afterwards."""
         for hook in self._hooks:
             hook.users -= 1
             if hook.users < 1:
@@ -119,11 +121,8 @@ class Taps:
 
 
 class Early(nn.Module):
-    """A model that stops at a module and answers from there: `head` of the tensor that `taps` finds
-    at this path, "fc:input" and "relu#2" included.
-
-    What lies behind it is not computed. Raises `RuntimeError` when the model does not call it.
-    """
+    """A model that stops at a module and returns `head` of the tensor that `taps` finds at this
+    path. Nothing behind it is computed. Raises `RuntimeError` when the model does not call it."""
 
     def __init__(self, model: nn.Module, path: str, head: nn.Module):
         super().__init__()
@@ -150,12 +149,12 @@ class Early(nn.Module):
 
 
 class _Left(Exception):
-    """Carries a tensor from inside a model out of it."""
+    """Takes a tensor out of a model's forward."""
 
 
 def copied(model: nn.Module, shared=()) -> nn.Module:
-    """A deep copy that keeps the `shared` objects. `copy.deepcopy` refuses tensors that a module
-    keeps of its last call, with their history; they are detached."""
+    """Make a deep copy that keeps the `shared` objects. `copy.deepcopy` fails on tensors with a
+    gradient history that a module keeps of its last call, so these are detached."""
     memo = {id(value): value.detach().clone() for module in model.modules()
             for value in vars(module).values()
             if isinstance(value, torch.Tensor) and not value.is_leaf}
@@ -163,7 +162,7 @@ def copied(model: nn.Module, shared=()) -> nn.Module:
 
 
 def alone(model: nn.Module) -> nn.Module:
-    """A copy of the model in eval mode, as it was before anybody compiled, wrapped or tapped it."""
+    """Make a copy of the model in eval mode: not compiled, without wrappers and taps."""
     model = unwrapped(copied(model))
     for hook in [hook for module in model.modules() for hook in _hooks_of(module)]:
         if isinstance(hook, _Tap):
@@ -176,7 +175,7 @@ def _hooks_of(module: nn.Module) -> list:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside `torch.compile` and `DistributedDataParallel`."""
+    """Find the model inside `torch.compile` and `DistributedDataParallel`."""
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return unwrapped(model.module)
     return unwrapped(model._orig_mod) if hasattr(model, "_orig_mod") else model
@@ -203,7 +202,7 @@ class _Tap:
         self.stop()
 
     def register(self, module: nn.Module, hook):
-        """Hang a hook on that side of the module which the tap looks at; return its handle."""
+        """Register a hook on the input or the output of the module; return its handle."""
         if self.input:
             return module.register_forward_pre_hook(hook, with_kwargs=True)
         return module.register_forward_hook(hook)
@@ -219,33 +218,30 @@ class _Tap:
             return
         self.calls += 1
         if self.call in (0, self.calls):
-            seen = (*args, *more[0].values()) if self.input else more[0]
-            if hasattr(seen, "to_tuple"):  # an output object of transformers
-                seen = seen.to_tuple()
-            if isinstance(seen, (tuple, list)):
-                entries = [entry for entry in seen if isinstance(entry, torch.Tensor)]
-                if self.entry is not None:
-                    entries = list(seen[self.entry : self.entry + 1])
-                seen = entries[0] if entries else None
+            value = (*args, *more[0].values()) if self.input else more[0]
+            if hasattr(value, "to_tuple"):  # an output object of transformers
+                value = value.to_tuple()
+            if isinstance(value, (tuple, list)):
+                entries = (value[self.entry : self.entry + 1] if self.entry is not None else
+                           [entry for entry in value if isinstance(entry, torch.Tensor)])
+                value = entries[0] if entries else None
             elif self.entry is not None:
-                seen = None  # one tensor has no entries
-            self.tensor, self.version = seen, _version(seen)
+                value = None  # one tensor has no entries
+            self.tensor, self.version = value, _version(value)
 
     def take(self) -> torch.Tensor:
-        """The tensor of this forward pass, or what is wrong with it."""
+        """Return the tensor of this forward pass, or raise `RuntimeError`."""
         if self.calls == 0 or self.call > self.calls:
             often = f"{self.calls} times" if self.calls else "never"
             raise RuntimeError(
                 f"Expected {self.path!r} to be called, for the tap {self.name!r}; it was called "
                 f"{often} in this forward pass. Tap a module that the model calls. Of a compiled "
                 "model, tap it before its first call; where one of its class was compiled before, "
-                "call torch.compiler.reset() first."
-            )
+                "call torch.compiler.reset() first.")
         if not self.call and self.calls > 1:
             raise RuntimeError(
                 f"Expected {self.path!r} to be called once, got {self.calls} calls in one forward "
-                f"pass. Say which: {self.path}#1 to {self.path}#{self.calls}."
-            )
+                f"pass. Say which: {self.path}#1 to {self.path}#{self.calls}.")
         if not isinstance(self.tensor, torch.Tensor):
             raise RuntimeError(f"Expected a tensor at {self.name!r}, got "
                                f"{type(self.tensor).__name__}.")
@@ -253,20 +249,18 @@ class _Tap:
             raise RuntimeError(
                 f"Expected {self.name!r} to stay as it was tapped, but a later module overwrote it "
                 "in place, so its numbers are another layer's. Tap the block around it, or set "
-                "inplace=False on the activation that follows."
-            )
+                "inplace=False on the activation that follows.")
         return self.tensor
 
 
 def _version(tensor) -> int | None:
-    """How often a tensor was written to; None where that is not counted."""
+    """Count how often a tensor was written to; None where that is not known."""
     if torch.compiler.is_compiling() or not isinstance(tensor, torch.Tensor):
         return None
     return None if tensor.is_inference() else tensor._version
 
 
 def _found(tap: _Tap, model: nn.Module) -> nn.Module:
-    """The module that the tap is for."""
     # Paths are as if nothing in the model were compiled.
     modules = {re.sub(r"(^|(?<=\.))_orig_mod(\.|$)", "", path).removesuffix("."): module
                for path, module in unwrapped(model).named_modules()}
@@ -279,7 +273,7 @@ def _found(tap: _Tap, model: nn.Module) -> nn.Module:
 
 
 def _attach(name: str, model: nn.Module) -> _Tap:
-    """The hook of that name: the one which is already there, or a new one."""
+    """Find the hook of that name, or register a new one."""
     tap = _Tap(name)
     module = _found(tap, model)
     for hook in _hooks_of(module):
@@ -291,7 +285,7 @@ def _attach(name: str, model: nn.Module) -> _Tap:
 
 
 def _tree(modules: dict[str, nn.Module], lines: int = 40) -> str:
-    """The module paths with their classes, as deep as fits into so many lines."""
+    """List the module paths with their classes, as deep as fits into so many lines."""
     for depth in range(4, 0, -1):
         shown = [(path, type(module).__name__) for path, module in modules.items()
                  if path and path.count(".") < depth]
@@ -302,26 +296,28 @@ def _tree(modules: dict[str, nn.Module], lines: int = 40) -> str:
 
 
 @torch.no_grad()
-def predict(model, x, batch: int = 500) -> torch.Tensor:
-    """The model's logits [N, K] for inputs [N, C, H, W], in eval mode and without gradients.
+def predict(model, x, batch: int = 500, transform=None) -> torch.Tensor:
+    """Compute the model's logits [N, K] for inputs [N, C, H, W], in eval mode, without gradients.
 
-    Inputs may be a dict of tensors, which are the model's arguments by name.
-
-    Every submodule is left in the mode (train or eval) in which it was found. The inputs may be on
-    another device than the model; the logits come back to where the inputs are.
+    Inputs may be a dict of tensors, which are the model's arguments by name, and may lie on another
+    device than the model; the logits come back to where the inputs are. Every submodule is left in
+    its mode (train or eval). transform: what is done to a batch of inputs first.
     """
+    device, found = device_of(model), []
     with evaluating(model):
-        device, here = device_of(model), first(x).device
-        return torch.cat([logits_of(call(model, each(lambda t: t.to(device), part))).float()
-                          .to(here) for part in pieces(x, batch)])
+        for part in pieces(x, batch):
+            part = each(lambda t: t.to(device), part)
+            output = call(model, part if transform is None else transform(part))
+            found.append(logits_of(output).float().to(first(x).device))
+    return torch.cat(found)
 
 
 def answers(predict, split) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Logits [M, K] for a split, in memory or a stream, and its labels in the same order (None
-    without labels): those of the rows that count, one per sample where it has one label.
+    """Compute logits [M, K] for a split, in memory or a stream, and its labels in the same order
+    (None without labels): those of the rows that count, one per sample where it has one label.
 
-    predict: a function of inputs [B, C, H, W], such as a teacher's `predict`. Where it has no
-        answer (None), there are no logits either.
+    predict: a function of inputs [B, C, H, W], such as a teacher's `predict`. Where it returns
+        None, there are neither logits nor labels.
 
     >>> from kdcourse import data, models
     >>> model, split = models.mlp(hidden=(8,)), data.glyphs(train=36, val=36, test=36).val
@@ -354,12 +350,12 @@ def evaluating(model: nn.Module):
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters lie (the CPU for a model without any)."""
+    """Find where the model's parameters lie (the CPU for a model without any)."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def describe(model: nn.Module) -> str:
-    """One line that identifies a model: how our own were made, or class, size and structure."""
+    """Describe a model in one line: how our own were made, or class, size and structure."""
     if hasattr(model, "spec"):
         return model.spec
     parameters = sum(p.numel() for p in model.parameters())

@@ -17,7 +17,7 @@ class Rows(NamedTuple):
 
     logits: [M, K]. labels: [M], or soft [M, K]; None without labels. weight: [M], 0 where padded or
     ignored; None where all rows count. total: a scalar by which weighted sums are divided; None
-    for the sum of `weight`. task: what cut them.
+    for the sum of `weight`. task: the task whose rows they are.
     """
 
     logits: torch.Tensor
@@ -27,7 +27,7 @@ class Rows(NamedTuple):
     task: "Task | None" = None
 
     def counted(self) -> "Rows":
-        """Only the rows that count. Waits for the device, so it is not for a training step."""
+        """Keep the rows that count. Synchronises with the device: not for a training step."""
         if self.weight is None:
             return self
         kept = self.weight > 0
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
         return self._replace(logits=self.logits[kept], labels=labels, weight=None)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The weighted mean of one value per row, [M]; 0 where no row counts."""
+        """Compute the weighted mean of one value per row, [M]; 0 where no row counts."""
         if self.weight is None:
             return values.mean()
         values = values.flatten(1).mean(1) if values.ndim > 1 else values
@@ -48,7 +48,7 @@ class Rows(NamedTuple):
 class Task:
     """What the labels of a data set are. A task of your own is a subclass of one of those below.
 
-    shape, axis: of an output, and where its classes are. plain: an output is rows already.
+    shape, axis: shape of an output, and its axis of classes. plain: an output is rows already.
     has_classes: whether rows are logits of classes. keeps_inputs: integers stay integers (token
     ids), and sequences of vectors [N, L, D] stay as they are. column: the score's, in a history.
     """
@@ -59,11 +59,11 @@ class Task:
 
     @property
     def ndim(self) -> int:
-        """The number of dimensions of an output."""
+        """Count the dimensions of an output."""
         return self.shape.count(",") + 1
 
     def flat(self, output: torch.Tensor) -> torch.Tensor:
-        """The rows [M, K] of an output. Raises `ValueError` for an output of another rank."""
+        """Cut an output into rows [M, K]. Raises `ValueError` for an output of another rank."""
         if output.ndim != self.ndim:
             raise ValueError(f"Expected logits of shape {self.shape} for {self!r}, got "
                              f"{list(output.shape)}. Wrap the model, or say what the labels are: "
@@ -71,13 +71,13 @@ class Task:
         return output if self.plain else output.movedim(self.axis, -1).flatten(0, -2)
 
     def labels(self, y: torch.Tensor) -> torch.Tensor:
-        """The labels of the rows, [M] or soft [M, K]."""
-        if self.plain or not y.is_floating_point():
-            return y if self.plain else y.flatten()
-        return y.movedim(self.axis, -1).flatten(0, -2)
+        """Cut labels into those of the rows, [M] or soft [M, K]."""
+        if self.plain:
+            return y
+        return y.movedim(self.axis, -1).flatten(0, -2) if y.is_floating_point() else y.flatten()
 
     def weight(self, x, y: torch.Tensor | None) -> torch.Tensor | None:
-        """1 for each row that counts, 0 for the others, [M]; None where all do."""
+        """Give 1 for each row that counts, 0 for the others, [M]; None where all do."""
         return None
 
     def rows(self, output: torch.Tensor, x=None, y=None, total=None) -> Rows:
@@ -95,7 +95,7 @@ class Task:
         return Rows(flat, labels, weight, total, self)
 
     def outputs(self, output: torch.Tensor) -> int:
-        """For how many classes an output stands."""
+        """Count the classes of an output."""
         self.flat(output[:1])
         return output.shape[self.axis]
 
@@ -107,15 +107,15 @@ class Task:
                              f"classes of {of}, got {found}. Make it with classes={len(names)}.")
 
     def hard(self, y: torch.Tensor) -> bool:
-        """Whether labels are class numbers, by their rank; soft ones have that of an output."""
+        """Tell class numbers from soft labels, which have the rank of an output."""
         return y.ndim == self.ndim - 1
 
     def known(self, y: torch.Tensor) -> torch.Tensor:
-        """The class numbers among hard labels, without those that are ignored."""
+        """Give the class numbers of hard labels, without those that are ignored."""
         return y.flatten()
 
     def take(self, y: torch.Tensor, name: str) -> torch.Tensor:
-        """Labels in the type in which they are kept: int64, or float32 where they are soft."""
+        """Convert labels to int64, or float32 where they are soft."""
         if not self.hard(y):
             return y.float()
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
@@ -125,7 +125,7 @@ class Task:
         return y.long()
 
     def count(self, y: torch.Tensor) -> int:
-        """How many classes labels show."""
+        """Count the classes that occur in labels."""
         if not self.hard(y):
             return y.shape[self.axis]
         known = self.known(y)
@@ -146,27 +146,28 @@ class Task:
                              f"{list(y.shape)}.")
         else:
             y_MK = y.movedim(self.axis, -1).flatten(0, -2)
-            fair = (y_MK >= 0).all(1) & ((y_MK.sum(1) - 1).abs() < 1e-3)  # NaN is neither
+            valid = (y_MK >= 0).all(1) & ((y_MK.sum(1) - 1).abs() < 1e-3)  # False for NaN
             if not self.plain:
-                fair |= (y_MK == 0).all(1)  # a row without a label
-            if not fair.all():
-                bad = int((~fair).nonzero()[0])
+                valid |= (y_MK == 0).all(1)  # a row without a label
+            if not valid.all():
+                bad = int((~valid).nonzero()[0])
                 raise ValueError(
                     f"Expected soft labels in {name} that are at least 0 and sum to 1 in each row, "
                     f"got {[round(value, 4) for value in y_MK[bad].tolist()[:6]]} in row {bad}. "
                     "For class numbers pass them as [N]; for logits pass their softmax.")
 
     def sums(self, rows: Rows) -> torch.Tensor:
-        """What `score` needs of some samples: sums, which may be added up. Here right, seen."""
+        """Compute the sums that `score` takes; those of several batches are added up. Here: the
+        number of right rows, and of all."""
         labels = rows.labels if rows.labels.ndim == 1 else rows.labels.argmax(1)
         right = rows.logits.argmax(1) == labels
         counts = torch.ones_like(right) if rows.weight is None else rows.weight > 0
         return torch.stack([(right & counts).sum(), counts.sum()])
 
     def score(self, sums: torch.Tensor) -> float:
-        """How good a network is, for the history: here the share of rows that are right."""
-        right, seen = sums
-        return float(right.float() / seen)
+        """Compute the score of the history: here the accuracy over rows."""
+        right, count = sums
+        return float(right.float() / count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,11 +204,11 @@ class Dense(Task):
 class Tokens(Dense):
     """A label for each token: logits [B, N, K], labels [B, N], or soft [B, N, K].
 
-    ignore: the label of tokens that do not count, padding above all.
-    mask: where there are no labels and the inputs are a dict with this entry [B, N], it is 0 for
-        the tokens that do not count.
+    ignore: the label of tokens that do not count, such as padding.
+    mask: the entry [B, N] of a dict of inputs that is 0 for tokens that do not count; read where
+        there are no labels.
 
-    Of a language model the labels are those of the next token: shift them by one yourself.
+    The labels of a language model are the next tokens: shift them by one yourself.
     """
 
     mask: str = "attention_mask"
@@ -223,7 +224,7 @@ class Tokens(Dense):
 class Pixels(Dense):
     """A label for each pixel: logits [B, K, H, W], labels [B, H, W], or soft [B, K, H, W].
 
-    ignore: the label of pixels that do not count; in many data sets it is 255.
+    ignore: the label of pixels that do not count, in many data sets 255.
     """
 
     shape = "[B, K, H, W]"
@@ -265,8 +266,8 @@ class Labels(Task):
 @dataclasses.dataclass(frozen=True)
 class Numbers(Task):
     """Numbers or embeddings to be predicted: outputs [B, D], targets [B, D]; `classes` of the data
-    are their names. Terms that compare classes are refused; `SquaredError` and `LogitMSE` compare
-    numbers. The score is R², the share of the variance that is explained, over all D."""
+    are their names. Terms that compare classes are refused; use `SquaredError` and `LogitMSE`.
+    The score is R², the share of the variance that is explained, over all D."""
 
     shape = "[B, D]"
     plain, has_classes = True, False
@@ -288,8 +289,8 @@ class Numbers(Task):
         return torch.stack([(z - y).square().sum(0), y.square().sum(0), y.sum(0), count])
 
     def score(self, sums):
-        missed, squares, total, count = sums
-        return float(1 - missed.sum() / (squares - total.square() / count).sum())
+        errors, squares, total, count = sums
+        return float(1 - errors.sum() / (squares - total.square() / count).sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,34 +303,34 @@ class Unlabelled(Task):
         return output.shape[-1] if output.ndim == 2 else 0
 
     def check_output(self, output, names, of):
-        """Any output will do: there are no classes that it must have."""
+        """Accept any output: there are no classes that it must have."""
 
     def check(self, y, classes, name):
         raise ValueError(f"Expected no labels in {name} for Unlabelled(), got {list(y.shape)}. "
                          "Pass y=None, or another task.")
 
 
-# --- inputs, which are a tensor or a dict of tensors ---------------------------------------------
+# --- inputs: a tensor or a dict of tensors ------------------------------------------------------
 
 
 def each(function, x):
-    """Apply a function to a tensor, or to each tensor of a dict; None stays."""
+    """Apply a function to a tensor, or to each tensor of a dict; leave None as it is."""
     if isinstance(x, dict):
         return {name: function(part) for name, part in x.items()}
     return None if x is None else function(x)
 
 
 def first(x) -> torch.Tensor:
-    """The tensor itself, or the first of a dict: it says how many samples there are, and where."""
+    """Give the tensor itself, or the first of a dict, for the number of samples and the device."""
     return next(iter(x.values())) if isinstance(x, dict) else x
 
 
 def pieces(x, size: int) -> list:
-    """Inputs in pieces of `size` samples."""
+    """Cut inputs into pieces of `size` samples."""
     return [each(lambda part, start=start: part[start : start + size], x)
             for start in range(0, len(first(x)), size)]
 
 
 def call(model, x):
-    """The output of a model for its inputs; a dict stands for arguments by name."""
+    """Call a model with its inputs; the entries of a dict are arguments by name."""
     return model(**x) if isinstance(x, dict) else model(x)

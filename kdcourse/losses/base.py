@@ -1,4 +1,4 @@
-"""The term, and weighted sums of terms. B batch, K classes."""
+"""Terms, and weighted sums of terms. B batch, K classes."""
 
 import copy
 import math
@@ -15,15 +15,15 @@ from kdcourse.taps import Output
 class Loss(nn.Module):
     """Compare the student's output for a batch with the teacher's: one term of an objective.
 
-    A subclass names its function, `class KD(Loss, function=kd)`, which gets student and teacher
-    (student and labels where `needs_teacher` is False), the settings that `super().__init__` got,
-    and `reduction="none"`. Or it writes `values(student, teacher, labels)` itself. Both give one
-    number per sample [B], or one scalar with `per_sample = False`. They get the logits [B, K] of
-    both sides, or what was tapped at their module paths (several paths: a tuple).
+    A subclass names its function, `class KD(Loss, function=kd)`, which is called with student and
+    teacher (student and labels where `needs_teacher` is False), the settings that `super().__init__`
+    got, and `reduction="none"`. Or it writes `values(student, teacher, labels)` itself. Both return
+    one number per sample [B], or one scalar with `per_sample = False`. Their arguments are the
+    logits [B, K] of both sides, or the tensors at the module paths (several paths: a tuple).
 
     student, teacher: module paths, as for `kdcourse.taps`; None stands for the logits.
 
-    The term is called with tensors, or with a scheme's outputs. Terms can be weighted and added:
+    A term is called with tensors, or with a scheme's outputs. Terms can be weighted and added:
     `0.1 * CE() + 0.9 * KD(T=4)` is an `Objective`.
     """
 
@@ -54,7 +54,7 @@ class Loss(nn.Module):
         self.register_load_state_dict_pre_hook(_refuse_unbuilt)
 
     def check(self, data) -> None:
-        """Look at the data set before training, where a term needs to (a memory bank's size)."""
+        """Check the data set before training; a memory bank takes its size from it."""
 
     def build(self, student, teacher, seed: int) -> None:
         """Make what must be trained (projections) from a first batch, before the optimiser exists.
@@ -66,9 +66,9 @@ class Loss(nn.Module):
 
     def values(self, student, teacher=None, labels=None) -> torch.Tensor:
         """Compute one loss per sample, [B]; a scalar where `per_sample` is False. Takes tensors."""
-        settings = self.settings()
-        if self.per_sample:
-            settings["reduction"] = "none"
+        settings = {"reduction": "none"} if self.per_sample else {}
+        for name in self._settings:
+            settings[name] = getattr(self, name)
         return self.function(student, teacher if self.needs_teacher else labels, **settings)
 
     def forward(self, student, teacher=None, labels=None) -> torch.Tensor:
@@ -78,7 +78,7 @@ class Loss(nn.Module):
             if rows is None:
                 return self.values(student, teacher, labels).mean()
             if not self.per_sample and rows.weight is not None:
-                kept = rows.weight > 0  # waits for the device: one number for rows has no weights
+                kept = rows.weight > 0  # one number for all rows has no weights; synchronises
                 found = [t if t is None else t[kept] for t in (student, teacher, rows.labels)]
                 return self.values(*found)
             return rows.mean(self.values(student, teacher, rows.labels))
@@ -86,7 +86,7 @@ class Loss(nn.Module):
             raise self.named(error) from None
 
     def pick(self, student, teacher=None):
-        """Pick the tensors (or tuples) to compare out of both sides' outputs. Tensors stay."""
+        """Pick the tensors (or tuples) to compare out of both outputs. Tensors stay as they are."""
         picked = []
         for output, paths, who in ((student, self.student_paths, "student"),
                                    (teacher, self.teacher_paths, "teacher")):
@@ -107,13 +107,13 @@ class Loss(nn.Module):
                              '"layer3").')
         missing = [path for path in paths if path not in output.taps]
         if missing:
-            raise ValueError(f"Expected a view of the {who} with {missing[0]!r} in it, got "
+            raise ValueError(f"Expected an output of the {who} with {missing[0]!r} in it, got "
                              f"{sorted(output.taps)}. Tap it: kd.taps(model, {list(paths)}).")
         found = tuple(output.taps[path] for path in paths)
         return found[0] if len(found) == 1 else found
 
     def named(self, error: ValueError) -> ValueError:
-        """Put this term, with its paths, in front of what an error says."""
+        """Prefix an error with this term and its paths."""
         return ValueError(f"{self!r}: {error}")
 
     def seeded(self, seed: int, like: torch.Tensor, make) -> nn.Module:
@@ -125,7 +125,7 @@ class Loss(nn.Module):
         return module.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
     def _take(self) -> "Loss":
-        """Give a scheme this term; and each later scheme a copy of it as it was then."""
+        """Give this term to a first scheme, and copies of it, as it was then, to later ones."""
         if self._untrained is not None:
             return copy.deepcopy(self._untrained[0])._take()
         self._untrained = [copy.deepcopy(self)]  # in a list, or it would be a submodule
@@ -136,8 +136,8 @@ class Loss(nn.Module):
                          if value is not None or name not in self.omitted)
 
     def identity(self):
-        """Give the settings that differ from their default, and the paths: what recorded results
-        are found by."""
+        """Give the settings that differ from their default, and the paths, by which recorded
+        results are found."""
         changed = unlike_defaults(type(self), self.settings())
         return [changed, self.student_paths, self.teacher_paths]
 
@@ -189,11 +189,9 @@ class Objective(nn.Module):
             if any(term is other for other in self.terms.values()):
                 raise ValueError(f"Expected each term once in an objective, got the same {term!r} "
                                  "twice. Add its weights, or make a second one.")
-            name = kind = type(term).__name__
-            count = 1
-            while name in self.terms:
-                count += 1
-                name = f"{kind}_{count}"
+            kind = type(term).__name__
+            number = 1 + sum(type(other).__name__ == kind for other in self.terms.values())
+            name = kind if number == 1 else f"{kind}_{number}"
             self.weights[name] = float(weight)
             self.terms[name] = term
 
@@ -285,23 +283,22 @@ class Objective(nn.Module):
 
 
 def as_objective(loss) -> Objective:
-    """Take an objective, or a single term, into a scheme, which trains the terms themselves.
+    """Make the objective of a scheme, which trains the given terms themselves.
 
-    A term that an earlier scheme took is copied as it was then, not yet built: nothing learned
-    passes from one scheme to the next.
+    A term that is part of an earlier scheme is copied as it was before that was built, so that no
+    trained weights pass from one scheme to the next.
     """
     if isinstance(loss, Loss):
         loss = Objective([(1.0, loss)])
     if not isinstance(loss, Objective):
-        raise TypeError(
-            f"Expected a loss such as 0.1 * CE() + 0.9 * KD(T=4), got {type(loss).__name__}. "
-            "Subclass kdcourse.losses.Loss to bring your own."
-        )
+        raise TypeError(f"Expected a loss such as 0.1 * CE() + 0.9 * KD(T=4), got "
+                        f"{type(loss).__name__}. A loss of your own is a subclass of "
+                        "kdcourse.losses.Loss.")
     return Objective([(weight, term._take()) for weight, term in loss._pairs()])
 
 
 def _refuse_unbuilt(term, state, prefix, local, strict, missing, unexpected, errors):
-    """Say what to do about a state that holds parts which `build` has not made yet."""
+    """Add an error for a state with tensors of parts that `build` has not made yet."""
     known = {key.split(".")[0] for key in term.state_dict()}
     given = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
     if strict and given - known:

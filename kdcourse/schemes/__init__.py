@@ -1,7 +1,6 @@
-"""HOW it is transferred: who learns from whom in a training step, and by which objective.
+"""HOW knowledge is transferred: which student learns from which teacher, by which objective.
 
-A scheme lists its edges; `forward`, `build` and `check` are written once, in `Scheme`. The loop
-does not know which scheme it runs.
+A scheme lists its edges; `forward`, `build` and `check` are written once, in `Scheme`.
 """
 
 from kdcourse.schemes.base import Distiller, Edge, Outcome, Scheme, Supervised, export, outcome

@@ -1,4 +1,4 @@
-"""What every scheme is, and distillation from a teacher that was trained before.
+"""The base of all schemes; training from labels, and from a teacher that was trained before.
 
 Shapes: B batch, K classes.
 """
@@ -23,10 +23,10 @@ class Edge:
     """One student that learns from one teacher, or from the labels alone, in one forward pass.
 
     student, teacher: outputs of this forward pass; teacher is None where only labels are compared.
-        A peer comes in as `output.detached()`, so that no gradient reaches it.
-    objective: compares the two, such as `1.0 * KD(T=4)`; kept by the scheme as an attribute, so
-        that its projections are trained and saved.
-    name: stands in front of the terms in the history: "1" makes "1.CE", "" leaves "CE".
+        For a peer pass `output.detached()`, so that no gradient reaches it.
+    objective: compares the two, such as `1.0 * KD(T=4)`; an attribute of the scheme, so that its
+        projections are trained and saved.
+    name: prefix of the terms in the history: "1" makes "1.CE", "" leaves "CE".
     weight: of the whole edge, in the loss and in the history. Terms of the same name are added up
         there, so three peers with a weight of 1/3 each give their mean.
     """
@@ -38,19 +38,19 @@ class Edge:
     weight: float = 1.0
 
     def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The unweighted loss of each term by name. Where the logits are not rows by themselves
-        they are cut into rows here, and so are the labels, once for all terms."""
+        """Compute the unweighted loss of each term by name. Logits and labels that are not rows by
+        themselves are cut into rows here, once for all terms."""
         student, teacher = self.student, self.teacher
         if not batch.task.plain and any(term.on_rows for term in self.objective.terms.values()):
             cut = batch.task.rows(student.logits, batch.x, batch.y, batch.total)
             student = dataclasses.replace(student, rows=cut)
             if teacher is not None:
-                theirs = batch.task.flat(teacher.logits) if self._compared() else teacher.logits
-                teacher = dataclasses.replace(teacher, rows=cut._replace(logits=theirs))
+                logits = teacher.logits
+                logits = batch.task.flat(logits) if self._compares_logits() else logits
+                teacher = dataclasses.replace(teacher, rows=cut._replace(logits=logits))
         return self.objective.losses(student, teacher, batch.y)
 
-    def _compared(self) -> bool:
-        """Whether some term compares the logits of the two."""
+    def _compares_logits(self) -> bool:
         return any(term.on_rows and term.needs_teacher and not (
             term.student_paths and term.teacher_paths) for term in self.objective.terms.values())
 
@@ -66,21 +66,21 @@ class Edge:
                 raise ValueError(f"Expected terms that compare numbers for {task!r}, got {term!r}, "
                                  "which compares classes. Use SquaredError() and LogitMSE(), or "
                                  "set needs_classes = False on a term of your own.")
-        if self.teacher is None or not self._compared():
+        if self.teacher is None or not self._compares_logits():
             return
         ours, theirs = task.outputs(self.student.logits), task.outputs(self.teacher.logits)
         if ours != theirs:
             raise ValueError(
-                f"Expected student and teacher to know the same classes, got {ours} and {theirs}. "
+                f"Expected student and teacher to have the same classes, got {ours} and {theirs}. "
                 f"Give the student {theirs} outputs, or take a teacher for {ours} classes.")
 
 
 @dataclasses.dataclass
 class Outcome:
-    """One step: what is minimised, and what is logged.
+    """The result of one forward pass.
 
     loss: the scalar that is minimised. parts: its unweighted terms by name, scalars.
-    logits: those of the first edge's student, [B, K] or as the task says.
+    logits: of the first edge's student, [B, K] or as the task says.
     notes: further scalars by name, on the device of the loss, that are logged and not minimised.
     """
 
@@ -94,8 +94,8 @@ class Scheme(nn.Module):
     """The base of all schemes. A new scheme is one method, `edges`; by default the student learns
     from the labels, by `objective`.
 
-    What a subclass keeps as attributes is found: objectives are built and trained, teachers
-    (`kd.Live`, `kd.Cached`, `kd.Ensemble`, `kd.EMA`) checked against the data and reported.
+    Objectives that are attributes of a subclass are built and trained; teachers (`kd.Live`,
+    `kd.Cached`, `kd.Ensemble`, `kd.EMA`) are checked against the data and reported.
 
     student: any `nn.Module` that returns logits [B, K], or those of another task (`kd.tasks`).
     objective: such as `CE()`; None where all edges have objectives of their own.
@@ -119,7 +119,7 @@ class Scheme(nn.Module):
     ['CE', 'KD', 'second.DKD']
     """
 
-    partner = "its peers"  # what `report` calls those that a student without a teacher agrees with
+    partner = "its peers"  # `report`: whom a student without a teacher is compared with
     seed_name = "edges"  # part of the seeds of projections, so the recorded rows depend on it
 
     def __init__(self, student: nn.Module, objective=None):
@@ -132,21 +132,21 @@ class Scheme(nn.Module):
         self._taps = None
 
     def edges(self, batch: Batch):
-        """Run students and teachers; return or yield the `Edge`s, who learns from whom. The logits
-        of the first edge's student are those of the `Outcome`."""
+        """Run students and teachers; return or yield an `Edge` for each pair that is compared. The
+        logits of the first edge's student become those of the `Outcome`."""
         return [Edge(self.output(batch), None, self.objective)]
 
     def inputs(self, batch: Batch):
-        """The inputs of a step, for students and teachers alike: by default `batch.x`.
+        """Give the inputs of a step, for students and teachers alike: by default `batch.x`.
 
         Override it for generated samples or another modality. Called once per step, and in
-        `build`. `kd.Cached` answers for the original samples only.
+        `build`. `kd.Cached` has outputs for the original samples only.
         """
         return batch.x
 
     @property
     def students(self) -> list[nn.Module]:
-        """The networks that are trained to classify; most schemes have one."""
+        """The networks that are kept after training; most schemes have one."""
         return [self.student]
 
     @property
@@ -155,46 +155,44 @@ class Scheme(nn.Module):
         return {name: part for name, part in self._modules.items() if isinstance(part, Teacher)}
 
     def objectives(self) -> list[losses.Objective]:
-        """Every objective that the scheme keeps."""
+        """List every objective of the scheme."""
         return [module for module in self.modules() if isinstance(module, losses.Objective)]
 
     def groups(self) -> list[dict]:
-        """Parameters that are trained alike, each group with settings of its own.
+        """List groups of parameters, each with settings of its own; all are kept in checkpoints.
 
         By default one group of everything that has a gradient. A group has "params" and, where it
         differs, "lr" (a factor of the recipe's rate), "weight_decay", "every" (only every n-th
         step), "ascend" (the gradient is reversed: an adversary) and "optimizer" (as in `Recipe`).
-        All of them are kept in checkpoints.
         """
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def identity(self):
-        """Students, objectives and teachers: what recorded results are found by."""
+        """Give students, objectives and teachers, by which recorded results are found."""
         return [self.students, self.objectives(), list(self.teachers.items())]
 
     def networks(self) -> dict[str, nn.Module]:
-        """Copies of what can be used after training, by name, each as `export` makes it."""
+        """Give copies of what can be used after training, by name, as `export` makes them."""
         copies = [alone(student) for student in self.students]
         names = [f"student {i}" for i in range(1, len(copies) + 1)] if copies[1:] else ["student"]
         return dict(zip(names, copies, strict=True))
 
     def partners(self, name: str, names: list[str]) -> list[str]:
-        """Whom `report` compares a network with: the teachers, or the others among the `names`."""
+        """Choose whom `report` compares a network with: the teachers, or the others in `names`."""
         return list(self.teachers) or [other for other in names if other != name]
 
     def tap(self, *paths: str) -> None:
-        """Attach hooks to the students for all that the objectives read there, and for `paths`.
+        """Attach hooks to the students for all paths of the objectives, and for `paths`.
 
-        Happens by itself in the first step. Call it at the end of `__init__` to have the paths
-        checked there, or with the teacher's paths where one student teaches another. Raises
-        `ValueError` for the path of no module.
+        The first step does it by itself. Call it at the end of `__init__` to have the paths checked
+        there, or with the teacher's paths where one student teaches another. Raises `ValueError`
+        for the path of no module.
         """
         paths = [*paths, *(path for one in self.objectives() for path in one.student_paths)]
         self._taps = [taps_of(student, paths) for student in self.students]
 
     def output(self, batch: Batch, number: int = 0) -> Output:
-        """Run a student on `batch.x`: logits, tapped tensors and sample ids. number: which of
-        `students`."""
+        """Run one of the `students` on `batch.x`: logits, tapped tensors and sample ids."""
         if self._taps is None:
             self.tap()
         taps, x = self._taps[number], batch.x
@@ -203,7 +201,7 @@ class Scheme(nn.Module):
         return output
 
     def with_inputs(self, batch: Batch) -> Batch:
-        """The batch with the scheme's own `inputs`."""
+        """Give the batch with the scheme's own `inputs`."""
         x = self.inputs(batch)
         return batch if x is batch.x else dataclasses.replace(batch, x=x)
 
@@ -215,8 +213,8 @@ class Scheme(nn.Module):
     def build(self, batch: Batch, seed: int) -> None:
         """Check that everything fits, and make what must be trained, before the optimiser exists.
 
-        Runs in eval mode and writes nothing: batch statistics stay as they are. Calling it twice
-        changes nothing. Raises `ValueError` where classes or shapes do not fit.
+        Runs in eval mode, so batch statistics stay as they are. Calling it twice changes nothing.
+        Raises `ValueError` where classes or shapes do not fit.
         """
         with evaluating(self), torch.compiler.set_stance("force_eager"):
             batch = self.with_inputs(batch)
@@ -243,18 +241,19 @@ class Scheme(nn.Module):
             part.check(data)
 
     def after_step(self) -> None:
-        """Called after each optimiser step: here that of the teachers, which moves an `EMA`.
+        """Call `after_step` of the teachers. Called by `fit` after each step of the optimiser.
 
         Override it for curricula and the like, and call `super().after_step()`. Do not change a
-        `Live` teacher in it: a checkpoint would not keep that. A teacher that changes is an `EMA`,
-        or a subclass of `Teacher` with `saved = True`.
+        `Live` teacher in it, as a checkpoint would not keep that: a teacher that changes is an
+        `EMA`, or a subclass of `Teacher` with `saved = True`.
         """
-        for teacher in self.teachers.values():
-            teacher.after_step()
+        for part in self._modules.values():
+            if isinstance(part, Teacher):
+                part.after_step()
 
     def frozen_tensors(self) -> set[str]:
-        """The names of parameters and buffers of teachers that are not saved. They never change, so
-        checkpoints and processes leave them alone."""
+        """Name the parameters and buffers of teachers that are not saved. They never change, so
+        they are not written to checkpoints and not sent to other processes."""
         return {f"{path}.{name}" for path, part in self.named_modules()
                 if isinstance(part, Teacher) and not part.saved
                 for name, _ in [*part.named_parameters(), *part.named_buffers()]}
@@ -270,16 +269,16 @@ class Scheme(nn.Module):
 
 
 def outcome(edges, batch: Batch) -> Outcome:
-    """Evaluate the objective of each edge, and add them up."""
+    """Evaluate the objective of each edge, and add the losses up."""
     loss, logits, parts = None, None, {}
     for edge in edges:
         terms = edge.losses(batch)
         total = edge.objective.total(terms)
         if edge.weight != 1:
             total = edge.weight * total
-            terms = {term: edge.weight * value for term, value in terms.items()}
         for term, value in terms.items():
             name = f"{edge.name}.{term}" if edge.name else term
+            value = value if edge.weight == 1 else edge.weight * value
             parts[name] = parts[name] + value if name in parts else value
         loss = total if loss is None else loss + total
         logits = edge.student.logits if logits is None else logits
@@ -289,7 +288,7 @@ def outcome(edges, batch: Batch) -> Outcome:
 
 
 class Supervised(Scheme):
-    """A student and the labels: the baseline that every distillation is measured against.
+    """Train a student on the labels: the baseline of every distillation.
 
     >>> from kdcourse import models
     >>> Supervised(models.convnet(width=8))
@@ -305,15 +304,15 @@ class Supervised(Scheme):
 
 
 class Distiller(Scheme):
-    """Offline distillation: a frozen teacher, a student that learns.
+    """Train a student with a frozen teacher: offline distillation.
 
     student: any `nn.Module` that returns logits [B, K].
     teacher: a network (it is frozen: eval mode, no gradients), or a teacher: `Live`, `Cached`,
         `Ensemble`, `EMA`, or a `Teacher` of your own.
     objective: such as `0.1 * CE() + 0.9 * KD(T=4)`, the default.
 
-    Raises `ValueError` when student and teacher are the same object or share weights; in `build`,
-    when they do not answer for the same classes.
+    Raises `ValueError` when student and teacher share weights; in `build`, when their classes
+    differ in number.
 
     >>> from kdcourse import models
     >>> Distiller(models.convnet(width=8, seed=0), models.convnet(width=16, seed=1)).objective
@@ -322,30 +321,24 @@ class Distiller(Scheme):
 
     def __init__(self, student: nn.Module, teacher, objective=None):
         super().__init__(student, losses.hinton() if objective is None else objective)
-        self._check_apart(teacher)
+        theirs = set(teacher.parameters()) if isinstance(teacher, nn.Module) else set()
+        if not theirs.isdisjoint(student.parameters()):
+            raise ValueError("Expected a teacher with weights of its own, got one that shares them "
+                             "with the student. Use copy.deepcopy(model) for the teacher.")
         self.teacher = as_teacher(teacher)
         self._teacher_paths = self.objective.teacher_paths
         self.teacher.tap(self._teacher_paths)
         self.tap()
-
-    def _check_apart(self, teacher) -> None:
-        ours = {id(p) for p in self.student.parameters()}
-        theirs = teacher.parameters() if isinstance(teacher, nn.Module) else []
-        if any(id(p) in ours for p in theirs):
-            raise ValueError(
-                "Expected a teacher with weights of its own, got one that shares them with the "
-                "student. Use copy.deepcopy(model) for the teacher."
-            )
 
     def edges(self, batch: Batch) -> list[Edge]:
         return [Edge(self.output(batch), self.teacher(batch, self._teacher_paths), self.objective)]
 
 
 def export(scheme: Scheme) -> nn.Module:
-    """The trained student alone, ready to be used, saved or exported further.
+    """Copy the trained student, to be used, saved or exported further.
 
-    A copy in eval mode: no hooks, no projections or other parts of the objective, no teacher, not
-    compiled. The scheme stays as it is and can go on training.
+    The copy is in eval mode and not compiled, without hooks, teacher or parts of the objective. The
+    scheme stays as it is, so its training can go on.
 
     >>> from kdcourse.losses import CE, KD
     >>> from kdcourse import models

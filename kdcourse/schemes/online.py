@@ -14,21 +14,21 @@ from kdcourse.taps import describe
 
 
 class Mutual(Scheme):
-    """Deep mutual learning: students that learn together, each from the labels and all its peers.
+    """Train students together, each with the labels and with all its peers: deep mutual learning.
 
-    For each student: the objective's terms of the labels, once, plus its terms of a teacher, with
-    each peer in the place of the teacher, averaged over the peers. No gradient reaches a peer. The
-    losses of all students are added, so each is trained as if alone with frozen peers.
+    The loss of a student: the objective's terms on the labels, plus its terms on a teacher with
+    each peer as the teacher, averaged over the peers. No gradient reaches a peer. The losses of all
+    students are added, so the gradient of each is the one with frozen peers.
 
     Zhang et al. 2018, "Deep Mutual Learning" (arXiv:1706.00384), with `CE() + KD(T=1)`, the
     default. The paper updates the students in turn; here all take the step together.
 
     students: two or more networks for the same classes, of one kind or of several.
-    objective: such as `CE() + KD(T=1)`. Every student, and every direction between two, has a copy
-        of its own, projections included.
+    objective: such as `CE() + KD(T=1)`. Every student, and every ordered pair, has a copy of its
+        own, projections included.
 
-    `student` is the first of them: the one whose accuracy is shown while training. Parts in the
-    history are called "1.CE", "1.KD", "2.CE" …; the gradient norm is clipped over all students.
+    `student` is the first of them, whose accuracy is shown while training. Terms in the history are
+    called "1.CE", "1.KD", "2.CE" …; the gradient norm is clipped over all students.
 
     Raises `ValueError` for fewer than two students, for students that share weights, and for an
     objective without a term on a teacher.
@@ -47,15 +47,15 @@ class Mutual(Scheme):
             raise ValueError(f"Expected at least two students that learn from each other, got "
                              f"{len(students)}. For one student use Supervised or Distiller.")
         super().__init__(students[0])
-        owners: dict[int, int] = {}
-        for number, student in enumerate(students):
+        known = set()
+        for student in students:
             if not isinstance(student, nn.Module):
                 raise TypeError(f"Expected networks (nn.Module) as students, got "
                                 f"{type(student).__name__}.")
-            for p in student.parameters():
-                if owners.setdefault(id(p), number) != number:
-                    raise ValueError("Expected students with weights of their own, got two that "
-                                     "share some. Make each with a seed of its own.")
+            if not known.isdisjoint(student.parameters()):
+                raise ValueError("Expected students with weights of their own, got two that share "
+                                 "some. Make each with a seed of its own.")
+            known |= set(student.parameters())
         self.peers = nn.ModuleList(students[1:])
         objective = losses.as_objective(
             losses.CE() + losses.KD(T=1) if objective is None else objective)

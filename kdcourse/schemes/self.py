@@ -1,4 +1,4 @@
-"""A network that teaches itself.
+"""Self-distillation: teacher and student are parts of one network.
 
 Shapes: B batch, K classes, C channels, H W height and width, N tokens, D features.
 """
@@ -19,24 +19,24 @@ from kdcourse.tasks import call, each
 
 
 class MultiExit(Scheme):
-    """Be your own teacher: exits inside a network learn from its end, and can be used early.
+    """Train exits inside a network with its end as their teacher.
 
-    At each exit a small classifier (1x1 convolution, batch normalisation, ReLU, mean over the
-    places, linear) answers from what the network knows there. The end learns from the labels; each
-    exit from the labels and, as from a fixed teacher, from the end.
+    An exit is a small classifier on a layer (1x1 convolution, batch normalisation, ReLU, mean over
+    places, linear). The end is trained with the labels; each exit with the labels and with the end,
+    to which no gradient flows from there.
 
-    Zhang et al. 2019, "Be Your Own Teacher" (arXiv:1905.08094), whose classifiers are deeper and
-    whose weight of the labels falls where that of the teacher rises; it also matches features:
-    `Hint` does that as one more term.
+    Zhang et al. 2019, "Be Your Own Teacher" (arXiv:1905.08094). Their classifiers are deeper, their
+    weight of the labels falls where that of the teacher rises, and they also match features, which
+    `Hint` does as one more term.
 
     model: any network that returns logits [B, K].
-    exits: module paths, from early to late, of maps [B, C, H, W], tokens [B, N, D] or vectors; as
-        in `taps`, so "fc:input" and "block[1]" are such, too.
-    objective: such as `0.7 * CE() + 0.3 * KD(T=3)`, the default. The end takes its terms of the
-        labels, with weight 1 for each; every exit a copy of all of it.
+    exits: paths as in `taps`, from early to late, of maps [B, C, H, W], tokens [B, N, D] or
+        vectors.
+    objective: such as `0.7 * CE() + 0.3 * KD(T=3)`, the default, of which every exit has a copy.
+        The end has the terms on the labels, with weight 1 for each.
 
     After training `scheme.exit("layer1")` is a network that stops there, and `kd.export(scheme)`
-    the whole one without exits. Parts in the history are called "CE" for the end and "layer1.CE",
+    the whole one without exits. Terms in the history are called "CE" for the end and "layer1.CE",
     "layer1.KD" … for the exits.
 
     Raises `ValueError` for no exits, for unknown paths, and for an objective without a term on a
@@ -88,8 +88,8 @@ class MultiExit(Scheme):
         super().build(batch, seed)
 
     def exit(self, path: str) -> nn.Module:
-        """A network that answers from this exit and computes nothing behind it: a copy in eval
-        mode, without the weights behind the exit (None, as for a layer without a bias).
+        """Copy the network up to this exit, in eval mode. Nothing behind it is computed; the
+        weights there are None, as for a layer without a bias.
 
         Raises `ValueError` for a path that is no exit or was not trained yet.
         """
@@ -123,7 +123,7 @@ class MultiExit(Scheme):
 
 
 class _Head(nn.Module):
-    """A small classifier on a layer; `like` shows what the layer looks like."""
+    """A small classifier on a layer; `like`: an output of the layer."""
 
     def __init__(self, like: torch.Tensor, classes: int):
         super().__init__()
@@ -138,8 +138,8 @@ class _Head(nn.Module):
 
 
 class _Reads(TorchFunctionMode):
-    """Notes the tensors that go into functions of torch: a module's weights may be read without a
-    call of the module, as those of `out_proj` in `nn.MultiheadAttention`."""
+    """Records the tensors that are arguments of torch functions. Hooks on modules would miss some:
+    `nn.MultiheadAttention` reads the weights of `out_proj` without calling it."""
 
     def __init__(self):
         super().__init__()

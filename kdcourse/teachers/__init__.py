@@ -1,8 +1,8 @@
-"""WHO says it: frozen modules whose answers a student learns from.
+"""WHO teaches: frozen modules whose outputs a student learns from.
 
-Each answers `teacher(batch, paths)` with an `Output`: `Live` runs a network, `Cached` looks stored
-answers up, `Ensemble` averages several teachers, `EMA` is a moving average of the student. For
-another one subclass `Teacher`.
+`teacher(batch, paths)` is an `Output`. `Live` runs a network, `Cached` reads stored logits,
+`Ensemble` averages several teachers, `EMA` is a moving average of the student. For another one
+subclass `Teacher`.
 """
 
 from kdcourse.teachers.base import Teacher

@@ -1,4 +1,4 @@
-"""A teacher's answers, computed once and stored.
+"""A teacher's logits for the training samples, computed once and stored.
 
 Shapes: V views, N samples, B batch, K classes.
 """
@@ -20,22 +20,22 @@ from kdcourse.teachers.base import Teacher
 from kdcourse.teachers.live import as_teacher
 
 KIND = "stored answers"
-TRIED = 8  # samples for which loaded answers are compared with the teacher's
+COMPARED = 8  # samples for which loaded logits are compared with the teacher's
 
 
 class Cached(Teacher):
-    """The teacher's answers to the training samples, computed once and kept by sample and view.
+    """A teacher's logits for the training samples, computed once and stored by sample and view.
 
     Several times faster than `Live`: the teacher runs once instead of once per epoch, and the
     training is the same to rounding. With augmentation the data must have a stated number of views
-    (`kd.augmented(data, views=8)`): each has answers of its own. Refuses other data than it was
-    made for, also where they were changed in place; a teacher that uses labels, such as an ensemble
-    with weights of "confidence", also other labels.
+    (`kd.augmented(data, views=8)`), whose logits are all stored. Refuses other data than it was
+    made for, also where they were changed in place; and other labels where the teacher uses them,
+    such as an ensemble with weights of "confidence".
 
     teacher: a network, or any teacher, such as `Live(network, transform)` or an `Ensemble`.
-    path: a file, such as "answers.safetensors", that keeps them: loaded where it is there, written
-        otherwise. It carries a checksum and says of which teacher, data and views it is; one of
-        others is refused, and one with other answers than the teacher gives to a few samples now.
+    path: a file, such as "logits.safetensors": loaded where it exists, written otherwise. It holds
+        a checksum, and the teacher, data and views that it belongs to; a file of others is refused,
+        and one whose logits are not those of the teacher now, compared for a few samples.
 
     >>> from kdcourse import models
     >>> from kdcourse.data import glyphs
@@ -54,22 +54,22 @@ class Cached(Teacher):
         if self._labels is not None:
             settings["labels"] = self._labels
         path = Path(path) if path is not None else None
-        stored = path is not None and path.exists()
-        self._keep(_store.load(path, KIND, settings)[1]["logits"] if stored else
-                    _answers(teacher, data))
-        if stored:
-            self._try(path, data)
-        elif path is not None:
+        if path is not None and path.exists():
+            self._keep(_store.load(path, KIND, settings)[1]["logits"])
+            self._compare(path, data)
+            return
+        self._keep(_computed(teacher, data))
+        if path is not None:
             with _files.warn_if_not_kept("The teacher's answers were computed but not kept."):
                 _store.save(path, KIND, {"logits": self._logits_VNK}, settings)
 
     @classmethod
     def of(cls, logits: torch.Tensor, data: Dataset, name: str) -> "Cached":
-        """Answers that come from elsewhere: logits [N, K], one row per training sample; for
-        augmented data [V, N, K]. In another task each has the shape of an output there.
+        """Take logits from elsewhere: [N, K], one row per training sample; for augmented data
+        [V, N, K]. In another task each has the shape of an output there.
 
-        name: what they are; recorded results are found by it, so other answers need another name.
-        Raises `ValueError` when there are not as many rows as training samples.
+        name: what they are, for the reader of a `repr`. Raises `ValueError` when there are not as
+        many rows as training samples.
         """
         expected = [len(data.train), len(data.classes)]
         views = getattr(data.train, "views", None)
@@ -89,8 +89,8 @@ class Cached(Teacher):
         self._inputs = fingerprint(data.train.x)
         uses_labels = source is not None and source.uses_labels
         self._labels = fingerprint(data.train.y) if uses_labels else None
-        # In a tuple, so that it is no part of the scheme: training does not ask it, so its weights
-        # need not lie in the memory of a GPU.
+        # In a tuple, so that it is no submodule: training does not run it, so its weights need not
+        # lie in the memory of a GPU.
         self._source = (source,)
 
     def _keep(self, logits_VNK: torch.Tensor) -> None:
@@ -98,23 +98,23 @@ class Cached(Teacher):
 
     @property
     def source(self) -> Teacher | None:
-        """The teacher that gave the answers; None where they came from elsewhere."""
+        """The teacher of the logits; None where they came from elsewhere."""
         return self._source[0]
 
     @property
     def logits(self) -> torch.Tensor:
-        """The stored answers, on the CPU: [N, K], or with augmentation [V, N, K]."""
+        """The stored logits, on the CPU: [N, K], or with augmentation [V, N, K]."""
         stored_VNK = self._logits_VNK.cpu()  # a training moves them
         return stored_VNK if "views" in self.params else stored_VNK[0]
 
-    def _try(self, path: Path, data: Dataset) -> None:
-        """Raise `ValueError` unless the teacher gives the stored answers to a few samples."""
+    def _compare(self, path: Path, data: Dataset) -> None:
+        """Raise `ValueError` unless the teacher has the stored logits for a few samples."""
         V, N = self._logits_VNK.shape[:2]
-        places = torch.linspace(0, N - 1, min(TRIED, N)).long()
+        places = torch.linspace(0, N - 1, min(COMPARED, N)).long()
         for view in {0, V - 1}:
             stored_BK = self._logits_VNK[view, places]
-            now_BK = _ask(self.source, data.train, places, view)
-            # Another device or precision moves answers by less than 2 % of their spread.
+            now_BK = _logits(self.source, data.train, places, view)
+            # Another device or precision changes logits by less than 2 % of their spread.
             close = 0.02 * float(stored_BK[stored_BK.isfinite()].std(correction=0))
             if now_BK.shape != stored_BK.shape or not torch.isclose(
                     now_BK, stored_BK, rtol=0, atol=close, equal_nan=True).all():
@@ -125,7 +125,7 @@ class Cached(Teacher):
                     "name another.")
 
     def tap(self, paths: tuple[str, ...]) -> None:
-        """Raise `ValueError` when inner tensors are asked for: only logits are stored."""
+        """Raise `ValueError` for any path: only logits are stored."""
         if paths:
             raise ValueError(f"Expected a teacher with its layers for the taps {list(paths)}, got "
                              "stored logits. Use the network itself, or Live(network).")
@@ -143,20 +143,20 @@ class Cached(Teacher):
         return Output(logits_NK.index_select(0, places), index=batch.index)
 
     def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor | None:
-        """Logits for any inputs, from the teacher that gave the answers; None without one."""
+        """Compute logits for any inputs with the teacher; None without one."""
         return self.source.predict(x, y) if self.source is not None else None
 
     def identity(self):
-        """The data and the teacher, or the name and the answers that came from elsewhere: what
-        recorded results are found by."""
+        """Give the data and the teacher, or the name and the logits that came from elsewhere, by
+        which recorded results are found."""
         return [self._data, self.source or [self._name, self._logits_VNK]]
 
     def networks(self) -> list[nn.Module]:
-        """The networks of the teacher that gave the answers."""
+        """List the networks of the teacher."""
         return self.source.networks() if self.source is not None else []
 
     def check(self, data: Dataset) -> None:
-        """Raise `ValueError` unless `data` is what the answers were made for."""
+        """Raise `ValueError` unless `data` is what the logits were computed for."""
         if data.params != self.params:
             raise ValueError(
                 f"Expected the data that was cached, {self.params}, got {data.params}. "
@@ -174,21 +174,21 @@ class Cached(Teacher):
         return f"Cached({self._name})"
 
 
-def _answers(teacher: Teacher, data: Dataset) -> torch.Tensor:
-    """[V, N, K]: to the plain samples, or to every view."""
+def _computed(teacher: Teacher, data: Dataset) -> torch.Tensor:
+    """Compute [V, N, K]: the logits of the plain samples, or of every view."""
     train = data.train
     views = train.views if isinstance(train, Augmented) else 1
     if views is None:
         raise ValueError("Expected data with a stated number of views to store answers for, "
                          "got ever new ones. Use kd.augmented(data, views=…), or Live(teacher).")
     parts = torch.arange(len(train)).split(500)
-    return torch.stack([torch.cat([_ask(teacher, train, places, view) for places in parts])
+    return torch.stack([torch.cat([_logits(teacher, train, places, view) for places in parts])
                         for view in range(views)])
 
 
-def _ask(teacher: Teacher, train: Split, places: torch.Tensor, view: int) -> torch.Tensor:
-    """The teacher's answers [B, K] to training samples, of augmented ones in view number view + 1,
-    on the CPU."""
+def _logits(teacher: Teacher, train: Split, places: torch.Tensor, view: int) -> torch.Tensor:
+    """Compute logits [B, K] of training samples, of augmented ones in view number view + 1, on the
+    CPU."""
     index, device = places.to(first(train.x).device), device_of(teacher)
     number = view + 1 if isinstance(train, Augmented) else 0
     split = train[index]

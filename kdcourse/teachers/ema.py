@@ -9,8 +9,8 @@ from kdcourse.teachers.live import Live
 
 
 class EMA(Live):
-    r"""A teacher whose weights are the exponential moving average of a network's, usually the
-    student's: a mean teacher (Tarvainen & Valpola 2017, section 2, arXiv:1703.01780).
+    r"""A teacher with the exponential moving average of a network's weights, usually the student's:
+    a mean teacher (Tarvainen & Valpola 2017, section 2, arXiv:1703.01780).
 
     .. math:: \bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta \quad\text{after every step}
 
@@ -46,7 +46,7 @@ class EMA(Live):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move the average towards the network as it is now."""
+        """Update the average with the present weights of the network."""
         followed = unwrapped(self._followed[0])
         pairs = [*zip(self.model.parameters(), followed.parameters(), strict=True),
                  *zip(self.model.buffers(), followed.buffers(), strict=True)]
@@ -59,7 +59,7 @@ class EMA(Live):
                 mean.copy_(new)
 
     def identity(self):
-        """The average, and how it moves: what recorded results are found by."""
+        """Give the average and the decay, by which recorded results are found."""
         return [*super().identity(), self.decay]
 
     def __repr__(self):

@@ -1,4 +1,4 @@
-"""Several teachers that answer as one.
+"""Several teachers whose logits are averaged.
 
 Shapes: M teachers, B batch, K classes, N samples.
 """
@@ -15,19 +15,17 @@ from kdcourse.teachers.live import as_teacher
 
 
 class Ensemble(Teacher):
-    """Several teachers that answer as one.
+    """Average the logits of several teachers.
 
-    Their logits are averaged: at any temperature that is the (normalised) geometric mean of their
-    softened answers, one of the two means in Hinton, Vinyals & Dean 2015, section 2
-    (arXiv:1503.02531).
+    At any temperature that is the (normalised) geometric mean of their softened outputs, one of the
+    two means in Hinton, Vinyals & Dean 2015, section 2 (arXiv:1503.02531).
 
     teachers: networks or teachers; each keeps its own transform.
     weights: "mean"; or one number per teacher, at least 0; or "confidence": for each sample the
-        teachers weighted by the softmax of their log-probability of the label, so that a teacher
-        counts more where it is right (in the spirit of Zhang et al. 2022, "Confidence-Aware
-        Multi-Teacher Knowledge Distillation", arXiv:2201.00007; their weights are another function
-        of the same cross-entropy). Where all of them give the label no mass, and without labels
-        (in `predict`), the plain mean.
+        softmax over the teachers of their log-probability of the label (in the spirit of Zhang et
+        al. 2022, "Confidence-Aware Multi-Teacher Knowledge Distillation", arXiv:2201.00007; their
+        weights are another function of the same cross-entropy). Where all of them give the label no
+        mass, and without labels (in `predict`), the plain mean.
 
     Raises `ValueError` for no teachers, and weights that do not fit.
 
@@ -58,11 +56,11 @@ class Ensemble(Teacher):
 
     @property
     def uses_labels(self) -> bool:
-        """With weights of "confidence", and where one of the teachers does."""
+        """True with weights of "confidence", and where a teacher in it uses labels."""
         return self.weights == "confidence" or any(t.uses_labels for t in self.teachers)
 
     def identity(self):
-        """The teachers and their weights: what recorded results are found by."""
+        """Give the teachers and their weights, by which recorded results are found."""
         return [list(self.teachers), self.weights]
 
     def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
@@ -71,55 +69,53 @@ class Ensemble(Teacher):
             raise ValueError(f'Expected weights "mean" or numbers for {batch.task!r}, got '
                              '"confidence", which needs one label per sample.')
         return Output(self._averaged([teacher(batch).logits for teacher in self.teachers], batch.y),
-                    index=batch.index)
+                      index=batch.index)
 
-    def _averaged(self, answers, labels=None) -> torch.Tensor:
-        if len({answer.shape for answer in answers}) > 1:
-            raise ValueError("Expected teachers that know the same classes, got logits of shapes "
-                             f"{[list(answer.shape) for answer in answers]}.")
-        logits_MBK = torch.stack([answer.to(answers[0].device).float() for answer in answers])
+    def _averaged(self, logits, labels=None) -> torch.Tensor:
+        if len({each.shape for each in logits}) > 1:
+            raise ValueError("Expected teachers with the same classes, got logits of shapes "
+                             f"{[list(each.shape) for each in logits]}.")
+        logits_MBK = torch.stack([each.to(logits[0].device).float() for each in logits])
         if self.weights == "confidence" and labels is not None:
             log_p, labels = logits_MBK.log_softmax(-1), labels.to(logits_MBK.device)
             if labels.ndim == 1:
                 labels = F.one_hot(labels, log_p.shape[-1])
             # A masked class has a logit of -inf, and 0 * -inf is NaN: such products are set to 0.
-            known_MB = log_p.mul(labels).masked_fill(labels == 0, 0).sum(-1)
-            nobody_B = known_MB.isneginf().all(0)
-            shares_MB1 = known_MB.masked_fill(nobody_B, 0).softmax(0)[..., None]
+            log_p_MB = log_p.mul(labels).masked_fill(labels == 0, 0).sum(-1)
+            no_mass_B = log_p_MB.isneginf().all(0)
+            shares_MB1 = log_p_MB.masked_fill(no_mass_B, 0).softmax(0)[..., None]
             return (shares_MB1 * logits_MBK).masked_fill(shares_MB1 == 0, 0).sum(0)
         if isinstance(self.weights, str):
             return logits_MBK.mean(0)
         shares_M = self._shares_M.to(logits_MBK)
-        silent = (shares_M == 0).view(-1, *[1] * (logits_MBK.ndim - 1))  # no 0 * -inf
-        return torch.einsum("m,m...->...", shares_M, logits_MBK.masked_fill(silent, 0))
+        left_out = (shares_M == 0).view(-1, *[1] * (logits_MBK.ndim - 1))  # 0 * -inf is NaN
+        return torch.einsum("m,m...->...", shares_M, logits_MBK.masked_fill(left_out, 0))
 
     def tap(self, paths: tuple[str, ...]) -> None:
-        """Raise `ValueError` when inner tensors are asked for: there is no one network."""
+        """Raise `ValueError` for any path: there are several networks."""
         if paths:
             raise ValueError(f"Expected one teacher for the taps {list(paths)}, got an ensemble. "
                              "Distil its logits, or take the layers of one network.")
 
     def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor | None:
-        """Logits [N, K] for any inputs; None where one of the teachers returns None.
+        """Compute logits [N, K] for any inputs; None where one of the teachers returns None.
 
-        y: labels [N], or [N, K] when soft, where they are known: then as in training.
+        y: labels [N], or soft [N, K], where they are known: then weights are as in training.
         """
-        answers = [teacher.predict(x, y) for teacher in self.teachers]
-        if any(answer is None for answer in answers):
-            return None
-        return self._averaged(answers, y)
+        logits = [teacher.predict(x, y) for teacher in self.teachers]
+        return None if any(each is None for each in logits) else self._averaged(logits, y)
 
     def check(self, data: Dataset) -> None:
-        """`check` of every teacher."""
+        """Call `check` of every teacher."""
         for teacher in self.teachers:
             teacher.check(data)
 
     def networks(self) -> list[nn.Module]:
-        """The networks of all teachers, each once."""
+        """List the networks of all teachers, each once."""
         return list(dict.fromkeys(n for teacher in self.teachers for n in teacher.networks()))
 
     def after_step(self) -> None:
-        """`after_step` of every teacher."""
+        """Call `after_step` of every teacher."""
         for teacher in self.teachers:
             teacher.after_step()
 

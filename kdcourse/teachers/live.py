@@ -1,4 +1,4 @@
-"""A network that is asked in every step.
+"""A network that runs in every step.
 
 Shapes: B batch, K classes, N samples, C channels, H W height and width.
 """
@@ -12,17 +12,15 @@ from torch import nn
 from kdcourse._key import is_as_made
 from kdcourse._tensors import fingerprint
 from kdcourse.data import Batch, Dataset
-from kdcourse.taps import Output, describe, device_of, evaluating, logits_of
+from kdcourse.taps import Output, describe, predict
 from kdcourse.taps import taps as taps_of
-from kdcourse.tasks import call, each, first, pieces
+from kdcourse.tasks import each
 from kdcourse.teachers.base import Teacher
 
 
 class Live(Teacher):
-    """A network that answers every batch anew.
-
-    The network is frozen where it stands: eval mode (dropout off, batch statistics fixed), no
-    gradients, no gradient to any of its parameters.
+    """A network that runs on every batch. It is frozen: eval mode (dropout off, batch statistics
+    fixed), no gradients, `requires_grad` off in all parameters.
 
     transform: what is done to the inputs first, on their device: any callable on `batch.x`. The
         course's networks take inputs in [0, 1] and normalise for themselves; others want
@@ -39,10 +37,8 @@ class Live(Teacher):
     torch.Size([2, 36])
     """
 
-    def __init__(self, model: nn.Module, transform: Callable | None = None, **settings):
+    def __init__(self, model: nn.Module, transform: Callable | None = None):
         super().__init__()
-        if settings:
-            raise TypeError(_as_transform(settings))
         if not isinstance(model, nn.Module) or isinstance(model, Teacher):
             raise TypeError(f"Expected a network (nn.Module) as teacher, got "
                             f"{type(model).__name__}. Pass the model itself.")
@@ -54,28 +50,24 @@ class Live(Teacher):
         self._taps = {(): taps_of(model, ())}
 
     def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
-        self.tap(paths)
-        taps, x = self._taps[paths], self._inputs(batch.x)
-        view = taps(**x) if isinstance(x, dict) else taps(x)
-        view.index = batch.index
-        return view
-
-    def _inputs(self, x):
-        return x if self.transform is None else self.transform(x)
+        if paths not in self._taps:
+            self.tap(paths)
+        taps, x = self._taps[paths], batch.x
+        if self.transform is not None:
+            x = self.transform(x)
+        output = taps(**x) if isinstance(x, dict) else taps(x)
+        output.index = batch.index
+        return output
 
     def tap(self, paths: tuple[str, ...]) -> None:
         """Raise `ValueError` unless the network has modules at these paths."""
         if paths not in self._taps:
             self._taps[paths] = taps_of(self.model, paths)
 
-    @torch.no_grad()
     def predict(self, x, y: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits [N, K] for any inputs [N, C, H, W] (or a dict), on the device of the inputs."""
-        device, here = device_of(self.model), first(x).device
-        with evaluating(self):
-            asked = (self._inputs(each(lambda t: t.to(device), part)) for part in pieces(x, 500))
-            return torch.cat([logits_of(call(self.model, part)).float().to(here)
-                              for part in asked])
+        """Compute logits [N, K] for any inputs [N, C, H, W] (or a dict), on the inputs' device."""
+        self.eval()
+        return predict(self.model, x, transform=self.transform)
 
     def check(self, data: Dataset) -> None:
         """Raise `ValueError` unless the network takes the inputs of the data."""
@@ -84,13 +76,13 @@ class Live(Teacher):
             self.predict(x)
         except Exception as error:  # each library has its own for a wrong shape
             raise ValueError(
-                f"Expected a teacher that takes inputs of shape {each(_shape, x)}, got "
+                f"Expected a teacher that takes inputs of shape {each(list, data.shape)}, got "
                 f"{type(error).__name__}: {error}. Where it takes others, say how to make them: "
                 "kd.Live(model, transform=v2.RGB()) makes three channels of one, v2.Resize(224) "
                 "another size (with v2 of torchvision.transforms).") from error
 
     def identity(self):
-        """The network and the transform: what recorded results are found by."""
+        """Give the network and the transform, by which recorded results are found."""
         return [self.model, self.transform]
 
     def __repr__(self):
@@ -103,43 +95,19 @@ class Live(Teacher):
 
 
 def as_teacher(teacher) -> Teacher:
-    """A network becomes `Live(network)`; a teacher stays what it is, with its weights frozen.
-
-    Raises `TypeError` for what is neither.
-    """
+    """Make `Live(network)` of a network; freeze the weights of a teacher, which stays what it is.
+    Raises `TypeError` for what is neither."""
     if isinstance(teacher, Teacher):
         return teacher.eval().requires_grad_(False)
     if isinstance(teacher, nn.Module):
         return Live(teacher)
     raise TypeError(f"Expected a network (nn.Module) or a teacher such as Live(network), got "
-                    f"{type(teacher).__name__}. Pass the model itself; a class of your own that "
-                    "answers batches is a subclass of kd.teachers.Teacher.")
-
-
-def _as_transform(settings: dict) -> str:
-    """What to write in place of the mean, std and size that `Live` once had."""
-    unknown = sorted(settings.keys() - {"mean", "std", "size"})
-    if unknown:
-        return f"Expected Live(model, transform), got another argument {unknown[0]!r}."
-    steps, size = [], settings.get("size")
-    if size is not None:
-        size = [size, size] if isinstance(size, int) else list(size)
-        steps.append(f"v2.Resize({size}, antialias=True)")
-    if settings.keys() & {"mean", "std"}:
-        mean, std = (
-            torch.as_tensor(settings.get(name, default), dtype=torch.float64).flatten().tolist()
-            for name, default in (("mean", 0.0), ("std", 1.0)))
-        steps.append(f"v2.Normalize({mean}, {std})")
-    return (f"Expected a transform in place of {' and '.join(settings)}. Write kd.Live(model, "
-            f"transform=v2.Compose([{', '.join(steps)}])), with v2 of torchvision.transforms.")
-
-
-def _shape(x: torch.Tensor) -> list[int]:
-    return list(x.shape[1:])
+                    f"{type(teacher).__name__}. Pass the model itself; a teacher of your own is a "
+                    "subclass of kd.teachers.Teacher.")
 
 
 def _described(transform: Callable) -> str:
-    """A transform as text that is the same in every process."""
+    """Describe a transform by a text that is the same in every process."""
     text = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(transform).split()))
     if isinstance(transform, nn.Module) and transform.state_dict():
         text += f"#{fingerprint(transform)[:8]}"

@@ -1,4 +1,4 @@
-"""The state of a training, kept after each epoch, so that it can go on after a kill."""
+"""The state of a training, saved after each epoch, so that it can be resumed."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ KIND = "a checkpoint of kd.fit"
 
 
 class Checkpoint:
-    """The file of a training; of no file, nothing is kept.
+    """The file of a training, or none for the path None.
 
-    What it belongs to (scheme, data, recipe, seed, versions, …) is written with it, and a file of
-    another training is refused.
+    It holds what it belongs to (scheme, data, recipe, seed, versions, …); a file of another
+    training is refused.
     """
 
     def __init__(self, path, scheme, data, recipe, seed: int, team, device):
@@ -28,7 +28,7 @@ class Checkpoint:
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"Expected a folder {self.path.parent} for the checkpoint, got "
                                     "none. Make it first.")
-        # What the file brings changes in the training: it is no part of what the file belongs to.
+        # Tensors in the file change in the training, so they are no part of what it belongs to.
         frozen = scheme.frozen_tensors()
         kept = [*scheme.state_dict(keep_vars=True).values(),
                 *(b for name, b in scheme.named_buffers() if name not in frozen)]
@@ -47,13 +47,13 @@ class Checkpoint:
             self.found = _store.load(self.path, KIND, self.settings, {"threads": threads})
 
     def history(self) -> History:
-        """The history so far, of the file, or an empty one."""
+        """Read the history so far, or make an empty one."""
         if self.found is None:
             return History(device=str(self.device))
         return History(**self.found[0]["history"])
 
     def restore(self, optimisers) -> dict | None:
-        """Put everything back as it was saved; return the `state` of the best epoch, if any."""
+        """Restore everything that was saved; return the `state` of the best epoch, if any."""
         if self.found is None:
             return None
         (header, tensors), self.found = self.found, None
@@ -106,14 +106,14 @@ class Checkpoint:
 
 
 class Best:
-    """Early stopping: the weights of the epoch with the best validation accuracy."""
+    """The weights of the epoch with the best validation accuracy, for early stopping."""
 
     def __init__(self, scheme, recipe, history: History):
         self.scheme, self.patience, self.history = scheme, recipe.patience, history
         self.state = None
 
     def note(self) -> None:
-        """Keep the weights of the last epoch where it is better than all before."""
+        """Keep the weights of the last epoch if it is better than all before."""
         validated = self.history.validated
         epoch = self.history.rows[-1]["epoch"]
         if self.patience and epoch in validated:
@@ -125,19 +125,19 @@ class Best:
 
     @property
     def over(self) -> bool:
-        """True when so many validations as the recipe waits for brought nothing better."""
+        """True after `patience` validations without a better one."""
         if self.patience is None or self.history.best is None:
             return False
         return sum(epoch > self.history.best for epoch in self.history.validated) >= self.patience
 
     def put_back(self) -> None:
-        """Give the scheme the best weights, if any were kept."""
+        """Load the best weights into the scheme, if any were kept."""
         if self.state:
             put_back(self.scheme, self.state)
 
 
 def state(scheme) -> dict:
-    """All that a scheme has learned: what `state_dict` holds, and buffers that it leaves out."""
+    """Collect `state_dict` and the buffers that it leaves out."""
     whole, frozen = scheme.state_dict(), scheme.frozen_tensors()
     hidden = {name: tensor for name, tensor in scheme.named_buffers()
               if name not in whole and name not in frozen}
@@ -147,7 +147,7 @@ def state(scheme) -> dict:
 
 @torch.no_grad()
 def put_back(scheme, found: dict) -> None:
-    """Give a scheme what `state` took from one like it."""
+    """Load what `state` collected."""
     scheme.load_state_dict(_part(found, "scheme"))
     buffers = dict(scheme.named_buffers())
     for name, value in _part(found, "buffer").items():
@@ -155,7 +155,7 @@ def put_back(scheme, found: dict) -> None:
 
 
 def _random_state(device) -> torch.Tensor:
-    """The states of the random generators, of the CPU's and of the device's."""
+    """Read the states of torch's random generators, of the CPU and of the GPU."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state())

@@ -1,4 +1,4 @@
-"""Which precision and which layout of images are fastest here."""
+"""Measuring which precision and which layout of images are fastest here."""
 
 import copy
 import dataclasses
@@ -19,9 +19,9 @@ from kdcourse.training.recipe import Recipe
 def fastest(scheme, data, recipe: Recipe | None = None, device=None) -> Recipe:
     """Return the recipe with the precision and the layout of images whose steps are fastest.
 
-    Each of the four makes a few steps on a copy of the scheme. A network that cannot be trained in
-    bf16 is trained in fp32. Several processes agree on one. A recorded result belongs to one
-    precision, so name that in its recipe: the fastest one differs from machine to machine.
+    Each of the four makes a few steps on a copy of the scheme; one that fails in bf16 is left out.
+    Several processes choose the same. A recorded result belongs to one precision, so name that in
+    its recipe: the fastest one differs from machine to machine.
 
     Raises what `fit` raises before its first step.
 

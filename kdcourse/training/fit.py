@@ -1,4 +1,4 @@
-"""The one training loop. It does not know which scheme it runs."""
+"""The training loop, for every scheme."""
 
 import contextlib
 import dataclasses
@@ -27,10 +27,9 @@ from kdcourse.training.recipe import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a hook sees of a step: the backward passes are done, gradients lie in `.grad`, and the
-    optimisers have not stepped yet.
+    """The argument of `on_step`: gradients are in `.grad`, the optimisers have not stepped yet.
 
-    number: of the step in the training, from 0. outcome: of the last micro-batch.
+    number: of the step in the training, from 0. batch, outcome: of the last micro-batch.
     """
 
     number: int
@@ -42,30 +41,30 @@ class Step:
 def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int = 0, device=None,
         label: str = "", checkpoint=None, on_step: Callable[[Step], dict | None] | None = None,
         on_epoch: Callable[[dict], None] | None = None) -> History:
-    """Train everything in the scheme that can be trained; return what happened.
+    """Train everything in the scheme that can be trained; return the history.
 
-    seed: decides the order of the samples and dropout. (Weights have the seed of their model.)
-    device: by default the one of `kd.default_device()`.
-    label: stands in front of the progress bar.
-    checkpoint: a file, such as "run.safetensors", in which the state is kept after each epoch; all
-        processes must see it. When it is there already, the training goes on from it, whatever the
-        weights are now: killed at any moment and started again, it ends with the same student, to
-        the last bit on a CPU. A finished training returns at once. So every training needs a file
-        of its own. One of another scheme, data, recipe, seed, torch version or number of threads is
+    seed: of the order of the samples and of dropout. (Weights have the seed of their model.)
+    device: by default `kd.default_device()`.
+    label: prefix of the progress bar.
+    checkpoint: a file, such as "run.safetensors", that keeps the state after each epoch; all
+        processes must see it. Where it exists, the training goes on from it, whatever the weights
+        are now: killed at any moment and started again, it ends with the same student, to the last
+        bit on a CPU. A finished training returns at once, so every training needs a file of its
+        own: one of another scheme, data, recipe, seed, torch version or number of threads is
         refused.
-    on_step: is called in every step with a `Step`, before gradients are clipped. A dict that it
-        returns (scalars by name, best as tensors on the device, so that nothing waits for them)
-        becomes columns of the history, as means over the epoch.
-    on_epoch: is called after every epoch with its row of the history: for loggers.
+    on_step: called in every step with a `Step`, before gradients are clipped. It may return scalars
+        by name (best as tensors on the device, so that nothing waits for them), which become
+        columns of the history, as means over the epoch.
+    on_epoch: called after every epoch with its row of the history: for loggers.
 
     Under `torchrun` or `accelerate launch` each process computes its share of every batch. For
     per-sample losses on networks without batch statistics the gradient is that of one process;
     relations and batch normalisation see the share. Losses and accuracies in the history are those
-    of all processes; the first writes the checkpoint. A stream is not shared out again: every
-    process reads its part with a loader of its own (see `kdcourse.data.from_loaders`).
+    of all processes; the first writes the checkpoint. A stream is not divided: every process reads
+    its part with a loader of its own (see `kdcourse.data.from_loaders`).
 
-    Ctrl-C ends the training and returns the history so far, with `interrupted=True`. The student
-    keeps what it has learned. The global random generator is left as it was.
+    Ctrl-C ends the training and returns the history so far, with `interrupted=True`; the student
+    keeps its weights of that moment. The global random generator is left as it was.
 
     Raises `ValueError` when data, recipe and scheme do not fit together, `FloatingPointError` at
     the end of the epoch in which the loss or the weights became NaN or inf, with the first bad step
@@ -91,7 +90,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     origin = _origin(scheme, data, recipe, seed)
     train, val = data.train.to(device), data.val.to(device)
     scheme.to(device)
-    first = next(train.batches(size, seed))  # raises ValueError if batch > len(train)
+    first = next(train.batches(size, seed))
     scheme.build(first[:4], seed)
     file = Checkpoint(checkpoint, scheme, data, recipe, seed, team, device)
     lay_out(scheme, recipe.channels_last)
@@ -99,7 +98,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     model = team.wrap(scheme, device, team.share(first).split(recipe.accumulate)[0])
     if recipe.compile:
         model = torch.compile(model)
-    history, log = file.history(), Log(team)
+    history, log, precision = file.history(), Log(team), autocast(recipe, device)
     best = Best(scheme, recipe, history)
 
     try:
@@ -112,14 +111,14 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
                 batches = itertools.islice(train.batches(size, seed, epoch), steps)
                 for number, batch in enumerate(batches, epoch * steps):
                     for part, share in team.parts(batch, recipe, model):
-                        with autocast(recipe, device):
+                        with precision:
                             outcome = model(part)
                         (outcome.loss * share).backward()
                         log.add(outcome, share)
                     notes = on_step(Step(number, scheme, part, outcome)) if on_step else None
                     optimisers.step(number)
                     scheme.after_step()
-                    log.step(notes or {})  # stays on the device: nothing in this loop waits for it
+                    log.step(notes)  # kept on the device: nothing in this loop synchronises
                 row = {"epoch": epoch + 1} | log.close(epoch * steps)
                 _check_weights(optimisers.parameters, epoch + 1)
                 team.same(scheme)
@@ -150,7 +149,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
 
 
 def _origin(scheme, data, recipe, seed: int) -> list | None:
-    """How this training's students come about: their key from then on. None for what has none."""
+    """Give the key of this training, by which its students are known later; None without one."""
     try:
         key = key_of([scheme, data, recipe, seed])
     except ValueError:
@@ -159,12 +158,12 @@ def _origin(scheme, data, recipe, seed: int) -> list | None:
 
 
 def autocast(recipe: Recipe, device: torch.device):
-    """The precision of the forward pass."""
+    """Make the context of the forward pass, with the recipe's precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
 def lay_out(scheme: Scheme, channels_last: bool) -> None:
-    """Put images and kernels, those of teachers too, with the channels innermost or outermost."""
+    """Store images and kernels, those of teachers too, with channels innermost or outermost."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for tensor in (*scheme.parameters(), *scheme.buffers()):
         if tensor.ndim == 4:  # scheme.to(memory_format=…) fails where there is one with five
@@ -172,7 +171,7 @@ def lay_out(scheme: Scheme, channels_last: bool) -> None:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether that is what the error says."""
+    """Tell whether the error is one of a full memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -187,24 +186,22 @@ def enough_memory(recipe: Recipe, device: torch.device):
         raise MemoryError(
             f"Expected a step of {recipe.batch} samples to fit into the memory of {device}, but it "
             "is full. Lower Recipe(batch=…), raise Recipe(accumulate=…) to cut the batch into "
-            'parts, or use precision="bf16".'
-        ) from error
+            'parts, or use precision="bf16".') from error
 
 
 def _check_weights(parameters, epoch: int) -> None:
-    """Raise when a gradient broke the weights although every loss was finite."""
+    """Raise `FloatingPointError` for weights that are not finite although every loss was."""
     if not torch.stack([p.detach().isfinite().all() for p in parameters]).all():
         raise FloatingPointError(
             f"The weights became NaN or inf in the last step of epoch {epoch}, in which the "
             "loss was still finite: its gradient was not. Lower Recipe(lr=…), and look for a "
-            "square root, a logarithm or a division at 0 in the loss."
-        )
+            "square root, a logarithm or a division at 0 in the loss.")
 
 
 def _score(model: torch.nn.Module, split, team: Team, recipe: Recipe) -> float | None:
-    """The task's score, such as the share of right answers; each process counts its share of the
-    samples. None without labels."""
-    # Without gradients no activations are kept, so that more fits than in a step of the training.
+    """Compute the task's score, such as the accuracy; each process its share of the samples. None
+    without labels."""
+    # Without gradients no activations are kept, so more samples fit than in a training step.
     size, total = min(500, 4 * -(-recipe.batch // recipe.accumulate)), None
     mine = split if isinstance(split, Stream) else split[team.rank :: team.size]
     idle = not isinstance(split, Stream) and not len(mine)  # more processes than samples
@@ -217,7 +214,7 @@ def _score(model: torch.nn.Module, split, team: Team, recipe: Recipe) -> float |
 
 
 def _progress(epochs: int, label: str, team: Team, done: int):
-    """One progress line; none without a terminal, and none is left behind."""
+    """Make a progress bar; none without a terminal and in other processes than the first."""
     notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
     # tqdm reads TQDM_DISABLE by itself in a terminal, but not in a notebook.
     disable = bool(os.environ.get("TQDM_DISABLE")) if notebook else None

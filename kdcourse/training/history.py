@@ -8,10 +8,10 @@ import torch
 
 @dataclasses.dataclass
 class History:
-    """What happened in each epoch: `rows` of epoch, loss, every term, notes, val_accuracy, seconds.
+    """The `rows` of a training, one per epoch: epoch, loss, terms, notes, val_accuracy, seconds.
 
-    `history["loss"]` is one column; `val_accuracy` is None in epochs that were not validated, and
-    without labels. Of targets that are numbers it is `val_r2`.
+    `history["loss"]` is one column. `val_accuracy` (for targets that are numbers `val_r2`) is None
+    in epochs that were not validated, and without labels.
     interrupted: True when Ctrl-C ended the training early.
     best: with early stopping, the epoch whose weights were kept.
     """
@@ -33,16 +33,16 @@ class History:
 
     @property
     def validated(self) -> dict[int, float]:
-        """The validation accuracy (of numbers R²) of each epoch that was validated."""
+        """The validation accuracy, or R², of each epoch that was validated."""
         scores = {row["epoch"]: row.get("val_accuracy", row.get("val_r2")) for row in self.rows}
         return {epoch: score for epoch, score in scores.items() if score is not None}
 
     def to_dict(self) -> dict:
-        """Plain Python, for a results file."""
+        """Convert to plain Python, for a file."""
         return dataclasses.asdict(self)
 
     def summary(self) -> str:
-        """The last loss and the last validation accuracy, or R²."""
+        """Write the last loss and the last validation accuracy, or R²."""
         form = ".3f" if "val_r2" in self.rows[-1] else ".1%"
         return f"loss {self.rows[-1]['loss']:.3f}" + "".join(
             f", validation {value:{form}}" for value in list(self.validated.values())[-1:])
@@ -56,60 +56,63 @@ class History:
 
 
 class Log:
-    """The loss, its terms and the notes of every step of an epoch, kept on the device until
-    `close`, which is the one place that waits for it."""
+    """The loss, its terms and the notes of every step of an epoch. They stay on the device until
+    `close`, the only place that synchronises with it."""
 
     def __init__(self, team):
         self.team = team
-        self._reset()
+        self._clear()
 
-    def _reset(self):
+    def _clear(self):
+        self.names, self.terms = [], []  # all columns; the loss and its terms
         self.values, self.shares, self.steps, self.notes, self.count = [], [], [], [], 0
-        self.terms, self.names = [], []
 
     def add(self, outcome, share: float) -> None:
-        """Note a micro-batch, which counts for `share` of its step."""
-        values = {"loss": outcome.loss, **outcome.parts}
-        _check_names(values, outcome.notes)
-        self.terms, self.names = list(values), [*values, *outcome.notes]
-        self.values.append(torch.stack(
-            [value.detach() for value in (*values.values(), *outcome.notes.values())]))
+        """Record a micro-batch, which counts for `share` of its step."""
+        names = ["loss", *outcome.parts, *outcome.notes]
+        if names != self.names:
+            if self.values:
+                raise ValueError("Expected the same terms and notes in every step of an epoch, got "
+                                 f"{names} after {self.names}. Give a term the weight 0 instead.")
+            _check_names(names)
+            self.names, self.terms = names, ["loss", *outcome.parts]
+        values = [outcome.loss, *outcome.parts.values(), *outcome.notes.values()]
+        self.values.append(torch.stack(values).detach())
         self.shares.append(share)
         self.steps.append(self.count)
 
-    def step(self, notes: dict[str, torch.Tensor]) -> None:
-        """The step is over. notes: scalars of the whole step."""
-        _check_names(self.names, notes)
-        self.notes.append({name: torch.as_tensor(note).detach() for name, note in notes.items()})
+    def step(self, notes: dict[str, torch.Tensor] | None) -> None:
+        """End a step. notes: scalars of the whole step."""
         self.count += 1
+        if notes:
+            _check_names([*self.names, *notes])
+            self.notes.append({name: torch.as_tensor(x).detach() for name, x in notes.items()})
 
     def close(self, steps_before: int) -> dict:
-        """The means of the epoch, over all processes; raises when some step was not finite."""
+        """Compute the means of the epoch, over all processes. Raises `FloatingPointError` when the
+        loss of a step was not finite."""
         values = torch.stack(self.values).float()  # [micro-batches, names]
-        bad = (~torch.isfinite(values[:, 0])).nonzero()
-        first = int(bad[0]) if len(bad) else None
-        never = 2**40
-        mine = never if first is None else self.steps[first]
-        anywhere = int(self.team.least(torch.tensor(mine, device=values.device)))
+        bad, none = (~torch.isfinite(values[:, 0])).nonzero().flatten().tolist(), 2**40
+        first = self.steps[bad[0]] if bad else none
+        anywhere = int(self.team.least(torch.tensor(first, device=values.device)))
         shares = torch.tensor(self.shares, device=values.device)[:, None]
         means = self.team.sum((values * shares).sum(0)) / (self.count * self.team.size)
         row = dict(zip(self.names, means.tolist(), strict=True))
         for name in dict.fromkeys(name for notes in self.notes for name in notes):
             found = [notes[name].float() for notes in self.notes if name in notes]
             row[name] = float(torch.stack(found).mean())
-        if anywhere < never:
-            found = values[first or 0, 1 : len(self.terms)].tolist() if mine == anywhere else []
+        if anywhere < none:
+            found = values[bad[0]].tolist()[1:] if first == anywhere else []
             parts = [name for name, value in zip(self.terms[1:], found) if not math.isfinite(value)]
             raise FloatingPointError(
                 f"The loss became NaN or inf at step {steps_before + anywhere + 1} "
                 f"(part: {', '.join(parts) or 'the weighted sum'}). Lower Recipe(lr=…), set "
-                "Recipe(clip=1.0), or look at the logits of that part."
-            )
-        self._reset()
+                "Recipe(clip=1.0), or look at the logits of that part.")
+        self._clear()
         return row
 
 
-def _check_names(taken, notes) -> None:
-    if twice := set(taken) & notes.keys():
-        raise ValueError(f"Expected notes with names of their own, got {sorted(twice)}, which are "
+def _check_names(names: list[str]) -> None:
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"Expected terms and notes with names of their own, got {sorted(twice)}, which are "
                          "columns already. Give them other names.")

@@ -22,7 +22,8 @@ class Optimisers:
                               if (group["optimizer"] or recipe.optimizer) == kind], recipe, device)
             for kind in kinds]
         self.schedules = [_schedule(optimizer, recipe, steps) for optimizer in self.optimizers]
-        self.zero_grad()  # whatever an earlier training or the caller left there
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()  # gradients of an earlier training or of the caller
 
     def _check(self, scheme) -> None:
         trained = {id(p): name for name, p in scheme.named_parameters() if p.requires_grad}
@@ -44,11 +45,11 @@ class Optimisers:
                              f"{' in none' if left else ''}.")
 
     def step(self, number: int) -> None:
-        """Clip the gradients, and step those groups that are due in this step of the training."""
+        """Clip the gradients, and step the groups that are due in this step of the training."""
         for group in self.groups:
-            grads = [p.grad for p in group["params"] if p.grad is not None]
-            if group["ascend"] and grads:
-                torch._foreach_neg_(grads)
+            if group["ascend"]:
+                for p in group["params"]:
+                    p.grad = None if p.grad is None else -p.grad
             if number % group["every"]:
                 for p in group["params"]:
                     p.grad = None
@@ -59,15 +60,9 @@ class Optimisers:
             optimizer.zero_grad()
             schedule.step()
 
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-
 
 def _decayed(group: dict, recipe) -> list[dict]:
-    """A group as torch has them: a decay would pull biases and norms to 0 for no reason, so only
-    matrices and kernels have one."""
+    """Split a group in two: weight decay is for matrices and kernels, not for biases and norms."""
     decay = recipe.weight_decay if group["weight_decay"] is None else group["weight_decay"]
     rate = {} if group["lr"] == 1 else {"lr": group["lr"] * recipe.lr}
     return [{"params": [p for p in group["params"] if p.ndim > 1], "weight_decay": decay, **rate},

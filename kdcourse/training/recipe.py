@@ -1,4 +1,4 @@
-"""How long and how fast to train."""
+"""The settings of a training."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Recipe:
-    """How long and how fast to train. Frozen: two arms with one recipe had the same budget.
+    """The settings of a training. Frozen: two arms with one recipe have the same budget.
 
     epochs: passes over the training split.
     batch: samples per step, over all processes; a last incomplete batch is left out. A loader in

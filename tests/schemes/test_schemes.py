@@ -379,6 +379,29 @@ def test_a_note_needs_a_name_of_its_own(data):
         kd.fit(Twice(network()), data, RECIPE)
 
 
+class Changing(kd.Supervised):
+    """Has other terms in the second step of an epoch."""
+
+    def __init__(self, student):
+        super().__init__(student)
+        self.other, self.calls = 1.0 * losses.LabelSmoothing(), 0
+
+    def edges(self, batch):
+        self.calls += 1
+        return [Edge(self.output(batch), None, self.objective if self.calls < 3 else self.other)]
+
+
+def test_terms_that_change_within_an_epoch_are_not_mixed_up(data):
+    with pytest.raises(ValueError, match=r"\['loss', 'LabelSmoothing'\] after \['loss', 'CE'\]"):
+        kd.fit(Changing(network()), data, RECIPE)
+
+
+def test_a_term_is_not_called_like_the_loss(data):
+    loss = type("loss", (losses.CE,), {})
+    with pytest.raises(ValueError, match=r"names of their own, got \['loss'\]"):
+        kd.fit(kd.Supervised(network(), loss()), data, RECIPE)
+
+
 # --- taps and projections -----------------------------------------------------------------------
 
 

@@ -122,7 +122,7 @@ def test_the_average_in_an_ensemble_is_saved_and_the_rest_is_not(data):
     (lambda: kd.Ensemble([network(), network(1)], [float("nan"), 1]), "2 weights of at least 0"),
     (lambda: kd.Ensemble([network()], "best"), "weights \"mean\", \"confidence\" or one number"),
     (lambda: kd.Ensemble([network(), network(1, classes=10)]).predict(torch.rand(2, 1, 12, 12)),
-     r"know the same classes, got logits of shapes \[\[2, 36\], \[2, 10\]\]"),
+     r"with the same classes, got logits of shapes \[\[2, 36\], \[2, 10\]\]"),
     (lambda: kd.Distiller(network(), kd.Ensemble([network(1)]), kd.losses.AT("2", "2")),
      r"one teacher for the taps \['2'\], got an ensemble"),
 ])
