@@ -16,10 +16,10 @@ class Loss(nn.Module):
     """Compare the student's output for a batch with the teacher's: one term of an objective.
 
     A subclass names its function, `class KD(Loss, function=kd)`, which is called with student and
-    teacher (student and labels where `needs_teacher` is False), the settings that `super().__init__`
-    got, and `reduction="none"`. Or it writes `values(student, teacher, labels)` itself. Both return
-    one number per sample [B], or one scalar with `per_sample = False`. Their arguments are the
-    logits [B, K] of both sides, or the tensors at the module paths (several paths: a tuple).
+    teacher (student and labels where `needs_teacher` is False), the settings that were passed to
+    `super().__init__`, and `reduction="none"`. Or it writes `values(student, teacher, labels)`.
+    Both return one number per sample [B], or one scalar with `per_sample = False`. Their arguments
+    are the logits [B, K] of both sides, or the tensors at the module paths (of several, a tuple).
 
     student, teacher: module paths, as for `kdcourse.taps`; None stands for the logits.
 

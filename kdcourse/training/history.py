@@ -114,5 +114,5 @@ class Log:
 
 def _check_names(names: list[str]) -> None:
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"Expected terms and notes with names of their own, got {sorted(twice)}, which are "
-                         "columns already. Give them other names.")
+        raise ValueError("Expected terms and notes with names of their own, got "
+                         f"{sorted(twice)}, which are columns already. Give them other names.")
