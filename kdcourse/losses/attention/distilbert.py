@@ -36,6 +36,3 @@ class HiddenCosine(HiddenLoss, function=hidden_cosine):
     project: True trains a matrix without bias on the student's features first; False never does;
         None only where the widths differ (DistilBERT's agree).
     """
-
-    def __init__(self, student=None, teacher=None, *, project: bool | None = None):
-        super().__init__(student, teacher, project=project)

@@ -60,7 +60,8 @@ def attention_mse(student_BANN, teacher_BANN, heads: str = "same", reduction: st
     tensor(0.2500)
     """
     inputs.check_choice("heads", heads, HEADS)
-    student, teacher = attention_pair(student_BANN, teacher_BANN, heads == "same")
+    agree = (0, 1, 2, 3) if heads == "same" else (0, 2, 3)
+    student, teacher = attention_pair(student_BANN, teacher_BANN, agree=agree)
     if heads == "mean":
         student, teacher = student.mean(1, keepdim=True), teacher.mean(1, keepdim=True)
     masked = student.isneginf() & teacher.isneginf()

@@ -29,8 +29,8 @@ def attention_transfer(student, teacher, p: float = 2.0, variant: str = "paper",
     0 with a gradient of 0 where the directions are equal. A layer that is 0 everywhere has the
     direction 0. Raises `ValueError` for shapes that do not fit and for settings out of range.
 
-    >>> student = torch.tensor([[[[3.0, 0.0]]]])  # one channel that looks to the left
-    >>> teacher = torch.tensor([[[[0.0, 1.0]], [[0.0, 2.0]]]])  # two that look to the right
+    >>> student = torch.tensor([[[[3.0, 0.0]]]])  # one channel, active on the left
+    >>> teacher = torch.tensor([[[[0.0, 1.0]], [[0.0, 2.0]]]])  # two, active on the right
     >>> attention_transfer(student, teacher)  # at a right angle: the square root of 2
     tensor(1.4142)
     """
@@ -42,12 +42,12 @@ def attention_transfer(student, teacher, p: float = 2.0, variant: str = "paper",
 
 
 def _attention(x_BCHW, p) -> torch.Tensor:
-    """Sum |x|^p over the channels, [B, 1, H, W], up to a factor per sample."""
+    """Sum |x|^p over the channels, [B, 1, H, W], up to a factor for each sample."""
     return scaled(x_BCHW, (1, 2, 3)).abs().pow(p).sum(1, keepdim=True)
 
 
 class AT(FeatureLoss, function=attention_transfer):
-    """Attend to the teacher's places: `attention_transfer`. Trains nothing of its own."""
+    """Match where a layer is active: `attention_transfer`. Trains nothing of its own."""
 
     def __init__(self, student=None, teacher=None, *, p: float = 2.0, variant: str = "paper"):
         _check_settings(p, variant)
@@ -56,5 +56,4 @@ class AT(FeatureLoss, function=attention_transfer):
 
 def _check_settings(p, variant) -> None:
     inputs.check_choice("variant", variant, ("paper", "code"))
-    if not 1 <= p < float("inf"):
-        raise ValueError(f"Expected a power p of at least 1, got {p}. The paper uses 2.")
+    inputs.check(1 <= p < float("inf"), "a power p of at least 1", p, "The paper uses 2.")

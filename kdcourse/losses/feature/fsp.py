@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import maps_pair
+from kdcourse.losses.feature.projections import maps_pair, on_one_grid
 
 VARIANTS = ("paper", "mean")
 
@@ -35,38 +35,30 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
     tensor(6.2500)
     """
     inputs.check_choice("variant", variant, VARIANTS)
-    student, teacher = _pair(student, "student"), _pair(teacher, "teacher")
-    pairs = [maps_pair(s, t) for s, t in zip(student, teacher, strict=True)]
-    for which, (s, t) in zip(("first", "last"), pairs, strict=True):
+    for layers, who in ((student, "student"), (teacher, "teacher")):
+        several = isinstance(layers, tuple | list)
+        inputs.check(several and len(layers) == 2,
+                     f"{who} features as a pair (first, last) of maps [B, C, H, W]",
+                     f"{len(layers)} of them" if several else inputs.described(layers),
+                     'As module paths: FSP(["layer1", "layer2"], …).')
+    pairs = [maps_pair(*layers) for layers in zip(student, teacher)]
+    for (s, t), name in zip(pairs, ("first", "last")):
         if s.shape[1] != t.shape[1]:
-            raise ValueError(
-                f"Expected student and teacher with as many channels in the {which} layer, got "
-                f"{list(s.shape)} and {list(t.shape)}. Nothing is projected here: tap layers of "
-                "one width, or use a loss that takes any (AT, NST, Hint)."
-            )
-    (student_1, teacher_1), (student_2, teacher_2) = pairs
-    if len(student_1) != len(student_2):
-        raise ValueError(f"Expected student layers of one batch, got {list(student_1.shape)} and "
-                         f"{list(student_2.shape)}.")
-    square = (_flow(student_1, student_2) - _flow(teacher_1, teacher_2)).square().flatten(1)
+            raise inputs.shape_error(
+                f"with as many channels in the {name} layer", s, t, "Nothing is projected here: "
+                "tap layers of one width, or use a loss that takes any (AT, NST, Hint).")
+    students, teachers = zip(*pairs)
+    inputs.check(len(students[0]) == len(students[1]), "student layers of one batch",
+                 f"{list(students[0].shape)} and {list(students[1].shape)}")
+    square = (_flow(*students) - _flow(*teachers)).square().flatten(1)
     return inputs.reduce(square.sum(1) if variant == "paper" else square.mean(1), reduction)
 
 
 @inputs.full_precision
 def _flow(first_BPHW, last_BQHW) -> torch.Tensor:
     """Compute the FSP matrix [B, P, Q] of two layers."""
-    size = [min(a, b) for a, b in zip(first_BPHW.shape[2:], last_BQHW.shape[2:], strict=True)]
-    first, last = (x if list(x.shape[2:]) == size else F.adaptive_max_pool2d(x, size)
-                   for x in (first_BPHW, last_BQHW))
-    return first.flatten(2) @ last.flatten(2).transpose(1, 2) / (size[0] * size[1])
-
-
-def _pair(x, who: str):
-    if not isinstance(x, tuple | list) or len(x) != 2:
-        got = f"{len(x)} of them" if isinstance(x, tuple | list) else type(x).__name__
-        raise ValueError(f"Expected {who} features as a pair (first, last) of maps [B, C, H, W], "
-                         f'got {got}. As module paths: FSP(["layer1", "layer2"], …).')
-    return x
+    first, last = on_one_grid(first_BPHW, last_BQHW, F.adaptive_max_pool2d)
+    return first.flatten(2) @ last.flatten(2).transpose(1, 2) / first.shape[2:].numel()
 
 
 class FSP(FeatureLoss, function=fsp):
@@ -77,10 +69,9 @@ class FSP(FeatureLoss, function=fsp):
         inputs.check_choice("variant", variant, VARIANTS)
         super().__init__(student, teacher, variant=variant)
         for who, paths in (("student", self.student_paths), ("teacher", self.teacher_paths)):
-            if len(paths) not in (0, 2):
-                raise ValueError(f"Expected two module paths of the {who}, the first and the last "
-                                 f'layer, got {list(paths)}. Write FSP(["layer1", "layer2"], '
-                                 '["layer1", "layer2"]).')
+            inputs.check(len(paths) in (0, 2),
+                         f"two module paths of the {who}, the first and the last layer",
+                         list(paths), 'Write FSP(["layer1", "layer2"], ["layer1", "layer2"]).')
 
     def build(self, student, teacher, seed):
         fsp(*self.pick(student, teacher))  # raises where the shapes do not fit

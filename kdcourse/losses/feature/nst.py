@@ -41,7 +41,7 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
     pairs = (teacher_BCN, teacher_BCN), (student_BCN, student_BCN), (teacher_BCN, student_BCN)
     if kernel == "gaussian":
         squares = [_squared_distances(a, b) for a, b in pairs]
-        sigma2 = squares[2].mean((1, 2), keepdim=True).clamp(min=1e-4)  # rounding is far below
+        sigma2 = squares[2].mean((1, 2), keepdim=True).clamp(min=1e-4)  # far above rounding
         kernels = [(-square / (2 * sigma2)).exp() for square in squares]
     else:
         kernels = [a @ b.transpose(1, 2) for a, b in pairs]
@@ -52,8 +52,7 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
 
 
 def _squared_distances(a_BCN, b_BDN) -> torch.Tensor:
-    """Compute ||a_i - b_j||² of all pairs, [B, C, D], without [B, C, D, N]: exact enough for points
-    of length 1 or 0."""
+    """Compute ||a_i - b_j||² of all pairs, [B, C, D], for points of length 1 or 0."""
     lengths = a_BCN.square().sum(2)[:, :, None] + b_BDN.square().sum(2)[:, None]
     return lengths - 2 * a_BCN @ b_BDN.transpose(1, 2)
 

@@ -18,9 +18,8 @@ def squared_error(student_BD, targets_BD, reduction: str = "mean"):
     tensor(4.5000)
     """
     student_BD = inputs.logits(student_BD, "student")
-    if getattr(targets_BD, "shape", None) != student_BD.shape:
-        got = list(targets_BD.shape) if hasattr(targets_BD, "shape") else targets_BD
-        raise ValueError(f"Expected targets of shape {list(student_BD.shape)}, got {got}.")
+    inputs.check(getattr(targets_BD, "shape", None) == student_BD.shape,
+                 f"targets of shape {list(student_BD.shape)}", inputs.described(targets_BD))
     difference_BD = student_BD - targets_BD.to(student_BD.dtype)
     return inputs.reduce(difference_BD.square().mean(1), reduction)
 
