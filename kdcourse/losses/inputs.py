@@ -146,7 +146,8 @@ def as_vectors(x, who: str = "the") -> torch.Tensor:
 
 
 def check(fits: bool, expected: str, got, advice: str = "") -> None:
-    """Raise `ValueError` with a sentence unless what was given fits."""
+    """Raise `ValueError`, "Expected …, got …. …", unless what was given fits. For settings, not for
+    shapes: the sentence is formed in every call."""
     if not fits:
         raise ValueError(f"Expected {expected}, got {got}. {advice}".rstrip())
 
@@ -172,7 +173,8 @@ def check_count(name: str, value, least: int = 1) -> None:
 
 def check_share(name: str, value) -> None:
     """Raise unless the value lies between 0 and 1."""
-    check(0 <= value <= 1, f"{name} between 0 and 1", value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"Expected {name} between 0 and 1, got {value}.")
 
 
 def check_weights(**weights) -> None:

@@ -17,14 +17,13 @@ def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: st
     .. math:: L = \frac{1}{A N} \sum_{a, n} D_{KL}(A^T_{a n} \,\|\, A^S_{a n})
 
     Wang et al. 2020 (MiniLM, arXiv:2002.10957), section 3.1, which compares the last layers only.
-    Sum over keys, mean over heads and queries, in nats.
+    Sum over keys, mean over heads and queries, in nats. Raises `ValueError` for shapes that do not
+    fit.
 
     student_BANN, teacher_BANN: attention [B, A, N, N], of one shape: both need as many heads.
-    scores: False takes probabilities, rows that sum to 1. True takes scores before the softmax.
-
-    A key to which only the student gives no probability makes the loss large but finite with
-    probabilities, +inf with scores. Probabilities are compared by :math:`p \log (p / q) - p + q`,
-    never below 0 after rounding. Raises `ValueError` for shapes that do not fit.
+    scores: False takes probabilities, rows that sum to 1, and adds q - p to each summand, so that
+        none is below 0 after rounding. True takes scores before the softmax. A key that only the
+        student rules out makes the loss large but finite with probabilities, +inf with scores.
 
     >>> uniform, sure = torch.full((1, 1, 1, 2), 0.5), torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
     >>> attention_kl(uniform, sure)  # 1 log(1 / 0.5) = log 2
@@ -59,12 +58,10 @@ def value_relation(student_BANd, teacher_BANd, reduction: str = "mean"):
         R_a = \mathrm{softmax}\left(\frac{V_a V_a^\top}{\sqrt d}\right)
 
     Wang et al. 2020 (MiniLM, arXiv:2002.10957), section 3.2. Sum over keys, mean over heads and
-    queries, in nats.
+    queries, in nats. Raises `ValueError` for shapes that do not fit.
 
     student_BANd, teacher_BANd: the values of each head, [B, A, N, d]: as many heads and tokens on
         both sides, any widths d. `ValueRelation` cuts [B, N, D] into heads.
-
-    Raises `ValueError` for shapes that do not fit.
 
     >>> student, teacher = torch.zeros(1, 1, 2, 3), torch.tensor([[[[2.0], [0.0]]]])
     >>> value_relation(student, teacher)  # rows softmax(4, 0) and (1/2, 1/2): (0.6031 + 0) / 2

@@ -51,9 +51,10 @@ def attention_pair(student, teacher, what: str = "attention", last: str = "N",
     """Check attention [B, heads, N, N], or what has [B, heads, N, `last`], of both sides: float32
     at least, the teacher's without a gradient. agree: the dimensions that must be of one size."""
     for x, who in ((student, "student"), (teacher, "teacher")):
-        inputs.check(isinstance(x, torch.Tensor) and x.ndim == 4 and x.is_floating_point()
-                     and 0 not in x.shape, f"{who} {what} of shape [B, heads, N, {last}]",
-                     inputs.described(x))
+        if not isinstance(x, torch.Tensor) or x.ndim != 4 or 0 in x.shape or (
+                not x.is_floating_point()):
+            raise ValueError(f"Expected {who} {what} of shape [B, heads, N, {last}], got "
+                             f"{inputs.described(x)}.")
     if any(student.shape[dim] != teacher.shape[dim] for dim in agree):
         advice = "" if student.shape[1] == teacher.shape[1] else (
             'With different numbers of heads, use attention_mse(..., heads="mean") or '

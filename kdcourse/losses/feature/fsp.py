@@ -21,14 +21,13 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
 
     Yim et al. 2017, "A Gift from Knowledge Distillation" (CVPR), equations 1 and 2, for the first
     and last layer of a section; several sections have equal weight in the paper. With both layers k
-    times as large, L is k⁴ times as large.
+    times as large, L is k⁴ times as large. Raises `ValueError` for shapes that do not fit and for
+    another variant.
 
     student, teacher: a pair (first, last) each: maps [B, P, H, W] and [B, Q, H, W], or tokens
         [B, N, D], laid out on their grid without class tokens. P and Q agree on both sides; of two
         layers of different size, the larger is max-pooled to the smaller, as in the paper.
     variant: "paper" sums over the entries of G; "mean" averages them, as RepDistiller does.
-
-    Raises `ValueError` for shapes that do not fit and for another variant.
 
     >>> first, last = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[3.0, 1.0]]]])
     >>> fsp((first, last), (first, 2 * last))  # G: (3 + 2)/2 = 2.5 and twice that; 2.5²
@@ -36,11 +35,11 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
     """
     inputs.check_choice("variant", variant, VARIANTS)
     for layers, who in ((student, "student"), (teacher, "teacher")):
-        several = isinstance(layers, tuple | list)
-        inputs.check(several and len(layers) == 2,
-                     f"{who} features as a pair (first, last) of maps [B, C, H, W]",
-                     f"{len(layers)} of them" if several else inputs.described(layers),
-                     'As module paths: FSP(["layer1", "layer2"], …).')
+        if not isinstance(layers, tuple | list) or len(layers) != 2:
+            several = isinstance(layers, tuple | list)
+            got = f"{len(layers)} of them" if several else inputs.described(layers)
+            raise ValueError(f"Expected {who} features as a pair (first, last) of maps [B, C, H, "
+                             f'W], got {got}. As module paths: FSP(["layer1", "layer2"], …).')
     pairs = [maps_pair(*layers) for layers in zip(student, teacher)]
     for (s, t), name in zip(pairs, ("first", "last")):
         if s.shape[1] != t.shape[1]:
@@ -48,8 +47,9 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
                 f"with as many channels in the {name} layer", s, t, "Nothing is projected here: "
                 "tap layers of one width, or use a loss that takes any (AT, NST, Hint).")
     students, teachers = zip(*pairs)
-    inputs.check(len(students[0]) == len(students[1]), "student layers of one batch",
-                 f"{list(students[0].shape)} and {list(students[1].shape)}")
+    if len(students[0]) != len(students[1]):
+        shapes = [list(x.shape) for x in students]
+        raise ValueError(f"Expected student layers of one batch, got {shapes[0]} and {shapes[1]}.")
     square = (_flow(*students) - _flow(*teachers)).square().flatten(1)
     return inputs.reduce(square.sum(1) if variant == "paper" else square.mean(1), reduction)
 

@@ -17,13 +17,12 @@ def hint(student, teacher, variant: str = "paper", reduction: str = "mean"):
 
     Romero et al. 2015 (FitNets, arXiv:1412.6550), equation 3: :math:`u_h` is the teacher's hint,
     :math:`r` the student's layer behind a regressor (`Hint`). Weights near 1/(C H W) are usual. The
-    paper trains on hints first, on the output afterwards.
+    paper trains on hints first, on the output afterwards. Raises `ValueError` for shapes that do
+    not fit and for another variant.
 
     student, teacher: features of one shape, [B, D], [B, N, D] or [B, C, H, W].
     variant: "paper", or "mean", which most code runs: the mean of the squared differences over all
         elements, without the half. (The authors' code keeps the half and sums over one dimension.)
-
-    Raises `ValueError` for shapes that do not fit and for another variant.
 
     >>> student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])
     >>> hint(student, teacher), hint(student, teacher, variant="mean")  # 2²/2, and 2²/2 elements

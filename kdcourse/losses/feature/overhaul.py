@@ -20,11 +20,10 @@ def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
     Heo et al. 2019 (arXiv:1904.01866), section 3: "margin ReLU" and "partial L2 distance". The
     official code divides by 1000 on CIFAR-100 and by 10000 on ImageNet, and halves the weight for
     each earlier layer: `1e-3 * OFD(...)` for the last, `0.5e-3 * OFD(...)` for the one before.
+    Raises `ValueError` for shapes that do not fit.
 
     student_BCHW, teacher_BCHW: maps before the ReLU, of one shape.
     margin_C: one margin per channel [C], not above 0, such as `margins` gives.
-
-    Raises `ValueError` for shapes that do not fit.
 
     >>> teacher = torch.tensor([2.0, -5.0, -5.0, -5.0]).view(1, 1, 2, 2)
     >>> student = torch.tensor([1.0, -9.0, -1.0, 0.5]).view(1, 1, 2, 2)
@@ -49,12 +48,11 @@ def margins(mean_C, std_C=None):
     Heo et al. 2019, section 3, with the density :math:`\varphi` and the distribution function
     :math:`\Phi` of the standard normal. As in the official code, a channel that is negative no more
     than once in a thousand gets :math:`-3 \sigma_c`. A constant channel gets its mean, 0 at most.
+    Raises `ValueError` for a layer without `weight` and `bias` and for shapes that do not fit.
 
     mean_C: means [C]; or, alone, the batch normalisation right before the ReLU. A shortcut that is
         added in between is left out, as in the official code; `OFD(margin=None)` measures instead.
     std_C: standard deviations [C]. Their sign does not matter.
-
-    Raises `ValueError` for a layer without `weight` and `bias` and for shapes that do not fit.
 
     >>> margins(torch.tensor([0.0, -9.0, 4.0]), torch.ones(3))  # -√(2/π); nearly the mean; -3σ
     tensor([-0.7979, -9.0000, -3.0000])
@@ -85,10 +83,9 @@ class OFD(FeatureLoss):
 
     student, teacher: paths of what goes *into* a ReLU: in our resnet of depth 8
         "layer2.0.relu:input", in torchvision's, whose blocks call one ReLU several times,
-        "layer2.1.relu#2:input". Set `relu.inplace = False` where `kdcourse.taps` asks for it.
+        "layer2.1.relu#2:input", with `relu.inplace = False`.
     margin: one per channel of the teacher [C], such as `margins(batch_norm)`. None measures it: the
-        mean of a channel's negative responses in all training steps so far, kept in buffers (with
-        several processes: in one process's share of the data).
+        mean of a channel's negative responses in all training steps so far of this process.
 
     The official code runs the teacher in train mode. Here it is frozen in eval mode.
     """
@@ -147,9 +144,9 @@ class OFD(FeatureLoss):
 
 def _margin(margin_C, channels: int | None = None) -> torch.Tensor:
     """Check a vector of margins [C], for so many channels."""
-    inputs.check(isinstance(margin_C, torch.Tensor) and margin_C.is_floating_point()
-                 and margin_C.ndim == 1 and channels in (None, len(margin_C)),
-                 f"one margin per channel of the teacher, shape [{channels or 'C'}]",
-                 inputs.described(margin_C),
-                 "Use margins(batch_norm), or None in OFD to measure them.")
+    if not isinstance(margin_C, torch.Tensor) or margin_C.ndim != 1 or (
+            not margin_C.is_floating_point() or channels not in (None, len(margin_C))):
+        raise ValueError(f"Expected one margin per channel of the teacher, shape "
+                         f"[{channels or 'C'}], got {inputs.described(margin_C)}. Use "
+                         "margins(batch_norm), or None in OFD to measure them.")
     return inputs.floats(margin_C)

@@ -19,11 +19,10 @@ def review(students, teachers, reduction: str = "mean"):
     Chen et al. 2021 (arXiv:2104.09044), section 3. Each level :math:`l` is compared as it is
     (weight 1), then averaged to grids :math:`g` of 4x4, 2x2 and 1x1 places. A grid that is not
     smaller than the map is left out, and the next one takes its weight. The weights, and the
-    division by their sum, are those of the official code.
+    division by their sum, are those of the official code. Raises `ValueError` for shapes that do
+    not fit.
 
     students, teachers: tuples of maps [B, C, H, W], one per level, of equal shapes; or one map.
-
-    Raises `ValueError` for shapes that do not fit.
 
     >>> teacher = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 2, 2)
     >>> review(0 * teacher, teacher)  # (1 * 1 + 1/2 * 0) / (1 + 1/2): the averages agree
@@ -45,10 +44,9 @@ class ReviewKD(FeatureLoss):
     """Match several levels, the student's fused by attention, the deepest first: `review`.
 
     student, teacher: as many paths each, from shallow to deep, as in `ReviewKD(["layer1",
-        "layer2"], ["layer1", "layer2"])`. Sizes and channels may differ. Tokens are laid out on
-        their grid; a vector [B, D] is a map of 1x1. On CIFAR-100 the official code adds "fc:input"
-        as the deepest level, and takes the others before the ReLU from the teacher, behind it from
-        the student.
+        "layer2"], ["layer1", "layer2"])`, of maps, tokens or vectors of any size. On CIFAR-100 the
+        official code adds "fc:input" as the deepest level, and takes the others before the ReLU
+        from the teacher, behind it from the student.
     width: channels inside the fusion. None: as many as the student's deepest level, 512 at most.
 
     Trains, for each level, a 1x1 convolution to `width` channels, two attention maps that weigh it
@@ -121,11 +119,10 @@ def _levels(students, teachers) -> list[tuple[torch.Tensor, torch.Tensor]]:
                      f"{who} maps [B, C, H, W], one per level", type(x).__name__,
                      "Pass a tuple of tensors.")
         sides.append(levels)
-    shapes = [[list(level.shape) for level in levels] for levels in sides]
-    batches = {tuple(shape[:1]) for shape in [*shapes[0], *shapes[1]]}
-    inputs.check(len(sides[0]) == len(sides[1]) and len(batches) == 1,
-                 "student and teacher maps of as many levels and one batch",
-                 f"{shapes[0]} and {shapes[1]}")
+    if len(sides[0]) != len(sides[1]) or len({x.shape[:1] for x in [*sides[0], *sides[1]]}) > 1:
+        shapes = [[list(level.shape) for level in levels] for levels in sides]
+        raise ValueError("Expected student and teacher maps of as many levels and one batch, got "
+                         f"{shapes[0]} and {shapes[1]}.")
     return list(zip(*sides))
 
 

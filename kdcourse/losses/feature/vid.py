@@ -22,15 +22,14 @@ def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "
             + \frac{(t_{chw} - \mu_{chw}(s))^2}{2 \sigma_c^2} \right] + \text{const}
 
     Ahn et al. 2019 (arXiv:1904.05835), equation 6: -L, on average, is a lower bound of the mutual
-    information between the layers, up to the teacher's entropy. In nats, without the constant.
+    information between the layers, up to the teacher's entropy. In nats, without the constant: not
+    0 where both agree, and not bounded below. Raises `ValueError` for shapes that do not fit and
+    for another variant.
 
     student: the prediction :math:`\mu(s)`, with the teacher's shape (`VID` makes it).
     teacher: features [B, D], [B, N, D] or [B, C, H, W].
     variance_C: :math:`\sigma_c^2`, one number above 0 for each channel (or feature).
     variant: "paper" sums over the elements of a sample; "mean" averages them, as RepDistiller does.
-
-    Not 0 where both agree, and not bounded below. Raises `ValueError` for shapes that do not fit
-    and for another variant.
 
     >>> student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])
     >>> vid(student, teacher, torch.tensor([1.0, 4.0]))  # (0 + 0) + (log 2 + 2²/(2 * 4))
@@ -39,8 +38,9 @@ def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "
     inputs.check_choice("variant", variant, VARIANTS)
     student, teacher = inputs.features_pair(student, teacher, 2, 3, 4)
     C = projections.width(student)
-    inputs.check(isinstance(variance_C, torch.Tensor) and variance_C.shape == (C,),
-                 f"one variance for each of the {C} channels, [{C}]", inputs.described(variance_C))
+    if not isinstance(variance_C, torch.Tensor) or variance_C.shape != (C,):
+        raise ValueError(f"Expected one variance for each of the {C} channels, [{C}], got "
+                         f"{inputs.described(variance_C)}.")
     variance = variance_C.to(student)
     variance = variance[:, None, None] if student.ndim == 4 else variance
     terms = (variance.log() + (teacher - student).square() / variance).flatten(1) / 2
@@ -55,8 +55,8 @@ class VID(FeatureLoss):
     variance: what every variance starts from, above 1e-5. Each is softplus(alpha) + 1e-5, with the
         trained `alpha` of its channel.
 
-    Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]; of two grids, the larger is
-    averaged down. Tokens beside another shape are laid out on their grid.
+    Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]; tokens beside another shape are
+    laid out on their grid, and of two grids, the larger is averaged down.
     """
 
     omitted = ("hidden",)

@@ -46,10 +46,10 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
     anchor_BD = inputs.features(anchor_BD, "student (anchor)", 2)
     positive_BD = inputs.features(positive_BD, "positive", 2).detach().to(anchor_BD)
     negatives_BND = inputs.features(negatives_BND, "negative", 3).detach().to(anchor_BD)
-    inputs.check(
-        anchor_BD.shape == positive_BD.shape == negatives_BND.shape[::2],
-        "anchors and positives [B, D] and negatives [B, N, D]",
-        f"{list(anchor_BD.shape)}, {list(positive_BD.shape)} and {list(negatives_BND.shape)}")
+    if not anchor_BD.shape == positive_BD.shape == negatives_BND.shape[::2]:
+        raise ValueError(
+            f"Expected anchors and positives [B, D] and negatives [B, N, D], got "
+            f"{list(anchor_BD.shape)}, {list(positive_BD.shape)} and {list(negatives_BND.shape)}.")
     threshold = math.log(negatives_BND.shape[1] / samples)
     if isinstance(normalizer, torch.Tensor):
         threshold = threshold + normalizer.detach().to(anchor_BD).log()
@@ -188,11 +188,11 @@ class CRD(FeatureLoss):
                    for side, (positive, negatives) in enumerate(scores))
 
     def _index(self, index, B: int) -> torch.Tensor:
-        inputs.check(isinstance(index, torch.Tensor) and index.shape == (B,)
-                     and not index.is_floating_point() and index.dtype != torch.bool,
-                     f"the sample ids [{B}] of this batch, rows of the training set",
-                     inputs.described(index), "A scheme passes them; in your own loop call "
-                     "term(student, teacher, labels, index=index).")
+        if not isinstance(index, torch.Tensor) or index.shape != (B,) or (
+                index.is_floating_point() or index.dtype == torch.bool):
+            raise ValueError(f"Expected the sample ids [{B}] of this batch, rows of the training "
+                             f"set, got {inputs.described(index)}. A scheme passes them; in your "
+                             "own loop call term(student, teacher, labels, index=index).")
         return index.long()
 
     @torch.compiler.disable  # the count of steps is Python's, and differs at each

@@ -7,8 +7,7 @@ from kdcourse.losses import inputs
 
 
 class OtherClasses(nn.Module):
-    """Sort M samples by class into `order`: a sample's class is `size` places from `start` on.
-    Raises `ValueError` for anything but class numbers [M] of two classes at least."""
+    """Sort M samples by class into `order`: a sample's class is `size` places from `start` on."""
 
     def __init__(self, classes, samples: int | None = None):
         super().__init__()
@@ -26,7 +25,7 @@ class OtherClasses(nn.Module):
             self.register_buffer(name, value, persistent=False)  # computed from the data
 
     def pick(self, index_B, drawn_BN) -> torch.Tensor:
-        """Map any numbers from 0 up to samples of other classes, [B, N]."""
+        """Map whole numbers of at least 0 to samples of other classes, [B, N]."""
         start, size = self.start[index_B][:, None], self.size[index_B][:, None]
         place = drawn_BN.to(index_B.device, non_blocking=True) % (len(self.order) - size)
         return self.order[torch.where(place < start, place, place + size)]
