@@ -3,7 +3,6 @@
 B batch, K classes, C channels, H W height and width, N tokens, D features.
 """
 
-import contextlib
 import functools
 import math
 
@@ -17,19 +16,14 @@ def full_precision(function):
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        device = _device((*args, *kwargs.values()))
-        known = device and torch.amp.is_autocast_available(device)  # not so on "meta"
-        with torch.autocast(device, enabled=False) if known else contextlib.nullcontext():
+        tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor))
+        device = next((x.device.type for x in tensors), "meta")
+        if not torch.amp.is_autocast_available(device):  # "meta" has no autocast
+            return function(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)
 
     return wrapped
-
-
-def _device(x) -> str | None:
-    """Give the kind of device of the first tensor in here, in tuples too."""
-    if isinstance(x, torch.Tensor):
-        return x.device.type
-    return next(filter(None, map(_device, x)), None) if isinstance(x, tuple | list) else None
 
 
 def floats(x: torch.Tensor) -> torch.Tensor:
@@ -42,33 +36,32 @@ def logits(x, who: str) -> torch.Tensor:
     if isinstance(x, Output):
         x = x.logits
     if not isinstance(x, torch.Tensor) or x.ndim != 2:
-        raise ValueError(f"Expected {who} logits of shape [B, K], got {_described(x)}.")
+        raise ValueError(f"Expected {who} logits of shape [B, K], got {described(x)}.")
     if 0 in x.shape:  # the mean over no samples is NaN
         raise ValueError(f"Expected {who} logits with something in them, got {list(x.shape)}.")
-    return floats(x)
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def logits_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
     """Check logits of both sides, of one shape; the teacher's come without a gradient."""
-    student, teacher = logits(student, "student"), logits(teacher, "teacher").detach()
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"Expected student and teacher logits of one shape [B, K], got {list(student.shape)} "
-            f"and {list(teacher.shape)}. Both must answer for the same classes in the same order."
-        )
-    return student, teacher
+    if not (isinstance(student, torch.Tensor) and isinstance(teacher, torch.Tensor)
+            and student.ndim == 2 and student.shape == teacher.shape and 0 not in student.shape):
+        student, teacher = logits(student, "student"), logits(teacher, "teacher")
+        if student.shape != teacher.shape:
+            raise shape_error("logits of one shape [B, K]", student, teacher,
+                              "Both must answer for the same classes in the same order.")
+    student = student if student.dtype == torch.float64 else student.float()
+    teacher = teacher if teacher.dtype == torch.float64 else teacher.float()
+    return student, teacher.detach()
 
 
 def labels(student_BK, y) -> torch.Tensor:
     """Check labels that fit the logits: int64 [B], or soft [B, K] in the logits' dtype."""
-    expected = f"labels of shape [{len(student_BK)}] (or {list(student_BK.shape)}, soft)"
-    if y is None:
-        raise ValueError(f"Expected {expected}, got none. Bring data with labels, or take terms "
-                         "that compare with a teacher only.")
-    if not isinstance(y, torch.Tensor):
-        raise ValueError(f"Expected {expected}, got {type(y).__name__}.")
-    if y.shape not in (student_BK.shape[:1], student_BK.shape):
-        raise ValueError(f"Expected {expected}, got {list(y.shape)}.")
+    if not isinstance(y, torch.Tensor) or y.shape not in (student_BK.shape[:1], student_BK.shape):
+        got = described(y) if y is not None else (
+            "none. Bring data with labels, or take terms that compare with a teacher only")
+        raise ValueError(f"Expected labels of shape [{len(student_BK)}] (or "
+                         f"{list(student_BK.shape)}, soft), got {got}.")
     if y.ndim == 2:
         return y.to(student_BK.dtype)
     if y.is_floating_point() or y.dtype == torch.bool:
@@ -87,31 +80,29 @@ def class_numbers(student_BK, y) -> torch.Tensor:
 
 def features(x, who: str, *ndims: int) -> torch.Tensor:
     """Check features with one of these numbers of dimensions; give them in float32 at least."""
-    kinds = {2: "[B, D]", 3: "[B, N, D]", 4: "[B, C, H, W]"}
     if not isinstance(x, torch.Tensor) or x.ndim not in ndims or not x.is_floating_point():
-        expected = " or ".join(kinds[n] for n in ndims)
-        raise ValueError(f"Expected {who} features of shape {expected}, got {_described(x)}.")
+        shapes = {2: "[B, D]", 3: "[B, N, D]", 4: "[B, C, H, W]"}
+        expected = " or ".join(shapes[ndim] for ndim in ndims)
+        raise ValueError(f"Expected {who} features of shape {expected}, got {described(x)}.")
     if 0 in x.shape:
         raise ValueError(f"Expected {who} features with something in them, got {list(x.shape)}.")
     return floats(x)
-
-
-def features_pair(student, teacher, *ndims: int):
-    """Check features of both sides, of one shape; the teacher's come without a gradient."""
-    student, teacher = one_batch(student, teacher, *ndims)
-    if student.shape != teacher.shape:
-        raise ValueError(f"Expected student and teacher features of one shape, got "
-                         f"{list(student.shape)} and {list(teacher.shape)}.")
-    return student, teacher
 
 
 def one_batch(student, teacher, *ndims: int):
     """Check features of both sides, of one batch; the teacher's come without a gradient."""
     student, teacher = features(student, "student", *ndims), features(teacher, "teacher", *ndims)
     if len(student) != len(teacher):
-        raise ValueError(f"Expected student and teacher features of one batch, got "
-                         f"{list(student.shape)} and {list(teacher.shape)}.")
+        raise shape_error("features of one batch", student, teacher)
     return student, teacher.detach()
+
+
+def features_pair(student, teacher, *ndims: int):
+    """Check features of both sides, of one shape; the teacher's come without a gradient."""
+    student, teacher = one_batch(student, teacher, *ndims)
+    if student.shape != teacher.shape:
+        raise shape_error("features of one shape", student, teacher)
+    return student, teacher
 
 
 def as_map(x, who: str = "the") -> torch.Tensor:
@@ -125,11 +116,11 @@ def as_map(x, who: str = "the") -> torch.Tensor:
     x = features(x, who, 2, 3, 4)
     if x.ndim != 3:
         return x if x.ndim == 4 else x[:, :, None, None]
-    patches = x.shape[1]
     for extra in (0, 1, 2, 5):
-        side = math.isqrt(max(patches - extra, 0))
-        if side and side * side == patches - extra:
-            return x[:, extra:].transpose(1, 2).unflatten(2, (side, side))
+        patches = x[:, extra:].transpose(1, 2)
+        side = math.isqrt(patches.shape[2])
+        if side and side * side == patches.shape[2]:
+            return patches.unflatten(2, (side, side))
     raise ValueError(f"Expected {who} tokens that fill a square grid after 0, 1, 2 or 5 leading "
                      f"tokens, got {list(x.shape)}. Reshape them to [B, C, H, W] yourself.")
 
@@ -154,9 +145,16 @@ def as_vectors(x, who: str = "the") -> torch.Tensor:
     return features(x, who, 2, 3, 4).flatten(1)
 
 
+def check(fits: bool, expected: str, got, advice: str = "") -> None:
+    """Raise `ValueError`, "Expected …, got …. …", unless what was given fits. For settings, not for
+    shapes: the sentence is formed in every call."""
+    if not fits:
+        raise ValueError(f"Expected {expected}, got {got}. {advice}".rstrip())
+
+
 def check_temperature(T) -> None:
     """Raise unless T is a finite number above 0."""
-    if not T > 0 or not math.isfinite(T):
+    if not 0 < T < math.inf:
         raise ValueError(f"Expected a temperature T above 0, got {T}. Typical values are 1 to 20.")
 
 
@@ -165,6 +163,12 @@ def check_choice(name: str, value, choices) -> None:
     if value not in choices:
         expected = " or ".join(f'"{choice}"' for choice in choices)
         raise ValueError(f"Expected {name} {expected}, got {value!r}.")
+
+
+def check_count(name: str, value, least: int = 1) -> None:
+    """Raise unless the value is a whole number that is not below `least`."""
+    check(isinstance(value, int) and value >= least,
+          f"{name} to be a whole number of at least {least}", repr(value))
 
 
 def check_share(name: str, value) -> None:
@@ -176,10 +180,8 @@ def check_share(name: str, value) -> None:
 def check_weights(**weights) -> None:
     """Raise unless every weight is a finite number, 0 or more, and one is above 0."""
     for name, weight in weights.items():
-        if not weight >= 0 or not math.isfinite(weight):
-            raise ValueError(f"Expected a weight {name} of 0 or more, got {weight}.")
-    if not any(weights.values()):
-        raise ValueError(f"Expected a weight above 0 for {' or '.join(weights)}, got 0 for all.")
+        check(0 <= weight < math.inf, f"a weight {name} of 0 or more", weight)
+    check(any(weights.values()), f"a weight above 0 for {' or '.join(weights)}", "0 for all")
 
 
 def reduce(values_B: torch.Tensor, reduction: str) -> torch.Tensor:
@@ -191,7 +193,14 @@ def reduce(values_B: torch.Tensor, reduction: str) -> torch.Tensor:
     return values_B
 
 
-def _described(x) -> str:
+def described(x) -> str:
+    """Give what an error names: the shape of a tensor, or the type of anything else."""
     if not isinstance(x, torch.Tensor):
         return type(x).__name__
     return f"{list(x.shape)}" if x.is_floating_point() else f"{list(x.shape)} of {x.dtype}"
+
+
+def shape_error(expected: str, student, teacher, advice: str = "") -> ValueError:
+    """Make the error for two sides that do not fit together."""
+    return ValueError(f"Expected student and teacher {expected}, got {list(student.shape)} and "
+                      f"{list(teacher.shape)}. {advice}".rstrip())

@@ -5,16 +5,21 @@ import math
 import torch
 
 
-def kl(log_a, log_b) -> torch.Tensor:
-    """Compute KL(a || b) over the last dimension, with 0 log 0 = 0, also in the gradient."""
-    a = log_a.exp()
-    return (a * (log_a - log_b).masked_fill(a == 0, 0)).sum(-1)
+def kl(log_p, log_q) -> torch.Tensor:
+    """Compute KL(p || q) over the last dimension, with 0 log 0 = 0, also in the gradient."""
+    p = log_p.exp()
+    return (p * (log_p - log_q).masked_fill(p == 0, 0)).sum(-1)
+
+
+def scaled(x, dim) -> torch.Tensor:
+    """Divide x by its largest absolute value along `dim`, a constant for the gradient, so that no
+    power of x leaves float32."""
+    largest = x.detach().abs().amax(dim, keepdim=True)
+    return x / torch.where(largest > 1e-35, largest, math.inf)
 
 
 def unit(x, dim=-1) -> torch.Tensor:
-    """Divide x by its length along `dim` (one or several), however small or large x is.
-
-    A vector of 0 (below 1e-35) stays 0, and its gradient is 0.
+    """Divide x by its length along `dim`. A vector of 0 (below 1e-35) stays 0 and gets no gradient.
 
     >>> unit(torch.tensor([[3.0, 4.0], [3e-25, 4e-25], [0.0, 0.0]]))
     tensor([[0.6000, 0.8000],
@@ -26,24 +31,14 @@ def unit(x, dim=-1) -> torch.Tensor:
     return x * torch.where(square > 0, square, 1).rsqrt()
 
 
-def scaled(x, dim) -> torch.Tensor:
-    """Divide x by its largest absolute value along `dim`, so that no power of it leaves float32.
-
-    For functions that do not depend on the scale of x: the divisor counts as a constant.
-    """
-    top = x.detach().abs().amax(dim, keepdim=True)
-    return x / torch.where(top > 1e-35, top, math.inf)
-
-
 def centred_unit(x, dim):
-    """Subtract the mean along a dimension and divide by the length; also give a mask, True where x
-    is constant up to rounding. There the result is 0: the direction would be noise.
-    """
+    """Subtract the mean along `dim` and divide by the length; also give a mask, True where x is
+    constant up to rounding. There the result is 0: the direction would be noise."""
     size = x.square().sum(dim, keepdim=True)
     x = x - x.mean(dim, keepdim=True)
     spread = x.square().sum(dim, keepdim=True)
-    flat = spread <= (64 * torch.finfo(x.dtype).eps) ** 2 * size
-    return (x / spread.masked_fill(flat, 1).sqrt()).masked_fill(flat, 0), flat
+    constant = spread <= (64 * torch.finfo(x.dtype).eps) ** 2 * size
+    return (x / spread.masked_fill(constant, 1).sqrt()).masked_fill(constant, 0), constant
 
 
 def root(square) -> torch.Tensor:

@@ -238,7 +238,7 @@ def test_ValueRelation_says_what_it_needs():
         ValueRelation("a", "b", heads=5)(x, x)
     with pytest.raises(ValueError, match="student queries, keys and values of 3 heads"):
         ValueRelation("qkv", "b", heads=3)(x, x)
-    with pytest.raises(ValueError, match="heads to be a number of at least 1, got"):
+    with pytest.raises(ValueError, match="heads to be a whole number of at least 1, got"):
         ValueRelation("a", "b", heads=(3, 4))
     with pytest.raises(ValueError, match="fused True, False, None or a pair"):
         ValueRelation("a", "b", heads=3, fused=(True, True, False))

@@ -36,9 +36,9 @@ def test_review_leaves_out_grids_that_are_not_smaller(size, weights):
 def test_review_adds_levels_up():
     s, t = ([maps(3, 2, 5, 5, seed=seed), maps(3, 4, 2, 2, seed=seed)] for seed in (0, 1))
     torch.testing.assert_close(review(s, t), review(s[0], t[0]) + review(s[1], t[1]))
-    with pytest.raises(ValueError, match=r"as many levels, got \[\[3, 2, 5, 5\].*and \[\[3, 2"):
+    with pytest.raises(ValueError, match=r"and one batch, got \[\[3, 2, 5, 5\].*and \[\[3, 2"):
         review(s, t[:1])
-    with pytest.raises(ValueError, match="student maps of one batch"):
+    with pytest.raises(ValueError, match="levels and one batch, got"):
         review([s[0], s[1][:2]], [t[0], t[1][:2]])
     with pytest.raises(ValueError, match=r"Expected student maps.*got tuple"):
         review((), ())
@@ -88,7 +88,7 @@ def test_ReviewKD_takes_vectors_and_tokens_for_maps():
 def test_ReviewKD_says_what_it_needs():
     with pytest.raises(ValueError, match=r"as many paths.*\['a', 'b'\] and \['c'\]"):
         ReviewKD(["a", "b"], "c")
-    with pytest.raises(ValueError, match="width of at least 1, got 0"):
+    with pytest.raises(ValueError, match="width to be a whole number of at least 1, got 0"):
         ReviewKD("a", "b", width=0)
     with pytest.raises(ValueError, match=r"levels and one batch, got \[\[2, 3, 4, 4\]\] and \[\[3"):
         ReviewKD("a", "b").build(maps(2, 3, 4, 4), maps(3, 3, 4, 4), 0)

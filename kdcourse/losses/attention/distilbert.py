@@ -15,11 +15,10 @@ def hidden_cosine(student_BND, teacher_BND, reduction: str = "mean"):
         \frac{h^S_n \cdot h^T_n}{\lVert h^S_n \rVert \, \lVert h^T_n \rVert}\right)
 
     Sanh et al. 2019 (DistilBERT, arXiv:1910.01108): the cosine embedding loss, one of three.
+    Raises `ValueError` for shapes that do not fit.
 
     student_BND, teacher_BND: hidden states [B, N, D], of one shape. A map [B, C, H, W] counts as H
         W tokens, a vector [B, D] as one. The cosine of a token of zeros counts as 0.
-
-    Raises `ValueError` for shapes that do not fit.
 
     >>> states = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
     >>> hidden_cosine(states, torch.tensor([[[5.0, 0.0], [5.0, 0.0]]]))  # (0 + 1) / 2
@@ -36,6 +35,3 @@ class HiddenCosine(HiddenLoss, function=hidden_cosine):
     project: True trains a matrix without bias on the student's features first; False never does;
         None only where the widths differ (DistilBERT's agree).
     """
-
-    def __init__(self, student=None, teacher=None, *, project: bool | None = None):
-        super().__init__(student, teacher, project=project)

@@ -17,14 +17,13 @@ def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: st
     .. math:: L = \frac{1}{A N} \sum_{a, n} D_{KL}(A^T_{a n} \,\|\, A^S_{a n})
 
     Wang et al. 2020 (MiniLM, arXiv:2002.10957), section 3.1, which compares the last layers only.
-    Sum over keys, mean over heads and queries, in nats.
+    Sum over keys, mean over heads and queries, in nats. Raises `ValueError` for shapes that do not
+    fit.
 
     student_BANN, teacher_BANN: attention [B, A, N, N], of one shape: both need as many heads.
-    scores: False takes probabilities, rows that sum to 1. True takes scores before the softmax.
-
-    A key to which only the student gives no probability makes the loss large but finite with
-    probabilities, +inf with scores. Probabilities are compared by :math:`p \log (p / q) - p + q`,
-    never below 0 after rounding. Raises `ValueError` for shapes that do not fit.
+    scores: False takes probabilities, rows that sum to 1, and adds q - p to each summand, so that
+        none is below 0 after rounding. True takes scores before the softmax. A key that only the
+        student rules out makes the loss large but finite with probabilities, +inf with scores.
 
     >>> uniform, sure = torch.full((1, 1, 1, 2), 0.5), torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
     >>> attention_kl(uniform, sure)  # 1 log(1 / 0.5) = log 2
@@ -32,10 +31,15 @@ def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: st
     """
     student, teacher = attention_pair(student_BANN, teacher_BANN)
     if scores:
-        return inputs.reduce(_kl(student, teacher).mean((1, 2)), reduction)
+        return _kl_of_scores(student, teacher, reduction)
     smallest = torch.finfo(student_BANN.dtype).tiny
     log_ratio = teacher.clamp(min=smallest).log() - student.clamp(min=smallest).log()
     divergence = (teacher * log_ratio - teacher + student).sum(3)
+    return inputs.reduce(divergence.mean((1, 2)), reduction)
+
+
+def _kl_of_scores(student, teacher, reduction):
+    divergence = kl(F.log_softmax(teacher, -1), F.log_softmax(student, -1))
     return inputs.reduce(divergence.mean((1, 2)), reduction)
 
 
@@ -54,20 +58,18 @@ def value_relation(student_BANd, teacher_BANd, reduction: str = "mean"):
         R_a = \mathrm{softmax}\left(\frac{V_a V_a^\top}{\sqrt d}\right)
 
     Wang et al. 2020 (MiniLM, arXiv:2002.10957), section 3.2. Sum over keys, mean over heads and
-    queries, in nats.
+    queries, in nats. Raises `ValueError` for shapes that do not fit.
 
     student_BANd, teacher_BANd: the values of each head, [B, A, N, d]: as many heads and tokens on
         both sides, any widths d. `ValueRelation` cuts [B, N, D] into heads.
-
-    Raises `ValueError` for shapes that do not fit.
 
     >>> student, teacher = torch.zeros(1, 1, 2, 3), torch.tensor([[[[2.0], [0.0]]]])
     >>> value_relation(student, teacher)  # rows softmax(4, 0) and (1/2, 1/2): (0.6031 + 0) / 2
     tensor(0.3015)
     """
-    student, teacher = attention_pair(student_BANd, teacher_BANd, what="values", last="d")
-    student, teacher = (x @ x.transpose(2, 3) / x.shape[3] ** 0.5 for x in (student, teacher))
-    return inputs.reduce(_kl(student, teacher).mean((1, 2)), reduction)
+    pair = attention_pair(student_BANd, teacher_BANd, "values", "d", agree=(0, 1, 2))
+    student, teacher = (x @ x.transpose(2, 3) / x.shape[3] ** 0.5 for x in pair)
+    return _kl_of_scores(student, teacher, reduction)
 
 
 class ValueRelation(FeatureLoss):
@@ -85,15 +87,15 @@ class ValueRelation(FeatureLoss):
     omitted = ("fused",)
 
     def __init__(self, student=None, teacher=None, *, heads: int | None = None, fused=None):
-        if heads is not None and (not isinstance(heads, int) or heads < 1):
-            raise ValueError(f"Expected heads to be a number of at least 1, got {heads!r}.")
-        pair = tuple(fused) if isinstance(fused, (tuple, list)) else (fused, fused)
-        if len(pair) != 2 or not all(one in (True, False, None) for one in pair):
-            raise ValueError(f"Expected fused True, False, None or a pair of them, got {fused!r}.")
+        if heads is not None:
+            inputs.check_count("heads", heads)
+        pair = tuple(fused) if isinstance(fused, tuple | list) else (fused, fused)
+        inputs.check(len(pair) == 2 and all(setting in (True, False, None) for setting in pair),
+                     "fused True, False, None or a pair of them", repr(fused))
         super().__init__(student, teacher, heads=heads, fused=fused)
         self._fused = tuple(
-            one if one is not None else any(re.search(r"qkv(#\d+)?$", path) for path in paths)
-            for one, paths in zip(pair, (self.student_paths, self.teacher_paths), strict=True))
+            any(re.search(r"qkv(#\d+)?$", path) for path in paths) if setting is None else setting
+            for setting, paths in zip(pair, (self.student_paths, self.teacher_paths)))
 
     def values(self, student, teacher=None, labels=None):
         return value_relation(self._cut(student, "student", self._fused[0]),
@@ -104,17 +106,12 @@ class ValueRelation(FeatureLoss):
         if isinstance(x, torch.Tensor) and x.ndim == 4:
             return x
         x = inputs.features(x, who, 3)
-        blocks = 3 if fused else 1
-        if self.heads is None or x.shape[2] % (blocks * self.heads):
-            told = f"of {self.heads} heads" if self.heads else "of each head [B, A, N, d]"
+        parts = 3 if fused else 1
+        if self.heads is None or x.shape[2] % (parts * self.heads):
             kind = "queries, keys and values" if fused else "values"
-            raise ValueError(f"Expected {who} {kind} {told}, got {list(x.shape)}. Say how many "
+            heads = f"{self.heads} heads" if self.heads else "each head [B, A, N, d]"
+            raise ValueError(f"Expected {who} {kind} of {heads}, got {list(x.shape)}. Say how many "
                              "heads they have, ValueRelation(..., heads=4), and, where queries and "
                              "keys come along, fused=True.")
-        values = x[:, :, -(x.shape[2] // blocks):]
+        values = x[:, :, -(x.shape[2] // parts):]
         return values.unflatten(2, (self.heads, -1)).transpose(1, 2)
-
-
-def _kl(student_scores, teacher_scores) -> torch.Tensor:
-    """Compute the KL divergence of softmaxes over the last dimension, the teacher's first."""
-    return kl(F.log_softmax(teacher_scores, -1), F.log_softmax(student_scores, -1))

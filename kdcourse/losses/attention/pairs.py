@@ -11,59 +11,54 @@ from kdcourse.losses.feature.projections import projected
 class HiddenLoss(FeatureLoss):
     """Compare hidden states, the student's behind a matrix if `project` asks for one."""
 
-    def __init__(self, student=None, teacher=None, *, project=None):
-        if project not in (True, False, None):
-            raise ValueError(f"Expected project True, False or None, got {project!r}.")
+    def __init__(self, student=None, teacher=None, *, project: bool | None = None):
+        inputs.check(project in (True, False, None), "project True, False or None", repr(project))
         super().__init__(student, teacher, project=project)
         self.projection = None
 
     def build(self, student, teacher, seed):
         student, teacher = tokens_pair(*self.pick(student, teacher), width=self.project is False)
-        ours, theirs = student.shape[2], teacher.shape[2]
-        if self._wanted(ours, theirs) and self.projection is None:
-            self.projection = self.seeded(
-                seed, student, lambda: nn.Linear(ours, theirs, bias=False))
+        if self.projection is None and self._projects(student, teacher):
+            self.projection = self.seeded(seed, student, lambda: nn.Linear(
+                student.shape[2], teacher.shape[2], bias=False))
 
     def values(self, student, teacher=None, labels=None):
         student, teacher = tokens_pair(student, teacher, width=self.project is False)
-        if self._wanted(student.shape[2], teacher.shape[2]):
+        if self._projects(student, teacher):
             student = projected(student, self.projection)
         return self.function(student, teacher, "none")
 
-    def _wanted(self, ours: int, theirs: int) -> bool:
-        """Decide whether a matrix stands between features of these widths."""
-        return ours != theirs if self.project is None else self.project
+    def _projects(self, student, teacher) -> bool:
+        return student.shape[2] != teacher.shape[2] if self.project is None else self.project
 
 
 def tokens_pair(student, teacher, width: bool = True):
-    """Give hidden states of both sides as [B, N, D]: as many tokens, of one width unless told."""
+    """Give hidden states of both sides as [B, N, D], with as many tokens; of one width if `width`
+    is True. The teacher's come without a gradient."""
     given = student, teacher
     student, teacher = inputs.as_tokens(student, "student"), inputs.as_tokens(teacher, "teacher")
-    same = 3 if width else 2
-    if student.shape[:same] != teacher.shape[:same]:
-        what = "of one width and as many tokens" if width else "with as many tokens"
-        raise ValueError(f"Expected student and teacher hidden states {what}, got "
-                         f"{list(given[0].shape)} and {list(given[1].shape)}. For other widths "
-                         "HiddenMSE and HiddenCosine train a matrix in build(); a class token that "
-                         "only one side has must go.")
+    ndim = 3 if width else 2
+    if student.shape[:ndim] != teacher.shape[:ndim]:
+        raise inputs.shape_error(
+            f"hidden states {'of one width and as' if width else 'with as'} many tokens", *given,
+            "For other widths HiddenMSE and HiddenCosine train a matrix in build(); a class token "
+            "that only one side has must go.")
     return student, teacher.detach()
 
 
-def attention_pair(student, teacher, heads: bool = True, what: str = "attention", last: str = "N"):
-    """Check attention of both sides, of one shape; in float32 at least, the teacher's detached.
-
-    heads: False where the numbers of heads may differ. last: "d" where the last sizes may differ.
-    """
+def attention_pair(student, teacher, what: str = "attention", last: str = "N",
+                   agree: tuple[int, ...] = (0, 1, 2, 3)):
+    """Check attention [B, heads, N, N], or what has [B, heads, N, `last`], of both sides: float32
+    at least, the teacher's without a gradient. agree: the dimensions that must be of one size."""
     for x, who in ((student, "student"), (teacher, "teacher")):
-        if not isinstance(x, torch.Tensor) or x.ndim != 4 or not x.is_floating_point() or (
-                0 in x.shape):
-            got = f"{list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
-            raise ValueError(f"Expected {who} {what} of shape [B, heads, N, {last}], got {got}.")
-    ours, theirs = list(student.shape), list(teacher.shape)
-    must_agree = (True, heads, True, last == "N")
-    if any(a != b for a, b, must in zip(ours, theirs, must_agree, strict=True) if must):
-        advice = (" With different numbers of heads, use attention_mse(..., heads=\"mean\") or "
-                "ValueRelation(..., heads=...)." if ours[1] != theirs[1] else "")
-        raise ValueError(f"Expected student and teacher {what} with as many samples, heads and "
-                         f"tokens, got {ours} and {theirs}.{advice}")
+        if not isinstance(x, torch.Tensor) or x.ndim != 4 or 0 in x.shape or (
+                not x.is_floating_point()):
+            raise ValueError(f"Expected {who} {what} of shape [B, heads, N, {last}], got "
+                             f"{inputs.described(x)}.")
+    if any(student.shape[dim] != teacher.shape[dim] for dim in agree):
+        advice = "" if student.shape[1] == teacher.shape[1] else (
+            'With different numbers of heads, use attention_mse(..., heads="mean") or '
+            "ValueRelation(..., heads=...).")
+        raise inputs.shape_error(f"{what} with as many samples, heads and tokens", student, teacher,
+                                 advice)
     return inputs.floats(student), inputs.floats(teacher).detach()

@@ -15,12 +15,11 @@ def hidden_mse(student_BND, teacher_BND, reduction: str = "mean"):
     .. math:: L = \frac{1}{N D} \sum_{n, d} (h^S_{nd} - h^T_{nd})^2
 
     Jiao et al. 2020 (TinyBERT, arXiv:1909.10351), equation 8; equation 9 of embeddings. There the
-    student's states first pass a trained matrix, :math:`H^S W_h`: `HiddenMSE` holds it.
+    student's states first pass a trained matrix, :math:`H^S W_h`: `HiddenMSE` holds it. Raises
+    `ValueError` for shapes that do not fit.
 
     student_BND, teacher_BND: hidden states [B, N, D], of one shape. A map [B, C, H, W] counts as H
         W tokens, a vector [B, D] as one.
-
-    Raises `ValueError` for shapes that do not fit.
 
     >>> hidden_mse(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[1.0, 5.0]]]))  # (0 + 3²) / 2
     tensor(4.5000)
@@ -46,21 +45,21 @@ def attention_mse(student_BANN, teacher_BANN, heads: str = "same", reduction: st
     .. math:: L = \frac{1}{A} \sum_a \mathrm{MSE}(A^S_a, A^T_a)
 
     Jiao et al. 2020 (TinyBERT, arXiv:1909.10351), equation 7, which compares the scores
-    :math:`Q K^\top / \sqrt d`: they learn faster than attention after the softmax, near 1/N.
+    :math:`Q K^\top / \sqrt d`: training with them is faster than with attention after the softmax.
+    A masked place, with a score of -inf on both sides, adds 0; the official code sets scores below
+    -100 to 0 instead, on each side. Raises `ValueError` for shapes that do not fit.
 
     student_BANN, teacher_BANN: scores or attention [B, A, N, N].
     heads: "same" compares head with head, so both need as many. "mean" averages over each side's
         heads first, for different numbers of them (not in the paper).
-
-    A masked place, with a score of -inf on both sides, adds 0; the official code sets scores below
-    -100 to 0 instead, on each side. Raises `ValueError` for shapes that do not fit.
 
     >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(1, 1, 2, 2)
     >>> attention_mse(student, torch.full((1, 1, 2, 2), 0.5))  # (4 * 0.5²) / 4
     tensor(0.2500)
     """
     inputs.check_choice("heads", heads, HEADS)
-    student, teacher = attention_pair(student_BANN, teacher_BANN, heads == "same")
+    agree = (0, 1, 2, 3) if heads == "same" else (0, 2, 3)
+    student, teacher = attention_pair(student_BANN, teacher_BANN, agree=agree)
     if heads == "mean":
         student, teacher = student.mean(1, keepdim=True), teacher.mean(1, keepdim=True)
     masked = student.isneginf() & teacher.isneginf()

@@ -18,19 +18,18 @@ def attention_transfer(student, teacher, p: float = 2.0, variant: str = "paper",
 
     Zagoruyko & Komodakis 2017 (arXiv:1612.03928), section 3.1, equations 1 and 2, for the channels
     c of a layer A. Between 0 and √2. The paper adds :math:`\beta/2` times the sum of this over the
-    batch for each layer, :math:`\beta = 1000 / (B H W)`: a weight of 1000 / (2 H W) for the mean.
+    batch for each layer, :math:`\beta = 1000 / (B H W)`: a weight of 1000 / (2 H W) for the mean. A
+    layer that is 0 everywhere gets no gradient. Raises `ValueError` for shapes that do not fit and
+    for settings out of range.
 
     student, teacher: maps [B, C, H, W], or tokens [B, N, D], laid out on their grid without class
         tokens; of two grids, the larger attention map is averaged down.
     p: the power, at least 1; the paper's experiments use 2.
     variant: "paper", or "code" as in the authors' PyTorch code: the paper's value squared, divided
-        by H W (issue 34 of szagoruyko/attention-transfer asks about it); for weights near 1000.
+        by H W; for weights near 1000.
 
-    0 with a gradient of 0 where the directions are equal. A layer that is 0 everywhere has the
-    direction 0. Raises `ValueError` for shapes that do not fit and for settings out of range.
-
-    >>> student = torch.tensor([[[[3.0, 0.0]]]])  # one channel that looks to the left
-    >>> teacher = torch.tensor([[[[0.0, 1.0]], [[0.0, 2.0]]]])  # two that look to the right
+    >>> student = torch.tensor([[[[3.0, 0.0]]]])  # one channel, active on the left
+    >>> teacher = torch.tensor([[[[0.0, 1.0]], [[0.0, 2.0]]]])  # two, active on the right
     >>> attention_transfer(student, teacher)  # at a right angle: the square root of 2
     tensor(1.4142)
     """
@@ -42,12 +41,12 @@ def attention_transfer(student, teacher, p: float = 2.0, variant: str = "paper",
 
 
 def _attention(x_BCHW, p) -> torch.Tensor:
-    """Sum |x|^p over the channels, [B, 1, H, W], up to a factor per sample."""
+    """Sum |x|^p over the channels, [B, 1, H, W], up to a factor for each sample."""
     return scaled(x_BCHW, (1, 2, 3)).abs().pow(p).sum(1, keepdim=True)
 
 
 class AT(FeatureLoss, function=attention_transfer):
-    """Attend to the teacher's places: `attention_transfer`. Trains nothing of its own."""
+    """Match where a layer is active: `attention_transfer`. Trains nothing of its own."""
 
     def __init__(self, student=None, teacher=None, *, p: float = 2.0, variant: str = "paper"):
         _check_settings(p, variant)
@@ -56,5 +55,4 @@ class AT(FeatureLoss, function=attention_transfer):
 
 def _check_settings(p, variant) -> None:
     inputs.check_choice("variant", variant, ("paper", "code"))
-    if not 1 <= p < float("inf"):
-        raise ValueError(f"Expected a power p of at least 1, got {p}. The paper uses 2.")
+    inputs.check(1 <= p < float("inf"), "a power p of at least 1", p, "The paper uses 2.")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import maps_pair
+from kdcourse.losses.feature.projections import maps_pair, on_one_grid
 
 VARIANTS = ("paper", "mean")
 
@@ -21,52 +21,44 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
 
     Yim et al. 2017, "A Gift from Knowledge Distillation" (CVPR), equations 1 and 2, for the first
     and last layer of a section; several sections have equal weight in the paper. With both layers k
-    times as large, L is k⁴ times as large.
+    times as large, L is k⁴ times as large. Raises `ValueError` for shapes that do not fit and for
+    another variant.
 
     student, teacher: a pair (first, last) each: maps [B, P, H, W] and [B, Q, H, W], or tokens
         [B, N, D], laid out on their grid without class tokens. P and Q agree on both sides; of two
         layers of different size, the larger is max-pooled to the smaller, as in the paper.
     variant: "paper" sums over the entries of G; "mean" averages them, as RepDistiller does.
 
-    Raises `ValueError` for shapes that do not fit and for another variant.
-
     >>> first, last = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[3.0, 1.0]]]])
     >>> fsp((first, last), (first, 2 * last))  # G: (3 + 2)/2 = 2.5 and twice that; 2.5²
     tensor(6.2500)
     """
     inputs.check_choice("variant", variant, VARIANTS)
-    student, teacher = _pair(student, "student"), _pair(teacher, "teacher")
-    pairs = [maps_pair(s, t) for s, t in zip(student, teacher, strict=True)]
-    for which, (s, t) in zip(("first", "last"), pairs, strict=True):
+    for layers, who in ((student, "student"), (teacher, "teacher")):
+        if not isinstance(layers, tuple | list) or len(layers) != 2:
+            several = isinstance(layers, tuple | list)
+            got = f"{len(layers)} of them" if several else inputs.described(layers)
+            raise ValueError(f"Expected {who} features as a pair (first, last) of maps [B, C, H, "
+                             f'W], got {got}. As module paths: FSP(["layer1", "layer2"], …).')
+    pairs = [maps_pair(*layers) for layers in zip(student, teacher)]
+    for (s, t), name in zip(pairs, ("first", "last")):
         if s.shape[1] != t.shape[1]:
-            raise ValueError(
-                f"Expected student and teacher with as many channels in the {which} layer, got "
-                f"{list(s.shape)} and {list(t.shape)}. Nothing is projected here: tap layers of "
-                "one width, or use a loss that takes any (AT, NST, Hint)."
-            )
-    (student_1, teacher_1), (student_2, teacher_2) = pairs
-    if len(student_1) != len(student_2):
-        raise ValueError(f"Expected student layers of one batch, got {list(student_1.shape)} and "
-                         f"{list(student_2.shape)}.")
-    square = (_flow(student_1, student_2) - _flow(teacher_1, teacher_2)).square().flatten(1)
+            raise inputs.shape_error(
+                f"with as many channels in the {name} layer", s, t, "Nothing is projected here: "
+                "tap layers of one width, or use a loss that takes any (AT, NST, Hint).")
+    students, teachers = zip(*pairs)
+    if len(students[0]) != len(students[1]):
+        shapes = [list(x.shape) for x in students]
+        raise ValueError(f"Expected student layers of one batch, got {shapes[0]} and {shapes[1]}.")
+    square = (_flow(*students) - _flow(*teachers)).square().flatten(1)
     return inputs.reduce(square.sum(1) if variant == "paper" else square.mean(1), reduction)
 
 
 @inputs.full_precision
 def _flow(first_BPHW, last_BQHW) -> torch.Tensor:
     """Compute the FSP matrix [B, P, Q] of two layers."""
-    size = [min(a, b) for a, b in zip(first_BPHW.shape[2:], last_BQHW.shape[2:], strict=True)]
-    first, last = (x if list(x.shape[2:]) == size else F.adaptive_max_pool2d(x, size)
-                   for x in (first_BPHW, last_BQHW))
-    return first.flatten(2) @ last.flatten(2).transpose(1, 2) / (size[0] * size[1])
-
-
-def _pair(x, who: str):
-    if not isinstance(x, tuple | list) or len(x) != 2:
-        got = f"{len(x)} of them" if isinstance(x, tuple | list) else type(x).__name__
-        raise ValueError(f"Expected {who} features as a pair (first, last) of maps [B, C, H, W], "
-                         f'got {got}. As module paths: FSP(["layer1", "layer2"], …).')
-    return x
+    first, last = on_one_grid(first_BPHW, last_BQHW, F.adaptive_max_pool2d)
+    return first.flatten(2) @ last.flatten(2).transpose(1, 2) / first.shape[2:].numel()
 
 
 class FSP(FeatureLoss, function=fsp):
@@ -77,10 +69,9 @@ class FSP(FeatureLoss, function=fsp):
         inputs.check_choice("variant", variant, VARIANTS)
         super().__init__(student, teacher, variant=variant)
         for who, paths in (("student", self.student_paths), ("teacher", self.teacher_paths)):
-            if len(paths) not in (0, 2):
-                raise ValueError(f"Expected two module paths of the {who}, the first and the last "
-                                 f'layer, got {list(paths)}. Write FSP(["layer1", "layer2"], '
-                                 '["layer1", "layer2"]).')
+            inputs.check(len(paths) in (0, 2),
+                         f"two module paths of the {who}, the first and the last layer",
+                         list(paths), 'Write FSP(["layer1", "layer2"], ["layer1", "layer2"]).')
 
     def build(self, student, teacher, seed):
         fsp(*self.pick(student, teacher))  # raises where the shapes do not fit

@@ -5,13 +5,7 @@ from torch import nn
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import (
-    comparable_pair,
-    on_one_grid,
-    pooled,
-    projected,
-    projection,
-)
+from kdcourse.losses.feature import projections
 
 VARIANTS = ("paper", "mean")
 
@@ -23,13 +17,12 @@ def hint(student, teacher, variant: str = "paper", reduction: str = "mean"):
 
     Romero et al. 2015 (FitNets, arXiv:1412.6550), equation 3: :math:`u_h` is the teacher's hint,
     :math:`r` the student's layer behind a regressor (`Hint`). Weights near 1/(C H W) are usual. The
-    paper trains on hints first, on the output afterwards.
+    paper trains on hints first, on the output afterwards. Raises `ValueError` for shapes that do
+    not fit and for another variant.
 
     student, teacher: features of one shape, [B, D], [B, N, D] or [B, C, H, W].
     variant: "paper", or "mean", which most code runs: the mean of the squared differences over all
         elements, without the half. (The authors' code keeps the half and sums over one dimension.)
-
-    Raises `ValueError` for shapes that do not fit and for another variant.
 
     >>> student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])
     >>> hint(student, teacher), hint(student, teacher, variant="mean")  # 2²/2, and 2²/2 elements
@@ -49,7 +42,6 @@ class Hint(FeatureLoss):
         smaller one, which the authors' code refuses, gets the teacher's map averaged down to it.
         "1x1" averages the larger map down first, and needs far fewer weights. None trains nothing
         and needs equal shapes.
-    variant: as in `hint`.
 
     Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]; tokens beside a map, or beside a
     sequence of another length, are laid out on their grid. The authors give the regressor the
@@ -68,23 +60,20 @@ class Hint(FeatureLoss):
         if self.projection is None:
             hint(student, teacher)  # raises where the shapes do not fit
         elif self.regressor is None:
-            kernel = [s - t + 1 for s, t in zip(student.shape[2:], teacher.shape[2:], strict=True)]
-            dim = -1 if student.ndim == 3 else 1
-            self.regressor = self.seeded(seed, student, lambda: projection(
-                student.shape[dim], teacher.shape[dim], student.ndim, kernel))
+            kernel = [s - t + 1 for s, t in zip(student.shape[2:], teacher.shape[2:])]
+            self.regressor = self.seeded(seed, student, lambda: projections.layer(
+                student.ndim, projections.width(student), projections.width(teacher), kernel))
 
     def values(self, student, teacher=None, labels=None):
         student, teacher = self.aligned(student, teacher)
         if self.projection is not None:
-            student = projected(student, self.regressor)
+            student = projections.projected(student, self.regressor)
         return hint(student, teacher, self.variant, "none")
 
     def aligned(self, student, teacher):
         """Give both sides as the regressor takes them: the teacher's map is not the larger one."""
-        student, teacher = comparable_pair(student, teacher)
-        if student.ndim == 4 and self.projection == "1x1":
-            return on_one_grid(student, teacher)
-        if student.ndim == 4 and self.projection == "paper":
-            size = [min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True)]
-            teacher = pooled(teacher, size)
-        return student, teacher
+        student, teacher = projections.comparable_pair(student, teacher)
+        if student.ndim < 4 or self.projection is None:
+            return student, teacher
+        pooled, teacher = projections.on_one_grid(student, teacher)
+        return (pooled if self.projection == "1x1" else student), teacher

@@ -18,7 +18,9 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
         + \frac{1}{C_S^2} \sum_{j,j'} k(s_j, s_{j'}) - \frac{2}{C_T C_S} \sum_{i,j} k(t_i, s_j)
 
     Huang & Wang 2017 (arXiv:1707.01219), section 4. A point :math:`t_i` (or :math:`s_j`) is a
-    channel of one sample, divided by its length. The paper adds :math:`\lambda/2` times this.
+    channel of one sample, divided by its length. The paper adds :math:`\lambda/2` times this; the
+    official code leaves out the first sum, a constant for the student. A channel of 0 gets no
+    gradient. Raises `ValueError` for shapes that do not fit and for another kernel.
 
     student, teacher: maps [B, C, H, W], or tokens [B, N, D], laid out on their grid without class
         tokens. Of two grids, the larger is averaged down.
@@ -26,9 +28,6 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
         "gaussian", :math:`\exp(-\lVert x - y \rVert^2 / 2\sigma^2)` with :math:`\sigma^2` the mean
         squared distance of a teacher's channel and a student's in this sample, at least 1e-4,
         through which the gradient goes too.
-
-    The official code has "poly", without the first sum, a constant for the student. A channel of 0
-    has a gradient of 0. Raises `ValueError` for shapes that do not fit and for another kernel.
 
     >>> left, right = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 3.0]]]])
     >>> nst(left, torch.cat([left, right], 1), "linear")  # the means (1, 0) and (1/2, 1/2)
@@ -41,7 +40,7 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
     pairs = (teacher_BCN, teacher_BCN), (student_BCN, student_BCN), (teacher_BCN, student_BCN)
     if kernel == "gaussian":
         squares = [_squared_distances(a, b) for a, b in pairs]
-        sigma2 = squares[2].mean((1, 2), keepdim=True).clamp(min=1e-4)  # rounding is far below
+        sigma2 = squares[2].mean((1, 2), keepdim=True).clamp(min=1e-4)  # far above rounding
         kernels = [(-square / (2 * sigma2)).exp() for square in squares]
     else:
         kernels = [a @ b.transpose(1, 2) for a, b in pairs]
@@ -52,8 +51,7 @@ def nst(student, teacher, kernel: str = "poly", reduction: str = "mean"):
 
 
 def _squared_distances(a_BCN, b_BDN) -> torch.Tensor:
-    """Compute ||a_i - b_j||² of all pairs, [B, C, D], without [B, C, D, N]: exact enough for points
-    of length 1 or 0."""
+    """Compute ||a_i - b_j||² of all pairs, [B, C, D], for points of length 1 or 0."""
     lengths = a_BCN.square().sum(2)[:, :, None] + b_BDN.square().sum(2)[:, None]
     return lengths - 2 * a_BCN @ b_BDN.transpose(1, 2)
 

@@ -20,11 +20,10 @@ def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
     Heo et al. 2019 (arXiv:1904.01866), section 3: "margin ReLU" and "partial L2 distance". The
     official code divides by 1000 on CIFAR-100 and by 10000 on ImageNet, and halves the weight for
     each earlier layer: `1e-3 * OFD(...)` for the last, `0.5e-3 * OFD(...)` for the one before.
+    Raises `ValueError` for shapes that do not fit.
 
     student_BCHW, teacher_BCHW: maps before the ReLU, of one shape.
     margin_C: one margin per channel [C], not above 0, such as `margins` gives.
-
-    Raises `ValueError` for shapes that do not fit.
 
     >>> teacher = torch.tensor([2.0, -5.0, -5.0, -5.0]).view(1, 1, 2, 2)
     >>> student = torch.tensor([1.0, -9.0, -1.0, 0.5]).view(1, 1, 2, 2)
@@ -49,27 +48,26 @@ def margins(mean_C, std_C=None):
     Heo et al. 2019, section 3, with the density :math:`\varphi` and the distribution function
     :math:`\Phi` of the standard normal. As in the official code, a channel that is negative no more
     than once in a thousand gets :math:`-3 \sigma_c`. A constant channel gets its mean, 0 at most.
+    Raises `ValueError` for a layer without `weight` and `bias` and for shapes that do not fit.
 
     mean_C: means [C]; or, alone, the batch normalisation right before the ReLU. A shortcut that is
         added in between is left out, as in the official code; `OFD(margin=None)` measures instead.
     std_C: standard deviations [C]. Their sign does not matter.
 
-    Raises `ValueError` for a layer without `weight` and `bias` and for shapes that do not fit.
-
     >>> margins(torch.tensor([0.0, -9.0, 4.0]), torch.ones(3))  # -√(2/π); nearly the mean; -3σ
     tensor([-0.7979, -9.0000, -3.0000])
     """
     if isinstance(mean_C, nn.Module):
-        layer, std_C = mean_C, getattr(mean_C, "weight", None)
-        mean_C = getattr(layer, "bias", None)
-        if mean_C is None or std_C is None:
-            raise ValueError(f"Expected a batch normalisation with weight and bias, got {layer!r}. "
-                             "Give means and standard deviations, or measure: OFD(margin=None).")
-    shapes = [list(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
-              for x in (mean_C, std_C)]
-    if shapes[0] != shapes[1] or not isinstance(shapes[0], list) or len(shapes[0]) != 1:
-        raise ValueError(f"Expected means and standard deviations of one shape [C], got "
-                         f"{shapes[0]} and {shapes[1]}. Give both, or a batch normalisation.")
+        norm = mean_C
+        mean_C, std_C = getattr(norm, "bias", None), getattr(norm, "weight", None)
+        inputs.check(mean_C is not None and std_C is not None,
+                     "a batch normalisation with weight and bias", repr(norm),
+                     "Give means and standard deviations, or measure: OFD(margin=None).")
+    inputs.check(isinstance(mean_C, torch.Tensor) and isinstance(std_C, torch.Tensor)
+                 and mean_C.ndim == 1 and mean_C.shape == std_C.shape,
+                 "means and standard deviations of one shape [C]",
+                 f"{inputs.described(mean_C)} and {inputs.described(std_C)}",
+                 "Give both, or a batch normalisation.")
     mean, std = inputs.floats(mean_C.detach()), inputs.floats(std_C.detach()).abs()
     constant = std == 0
     z = mean / std.masked_fill(constant, 1)
@@ -85,10 +83,9 @@ class OFD(FeatureLoss):
 
     student, teacher: paths of what goes *into* a ReLU: in our resnet of depth 8
         "layer2.0.relu:input", in torchvision's, whose blocks call one ReLU several times,
-        "layer2.1.relu#2:input". Set `relu.inplace = False` where `kdcourse.taps` asks for it.
+        "layer2.1.relu#2:input", with `relu.inplace = False`.
     margin: one per channel of the teacher [C], such as `margins(batch_norm)`. None measures it: the
-        mean of a channel's negative responses in all training steps so far, kept in buffers (with
-        several processes: in one process's share of the data).
+        mean of a channel's negative responses in all training steps so far of this process.
 
     The official code runs the teacher in train mode. Here it is frozen in eval mode.
     """
@@ -97,9 +94,8 @@ class OFD(FeatureLoss):
         super().__init__(student, teacher)
         if margin is not None:
             margin = _margin(margin).detach().clone()
-            if (margin > 0).any():
-                raise ValueError(f"Expected margins of at most 0, got {float(margin.max()):.4g}. "
-                                 "Use margins(batch_norm), or None to measure them.")
+            inputs.check((margin <= 0).all(), "margins of at most 0", f"{float(margin.max()):.4g}",
+                         "Use margins(batch_norm), or None to measure them.")
         self.connector = None
         self.register_buffer("margin", margin)
         self.register_buffer("negative_sum", None)
@@ -107,15 +103,15 @@ class OFD(FeatureLoss):
 
     def build(self, student, teacher, seed):
         student, teacher = inputs.one_batch(*self.pick(student, teacher), 4)
-        ours, theirs = student.shape[1], teacher.shape[1]
+        channels, outputs = student.shape[1], teacher.shape[1]
         if self.margin is not None:
-            _margin(self.margin, theirs)
-        elif self.negative_sum is None:
-            self.negative_sum = teacher.new_zeros(theirs)
-            self.negative_count = teacher.new_zeros(theirs)
+            _margin(self.margin, outputs)
         if self.connector is None:
             self.connector = self.seeded(seed, student, lambda: nn.Sequential(
-                nn.Conv2d(ours, theirs, 1, bias=False), nn.BatchNorm2d(theirs)))
+                nn.Conv2d(channels, outputs, 1, bias=False), nn.BatchNorm2d(outputs)))
+            if self.margin is None:
+                self.negative_sum = teacher.new_zeros(outputs)
+                self.negative_count = teacher.new_zeros(outputs)
 
     def values(self, student, teacher=None, labels=None):
         student, teacher = inputs.one_batch(student, teacher, 4)
@@ -126,14 +122,14 @@ class OFD(FeatureLoss):
     def _measured(self, teacher):
         """Give the mean negative response so far; of this batch for a channel without one."""
         negative = teacher < 0
-        here = (teacher * negative).sum((0, 2, 3)), negative.sum((0, 2, 3)).to(teacher.dtype)
+        batch_sum = (teacher * negative).sum((0, 2, 3))
+        batch_count = negative.sum((0, 2, 3)).to(teacher.dtype)
         if self.training and torch.is_grad_enabled():
-            self.negative_sum += here[0]
-            self.negative_count += here[1]
-        known = self.negative_count > 0
-        total, count = (torch.where(known, before, now) for before, now in
-                        zip((self.negative_sum, self.negative_count), here, strict=True))
-        return total / count.clamp(min=1)
+            self.negative_sum += batch_sum
+            self.negative_count += batch_count
+        measured = self.negative_count > 0
+        total = torch.where(measured, self.negative_sum, batch_sum)
+        return total / torch.where(measured, self.negative_count, batch_count).clamp(min=1)
 
     def identity(self):
         return [*super().identity(), self.margin]
@@ -141,17 +137,16 @@ class OFD(FeatureLoss):
     def extra_repr(self):
         if self.margin is None:
             return ""
-        numbers = _files.digest(self.margin.cpu().numpy().tobytes())[:8]  # margins may share a mean
+        digest = _files.digest(self.margin.cpu().numpy().tobytes())[:8]  # margins may share a mean
         mean = float(self.margin.mean())
-        return f"margin={len(self.margin)} channels around {mean:.4g}#{numbers}"
+        return f"margin={len(self.margin)} channels around {mean:.4g}#{digest}"
 
 
 def _margin(margin_C, channels: int | None = None) -> torch.Tensor:
     """Check a vector of margins [C], for so many channels."""
-    shape = list(margin_C.shape) if isinstance(margin_C, torch.Tensor) else type(margin_C).__name__
-    expected = "C" if channels is None else channels
-    fits = isinstance(shape, list) and len(shape) == 1 and channels in (None, *shape)
-    if not fits or not margin_C.is_floating_point():
-        raise ValueError(f"Expected one margin per channel of the teacher, shape [{expected}], got "
-                         f"{shape}. Use margins(batch_norm), or None in OFD to measure them.")
+    if not isinstance(margin_C, torch.Tensor) or margin_C.ndim != 1 or (
+            not margin_C.is_floating_point() or channels not in (None, len(margin_C))):
+        raise ValueError(f"Expected one margin per channel of the teacher, shape "
+                         f"[{channels or 'C'}], got {inputs.described(margin_C)}. Use "
+                         "margins(batch_norm), or None in OFD to measure them.")
     return inputs.floats(margin_C)

@@ -10,17 +10,10 @@ from torch import nn
 from kdcourse.losses import inputs
 
 
-def pooled(x_BCHW, size) -> torch.Tensor:
-    """Average the map down to `size`, (H, W). A map of that size stays as it is."""
-    size = tuple(size)
-    return x_BCHW if x_BCHW.shape[2:] == size else F.adaptive_avg_pool2d(x_BCHW, size)
-
-
-def on_one_grid(student_BCHW, teacher_BCHW) -> tuple[torch.Tensor, torch.Tensor]:
-    """Average the larger map down to the smaller height and the smaller width of the two."""
-    ours, theirs = student_BCHW.shape[2:], teacher_BCHW.shape[2:]
-    size = [min(a, b) for a, b in zip(ours, theirs, strict=True)]
-    return pooled(student_BCHW, size), pooled(teacher_BCHW, size)
+def on_one_grid(first_BCHW, second_BCHW, pool=F.adaptive_avg_pool2d):
+    """Average (or `pool`) two maps to the smaller height and the smaller width of the two."""
+    size = tuple(map(min, first_BCHW.shape[2:], second_BCHW.shape[2:]))
+    return tuple(x if x.shape[2:] == size else pool(x, size) for x in (first_BCHW, second_BCHW))
 
 
 def comparable_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,11 +24,9 @@ def comparable_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
     """
     student, teacher = inputs.one_batch(student, teacher, 2, 3, 4)
     if (student.ndim == 2) != (teacher.ndim == 2):
-        raise ValueError(
-            "Expected student and teacher features that are both vectors [B, D], or both maps or "
-            f"tokens, got {list(student.shape)} and {list(teacher.shape)}. Tap other modules, or "
-            "average the map over its places first."
-        )
+        raise inputs.shape_error(
+            "features that are both vectors [B, D], or both maps or tokens", student, teacher,
+            "Tap other modules, or average the map over its places first.")
     if student.ndim == teacher.ndim and (student.ndim != 3 or student.shape[1] == teacher.shape[1]):
         return student, teacher
     return inputs.as_map(student, "student"), inputs.as_map(teacher, "teacher")
@@ -47,6 +38,18 @@ def maps_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs.as_map(student, "student"), inputs.as_map(teacher, "teacher")
 
 
+def width(x) -> int:
+    """Give the number of a map's channels, or of a token's or vector's features."""
+    return x.shape[1 if x.ndim == 4 else -1]
+
+
+def layer(ndim: int, channels: int, outputs: int, kernel=1, bias: bool = True) -> nn.Module:
+    """Make a layer to `outputs` channels: a convolution for maps (ndim 4), else a linear layer."""
+    if ndim == 4:
+        return nn.Conv2d(channels, outputs, kernel, bias=bias)
+    return nn.Linear(channels, outputs, bias=bias)
+
+
 @inputs.full_precision
 def projected(x, layer, *more) -> torch.Tensor:
     """Compute `layer(x, *more)` in float32 at least. Raises where `layer` is None."""
@@ -56,10 +59,3 @@ def projected(x, layer, *more) -> torch.Tensor:
                          "term.build(student, teacher, seed) with the first batch, before the "
                          "optimiser is made.")
     return layer(inputs.floats(x), *more)
-
-
-def projection(channels: int, outputs: int, ndim: int, kernel=1, bias: bool = True) -> nn.Module:
-    """Make a layer to `outputs` channels: a convolution for maps (ndim 4), else a linear layer."""
-    if ndim == 4:
-        return nn.Conv2d(channels, outputs, kernel, bias=bias)
-    return nn.Linear(channels, outputs, bias=bias)

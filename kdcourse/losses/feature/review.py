@@ -19,33 +19,24 @@ def review(students, teachers, reduction: str = "mean"):
     Chen et al. 2021 (arXiv:2104.09044), section 3. Each level :math:`l` is compared as it is
     (weight 1), then averaged to grids :math:`g` of 4x4, 2x2 and 1x1 places. A grid that is not
     smaller than the map is left out, and the next one takes its weight. The weights, and the
-    division by their sum, are those of the official code.
+    division by their sum, are those of the official code. Raises `ValueError` for shapes that do
+    not fit.
 
     students, teachers: tuples of maps [B, C, H, W], one per level, of equal shapes; or one map.
-
-    Raises `ValueError` for shapes that do not fit.
 
     >>> teacher = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 2, 2)
     >>> review(0 * teacher, teacher)  # (1 * 1 + 1/2 * 0) / (1 + 1/2): the averages agree
     tensor(0.6667)
     """
-    students, teachers = _levels(students, "student"), _levels(teachers, "teacher")
-    if len(students) != len(teachers):
-        raise ValueError(f"Expected student and teacher maps of as many levels, got "
-                         f"{[list(x.shape) for x in students]} and "
-                         f"{[list(x.shape) for x in teachers]}.")
     losses = []
-    for student, teacher in zip(students, teachers, strict=True):
+    for student, teacher in _levels(students, teachers):
         student, teacher = inputs.features_pair(student, teacher, 4)
         error = student - teacher  # averaging is linear: the error of averages is its average
         grids = [grid for grid in (4, 2, 1) if grid < min(error.shape[2:])]
         errors = [error, *(F.adaptive_avg_pool2d(error, grid) for grid in grids)]
         weights = [0.5**i for i in range(len(errors))]
         losses.append(sum(weight * at_grid.square().mean((1, 2, 3))
-                          for weight, at_grid in zip(weights, errors, strict=True)) / sum(weights))
-    if len({len(x) for x in losses}) > 1:
-        raise ValueError(f"Expected student maps of one batch, got {[len(x) for x in losses]} "
-                         "samples.")
+                          for weight, at_grid in zip(weights, errors)) / sum(weights))
     return inputs.reduce(sum(losses), reduction)
 
 
@@ -53,10 +44,9 @@ class ReviewKD(FeatureLoss):
     """Match several levels, the student's fused by attention, the deepest first: `review`.
 
     student, teacher: as many paths each, from shallow to deep, as in `ReviewKD(["layer1",
-        "layer2"], ["layer1", "layer2"])`. Sizes and channels may differ. Tokens are laid out on
-        their grid; a vector [B, D] is a map of 1x1. On CIFAR-100 the official code adds "fc:input"
-        as the deepest level, and takes the others before the ReLU from the teacher, behind it from
-        the student.
+        "layer2"], ["layer1", "layer2"])`, of maps, tokens or vectors of any size. On CIFAR-100 the
+        official code adds "fc:input" as the deepest level, and takes the others before the ReLU
+        from the teacher, behind it from the student.
     width: channels inside the fusion. None: as many as the student's deepest level, 512 at most.
 
     Trains, for each level, a 1x1 convolution to `width` channels, two attention maps that weigh it
@@ -69,40 +59,29 @@ class ReviewKD(FeatureLoss):
 
     def __init__(self, student=None, teacher=None, *, width: int | None = None):
         super().__init__(student, teacher, width=width)
-        if len(self.student_paths) != len(self.teacher_paths):
-            raise ValueError(f"Expected as many paths of the teacher as of the student, got "
-                             f"{list(self.student_paths)} and {list(self.teacher_paths)}.")
-        if width is not None and width < 1:
-            raise ValueError(f"Expected a width of at least 1, got {width}.")
+        inputs.check(len(self.student_paths) == len(self.teacher_paths),
+                     "as many paths of the teacher as of the student",
+                     f"{list(self.student_paths)} and {list(self.teacher_paths)}")
+        if width is not None:
+            inputs.check_count("width", width)
         self.fusions = None
 
     def build(self, student, teacher, seed):
-        students, teachers = self._maps(*self.pick(student, teacher))
-        width = self.width or min(512, students[-1].shape[1])
+        levels = _map_levels(*self.pick(student, teacher))
         if self.fusions is None:
-            last = len(students) - 1
-            self.fusions = self.seeded(seed, students[0], lambda: nn.ModuleList(
-                _Fusion(s.shape[1], width, t.shape[1], fuses=level < last)
-                for level, (s, t) in enumerate(zip(students, teachers, strict=True))))
+            deepest, _ = levels[-1]
+            width = self.width or min(512, deepest.shape[1])
+            self.fusions = self.seeded(seed, deepest, lambda: nn.ModuleList(
+                _Fusion(s.shape[1], width, t.shape[1], fuses=s is not deepest) for s, t in levels))
 
     def values(self, student, teacher=None, labels=None):
-        students, teachers = self._maps(student, teacher)
+        levels = _map_levels(student, teacher)
+        fusions = self.fusions or [None] * len(levels)
         results, deeper = [], None
-        for level in reversed(range(len(students))):
-            fusion = self.fusions and self.fusions[level]
-            result, deeper = projected(students[level], fusion, deeper, teachers[level].shape[2:])
-            results.insert(0, result)
-        return review(results, teachers, "none")
-
-    def _maps(self, students, teachers):
-        """Give the levels of both sides as maps, as many on each."""
-        students = [inputs.as_map(x, "student") for x in _levels(students, "student")]
-        teachers = [inputs.as_map(x, "teacher") for x in _levels(teachers, "teacher")]
-        shapes = [[list(x.shape) for x in side] for side in (students, teachers)]
-        if len(students) != len(teachers) or len({len(x) for x in [*students, *teachers]}) > 1:
-            raise ValueError(f"Expected student and teacher maps of as many levels and one batch, "
-                             f"got {shapes[0]} and {shapes[1]}.")
-        return students, teachers
+        for (student, teacher), fusion in reversed(list(zip(levels, fusions))):
+            result, deeper = projected(student, fusion, deeper, teacher.shape[2:])
+            results.insert(0, (result, teacher))
+        return review(*zip(*results), reduction="none")
 
 
 class _Fusion(nn.Module):
@@ -130,11 +109,23 @@ class _Fusion(nn.Module):
         return self.leave(x), x
 
 
-def _levels(x, who: str) -> tuple:
-    """Give one tensor, or several, as a tuple."""
-    levels = (x,) if isinstance(x, torch.Tensor) else x
-    if not isinstance(levels, (tuple, list)) or not levels or not all(
-            isinstance(level, torch.Tensor) for level in levels):
-        raise ValueError(f"Expected {who} maps [B, C, H, W], one per level, got "
-                         f"{type(x).__name__}. Pass a tuple of tensors.")
-    return tuple(levels)
+def _levels(students, teachers) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Pair the levels of both sides: one tensor each, or several."""
+    sides = []
+    for x, who in ((students, "student"), (teachers, "teacher")):
+        levels = [x] if isinstance(x, torch.Tensor) else x
+        inputs.check(isinstance(levels, tuple | list) and len(levels) > 0
+                     and all(isinstance(level, torch.Tensor) for level in levels),
+                     f"{who} maps [B, C, H, W], one per level", type(x).__name__,
+                     "Pass a tuple of tensors.")
+        sides.append(levels)
+    if len(sides[0]) != len(sides[1]) or len({x.shape[:1] for x in [*sides[0], *sides[1]]}) > 1:
+        shapes = [[list(level.shape) for level in levels] for levels in sides]
+        raise ValueError("Expected student and teacher maps of as many levels and one batch, got "
+                         f"{shapes[0]} and {shapes[1]}.")
+    return list(zip(*sides))
+
+
+def _map_levels(students, teachers) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(inputs.as_map(student, "student"), inputs.as_map(teacher, "teacher"))
+            for student, teacher in _levels(students, teachers)]

@@ -9,10 +9,10 @@ from torch import nn
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
-from kdcourse.losses.feature.projections import comparable_pair, on_one_grid, projected, projection
+from kdcourse.losses.feature import projections
 
 VARIANTS = ("paper", "mean")
-LEAST = 1e-5  # the variance that is always there: log and division stay finite
+LEAST_VARIANCE = 1e-5  # always added: logarithm and division stay finite
 
 
 def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "mean"):
@@ -22,15 +22,14 @@ def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "
             + \frac{(t_{chw} - \mu_{chw}(s))^2}{2 \sigma_c^2} \right] + \text{const}
 
     Ahn et al. 2019 (arXiv:1904.05835), equation 6: -L, on average, is a lower bound of the mutual
-    information between the layers, up to the teacher's entropy. In nats, without the constant.
+    information between the layers, up to the teacher's entropy. In nats, without the constant: not
+    0 where both agree, and not bounded below. Raises `ValueError` for shapes that do not fit and
+    for another variant.
 
     student: the prediction :math:`\mu(s)`, with the teacher's shape (`VID` makes it).
     teacher: features [B, D], [B, N, D] or [B, C, H, W].
     variance_C: :math:`\sigma_c^2`, one number above 0 for each channel (or feature).
     variant: "paper" sums over the elements of a sample; "mean" averages them, as RepDistiller does.
-
-    Not 0 where both agree, and not bounded below. Raises `ValueError` for shapes that do not fit
-    and for another variant.
 
     >>> student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])
     >>> vid(student, teacher, torch.tensor([1.0, 4.0]))  # (0 + 0) + (log 2 + 2²/(2 * 4))
@@ -38,10 +37,10 @@ def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "
     """
     inputs.check_choice("variant", variant, VARIANTS)
     student, teacher = inputs.features_pair(student, teacher, 2, 3, 4)
-    C = student.shape[-1 if student.ndim == 3 else 1]
-    if not isinstance(variance_C, torch.Tensor) or list(variance_C.shape) != [C]:
-        got = list(getattr(variance_C, "shape", [])) or type(variance_C).__name__
-        raise ValueError(f"Expected one variance for each of the {C} channels, [{C}], got {got}.")
+    C = projections.width(student)
+    if not isinstance(variance_C, torch.Tensor) or variance_C.shape != (C,):
+        raise ValueError(f"Expected one variance for each of the {C} channels, [{C}], got "
+                         f"{inputs.described(variance_C)}.")
     variance = variance_C.to(student)
     variance = variance[:, None, None] if student.ndim == 4 else variance
     terms = (variance.log() + (teacher - student).square() / variance).flatten(1) / 2
@@ -55,10 +54,9 @@ class VID(FeatureLoss):
         vectors) without biases, with ReLU between, as in RepDistiller. None: the teacher's number.
     variance: what every variance starts from, above 1e-5. Each is softplus(alpha) + 1e-5, with the
         trained `alpha` of its channel.
-    variant: as in `vid`.
 
-    Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]; of two grids, the larger is
-    averaged down. Tokens beside another shape are laid out on their grid.
+    Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]; tokens beside another shape are
+    laid out on their grid, and of two grids, the larger is averaged down.
     """
 
     omitted = ("hidden",)
@@ -66,11 +64,10 @@ class VID(FeatureLoss):
     def __init__(self, student=None, teacher=None, *, hidden: int | None = None,
                  variance: float = 5.0, variant: str = "paper"):
         inputs.check_choice("variant", variant, VARIANTS)
-        if not LEAST < variance < math.inf:
-            raise ValueError(f"Expected a variance above {LEAST:g} to start from, got {variance}.")
-        if hidden is not None and (not isinstance(hidden, int) or hidden < 1):
-            raise ValueError(f"Expected hidden to be a whole number of at least 1, or None for the "
-                             f"teacher's channels, got {hidden!r}.")
+        inputs.check(LEAST_VARIANCE < variance < math.inf,
+                     f"a variance above {LEAST_VARIANCE:g} to start from", variance)
+        if hidden is not None:
+            inputs.check_count("hidden", hidden)
         super().__init__(student, teacher, hidden=hidden, variance=variance, variant=variant)
         self.mean: nn.Module | None = None
         self.alpha: nn.Parameter | None = None
@@ -79,28 +76,28 @@ class VID(FeatureLoss):
         student, teacher = _aligned(*self.pick(student, teacher))
         if self.mean is not None:
             return
-        dim = -1 if student.ndim == 3 else 1
-        s, t = student.shape[dim], teacher.shape[dim]
-        hidden = self.hidden or t
-        layer = functools.partial(projection, ndim=student.ndim, bias=False)
+        channels, outputs = projections.width(student), projections.width(teacher)
+        hidden = self.hidden or outputs
+        layer = functools.partial(projections.layer, student.ndim, bias=False)
         self.mean = self.seeded(seed, student, lambda: nn.Sequential(
-            layer(s, hidden), nn.ReLU(), layer(hidden, hidden), nn.ReLU(), layer(hidden, t)))
-        like = next(self.mean.parameters())
-        start = self.variance
-        alpha = math.log(math.expm1(start - LEAST)) if start < 30 else start  # softplus(alpha)
-        self.alpha = nn.Parameter(torch.full((t,), alpha, dtype=like.dtype, device=like.device))
+            layer(channels, hidden), nn.ReLU(), layer(hidden, hidden), nn.ReLU(),
+            layer(hidden, outputs)))
+        alpha = self.variance  # softplus(alpha) is alpha where alpha is large
+        if alpha < 30:
+            alpha = math.log(math.expm1(alpha - LEAST_VARIANCE))
+        self.alpha = nn.Parameter(next(self.mean.parameters()).new_full((outputs,), alpha))
 
     def values(self, student, teacher=None, labels=None):
         student, teacher = _aligned(student, teacher)
-        return vid(projected(student, self.mean), teacher, self.variance_C, self.variant, "none")
+        prediction = projections.projected(student, self.mean)
+        return vid(prediction, teacher, self.variance_C, self.variant, "none")
 
     @property
     def variance_C(self) -> torch.Tensor:
         """The variances as they are now."""
-        return F.softplus(self.alpha) + LEAST
+        return F.softplus(self.alpha) + LEAST_VARIANCE
 
 
 def _aligned(student, teacher):
-    """Give both sides in one kind of shape, maps on one grid."""
-    student, teacher = comparable_pair(student, teacher)
-    return on_one_grid(student, teacher) if student.ndim == 4 else (student, teacher)
+    student, teacher = projections.comparable_pair(student, teacher)
+    return projections.on_one_grid(student, teacher) if student.ndim == 4 else (student, teacher)

@@ -8,8 +8,6 @@ from kdcourse.losses import inputs
 from kdcourse.losses.numerics import unit
 from kdcourse.losses.relation.pairs import Relation, vectors_pair
 
-KERNELS = ("taylor", "rbf", "bilinear")
-
 
 @inputs.full_precision
 def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: float = 0.4,
@@ -20,16 +18,15 @@ def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: floa
         k(x, y) = \sum_{p=0}^P e^{-2\gamma} \frac{(2\gamma)^p}{p!} (x^\top y)^p
 
     with every x and y divided by its length. Peng et al. 2019 (arXiv:1904.01802), section 3: k is
-    the Taylor expansion of the Gaussian :math:`e^{-\gamma \lVert x - y \rVert^2}`.
+    the Taylor expansion of the Gaussian :math:`e^{-\gamma \lVert x - y \rVert^2}`. RepDistiller's
+    CC.py, from the paper's author, is another formula, which changes with the order of the batch. A
+    sample that is 0 gets no gradient. Raises `ValueError` for fewer than 2 samples, two batch sizes
+    and settings out of range.
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
     kernel: "taylor"; "rbf", the Gaussian itself; "bilinear", :math:`x^\top y`.
     gamma: how narrow the Gaussian is, above 0. Unused by "bilinear".
     order: the last power P of the Taylor series, at least 1.
-
-    RepDistiller's CC.py, from the paper's author, is another formula, which changes with the order
-    of the batch. A sample that is 0 gets no gradient. Raises `ValueError` for fewer than 2 samples,
-    two batch sizes and settings out of range.
 
     >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # products 1 and 0
     >>> teacher = torch.tensor([[1.0], [2.0]])  # products 1 only, whatever the lengths
@@ -38,19 +35,19 @@ def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: floa
     """
     _check_settings(kernel, gamma, order)
     student, teacher = vectors_pair(student, teacher)
-    ours, theirs = (_kernel(x, kernel, gamma, order) for x in (student, teacher))
-    return (ours - theirs).square().mean()
+    difference_BB = _kernel(student, kernel, gamma, order) - _kernel(teacher, kernel, gamma, order)
+    return difference_BB.square().mean()
 
 
 class CC(Relation, function=correlation_congruence):
-    """Match the correlations between samples: `correlation_congruence`. Trains nothing.
-    Meant for the features before the last layer, such as "fc:input" in `kdcourse`'s resnet."""
+    """Match the correlations between samples: `correlation_congruence`. Trains nothing. Meant for
+    the features before the last layer, such as "fc:input" in `kdcourse`'s resnet."""
 
     def __init__(self, student=None, teacher=None, *, kernel: str = "taylor", gamma: float = 0.4,
                  order: int = 2):
         _check_settings(kernel, gamma, order)
-        read = {"bilinear": {}, "rbf": {"gamma": gamma}, "taylor": {"gamma": gamma, "order": order}}
-        super().__init__(student, teacher, kernel=kernel, **read[kernel])
+        used = {"bilinear": {}, "rbf": {"gamma": gamma}, "taylor": {"gamma": gamma, "order": order}}
+        super().__init__(student, teacher, kernel=kernel, **used[kernel])
 
 
 def _kernel(x_BD, kernel, gamma, order) -> torch.Tensor:
@@ -69,9 +66,6 @@ def _kernel(x_BD, kernel, gamma, order) -> torch.Tensor:
 
 
 def _check_settings(kernel, gamma, order) -> None:
-    inputs.check_choice("kernel", kernel, KERNELS)
-    if not 0 < gamma < math.inf:
-        raise ValueError(f"Expected gamma above 0, got {gamma}. The usual value is 0.4.")
-    if not isinstance(order, int) or order < 1:
-        raise ValueError(f"Expected order to be a whole number of at least 1, got {order!r}. The "
-                         "usual value is 2.")
+    inputs.check_choice("kernel", kernel, ("taylor", "rbf", "bilinear"))
+    inputs.check_count("order", order)
+    inputs.check(0 < gamma < math.inf, "gamma above 0", gamma, "The usual value is 0.4.")

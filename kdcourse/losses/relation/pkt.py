@@ -6,7 +6,7 @@ from kdcourse.losses import inputs
 from kdcourse.losses.numerics import unit
 from kdcourse.losses.relation.pairs import VARIANTS, Relation, vectors_pair
 
-LEAST = 1e-7  # the smallest kernel value (or what is added to a probability): the log stays finite
+SMALL = 1e-7  # the smallest kernel value (or what is added to a probability): the log stays finite
 
 
 @inputs.full_precision
@@ -18,29 +18,28 @@ def pkt(student, teacher, variant: str = "paper"):
         k(x, y) = \frac12 \left(\frac{x^\top y}{\lVert x \rVert \lVert y \rVert} + 1\right)
 
     and q alike, from the student's features. Passalis & Tefas 2018 (arXiv:1803.10837), section 3,
-    with the cosine kernel. In nats, summed over the samples: it grows with B.
+    with the cosine kernel. In nats, summed over the samples: it grows with B. A sample that is 0
+    gets no gradient. Raises `ValueError` for fewer than 2 samples, two batch sizes and another
+    variant.
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
-    variant: "paper". "code" is what the authors' code minimises, and RepDistiller (with a weight of
-        30000 at B = 64): each sample is a neighbour of itself, and the mean over all B² entries is
-        taken, with 1e-7 added to both probabilities inside the logarithm.
+    variant: "paper", with kernel values of 1e-7 at least; always 0 in a batch of 2. "code" is what
+        the authors' code minimises, and RepDistiller (with a weight of 30000 at B = 64): each
+        sample is a neighbour of itself, and the mean over all B² entries is taken, with 1e-7 added
+        to both probabilities inside the logarithm.
 
-    In a batch of 2 the paper's loss is always 0. A sample that is 0 gets no gradient. "paper" takes
-    kernel values (of opposite directions) as 1e-7 at least. Raises `ValueError` for fewer than 2
-    samples, two batch sizes and another variant.
-
-    >>> student = torch.eye(3)  # nobody is near: every neighbour has 1/2
+    >>> student = torch.eye(3)  # all at a right angle: every neighbour has 1/2
     >>> teacher = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])  # the first two have 2/3, 1/3
     >>> pkt(student, teacher)  # 2 (2/3 log(4/3) + 1/3 log(2/3)) + 0
     tensor(0.1133)
     """
     inputs.check_choice("variant", variant, VARIANTS)
     student, teacher = vectors_pair(student, teacher)
-    ours, theirs = _neighbours(student, variant), _neighbours(teacher, variant)
+    q, p = _neighbours(student, variant), _neighbours(teacher, variant)
     if variant == "code":
-        return (theirs * ((theirs + LEAST).log() - (ours + LEAST).log())).mean()
-    itself = torch.eye(len(ours), dtype=ours.dtype, device=ours.device)  # 0 log(1 / 1)
-    return (theirs * ((theirs + itself).log() - (ours + itself).log())).sum()
+        return (p * ((p + SMALL).log() - (q + SMALL).log())).mean()
+    diagonal = torch.eye(len(q), dtype=q.dtype, device=q.device)  # there 0 log(1 / 1)
+    return (p * ((p + diagonal).log() - (q + diagonal).log())).sum()
 
 
 class PKT(Relation, function=pkt):
@@ -57,8 +56,8 @@ def _neighbours(x_BD, variant) -> torch.Tensor:
     x_BD = unit(x_BD)
     kernel = (x_BD @ x_BD.T + 1) / 2
     if variant == "code":
-        kernel = kernel.clamp(min=0)  # rounding
+        kernel = kernel.clamp(min=0)  # below 0 by rounding
     else:
-        itself = torch.eye(len(x_BD), dtype=torch.bool, device=x_BD.device)
-        kernel = kernel.clamp(min=LEAST).masked_fill(itself, 0)
+        diagonal = torch.eye(len(x_BD), dtype=torch.bool, device=x_BD.device)
+        kernel = kernel.clamp(min=SMALL).masked_fill(diagonal, 0)
     return kernel / kernel.sum(1, keepdim=True)

@@ -18,15 +18,14 @@ def rkd_distance(student, teacher, variant: str = "paper"):
             |a - b| - \tfrac12 & \text{else} \end{cases}
 
     with each side's mean distance :math:`\mu` in the batch, through which the gradient goes too.
-    Park et al. 2019 (arXiv:1904.05068), section 3.2, distance-wise loss. It grows with B².
+    Park et al. 2019 (arXiv:1904.05068), section 3.2. It grows with B², and is 0 in a batch of 2.
+    Identical samples get no gradient from each other. Raises `ValueError` for fewer than 2 samples,
+    two batch sizes and another variant.
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
     variant: "paper". "code" is what the authors' code minimises, and what the weights in use are
         for (25 in RepDistiller): the mean over all B² entries, the zeros of the diagonal among
         them, with :math:`\mu` over the distances above 0 only.
-
-    In a batch of 2 the loss is always 0. Two identical samples have the distance 0 with a gradient
-    of 0. Raises `ValueError` for fewer than 2 samples, two batch sizes and another variant.
 
     >>> student, teacher = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [3.0]])
     >>> rkd_distance(student, teacher)  # 3/4, 3/4, 3/2 and 1/2, 1, 3/2: 4 times 1/2 * (1/4)²
@@ -40,7 +39,7 @@ def rkd_distance(student, teacher, variant: str = "paper"):
 
 class RKDDistance(Relation, function=rkd_distance):
     """Match the distances between samples: `rkd_distance`. Trains nothing. The paper takes the last
-    pooling layer for classification: "fc:input" in `kdcourse`'s resnet."""
+    pooling layer: "fc:input" in `kdcourse`'s resnet."""
 
     def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
         inputs.check_choice("variant", variant, VARIANTS)
@@ -49,9 +48,9 @@ class RKDDistance(Relation, function=rkd_distance):
 
 def _relative_distances(x_BD, variant) -> torch.Tensor:
     """Divide every distance by the mean distance, [B, B]."""
-    top = x_BD.detach().abs().amax()
-    # Only the ratio matters. A power of 2 changes no digit, and keeps the squares in range.
-    x_BD = x_BD / torch.where(top > 1e-30, top.log2().floor().exp2(), 1)
+    largest = x_BD.detach().abs().amax()
+    # Division by a power of 2 changes no digit, and keeps the squares in range.
+    x_BD = x_BD / torch.where(largest > 1e-30, largest.log2().floor().exp2(), 1)
     distances = torch.cdist(x_BD, x_BD, compute_mode="donot_use_mm_for_euclid_dist")
     B = len(x_BD)
     pairs = B * (B - 1) if variant == "paper" else (distances > 0).sum().clamp(min=1)
@@ -68,16 +67,14 @@ def rkd_angle(student, teacher, variant: str = "paper"):
         \cos \angle x_i x_j x_k = \left\langle \frac{x_i - x_j}{\lVert x_i - x_j \rVert},
             \frac{x_k - x_j}{\lVert x_k - x_j \rVert} \right\rangle
 
-    with the :math:`\ell` of `rkd_distance`. Park et al. 2019 (arXiv:1904.05068), section 3.2,
-    angle-wise loss. It grows with B³.
+    with the :math:`\ell` of `rkd_distance`. Park et al. 2019 (arXiv:1904.05068), section 3.2. It
+    grows with B³, and takes memory for B² D and B³ numbers: average maps over their places first,
+    or tap vectors. Between identical samples the cosine is 0. Raises `ValueError` for fewer than 3
+    samples, two batch sizes and another variant.
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
     variant: "paper". "code" is what the authors' code minimises, and what the weights in use are
         for (50 in RepDistiller): the mean over all B³ entries, those with equal samples among them.
-
-    Takes memory for B² D and B³ numbers: average maps over their places first, or tap vectors.
-    Between identical samples the cosine is 0, with a gradient of 0. Raises `ValueError` for fewer
-    than 3 samples, two batch sizes and another variant.
 
     >>> student = torch.tensor([[0.0], [1.0], [2.0]])  # on a line: cosines 1, -1, 1
     >>> teacher = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])  # a right angle: √½, 0, √½
@@ -89,9 +86,9 @@ def rkd_angle(student, teacher, variant: str = "paper"):
     loss_BBB = F.smooth_l1_loss(_cosines(student), _cosines(teacher), reduction="none")
     if variant == "code":
         return loss_BBB.mean()
-    # Where i or k is j, both cosines are 0 already.
-    same = torch.eye(len(student), dtype=torch.bool, device=student.device)
-    return loss_BBB.masked_fill(same, 0).sum()
+    # Where i or k is j, both cosines are 0 already. Here i is k:
+    equal_BB = torch.eye(len(student), dtype=torch.bool, device=student.device)
+    return loss_BBB.masked_fill(equal_BB, 0).sum()
 
 
 class RKDAngle(Relation, function=rkd_angle):

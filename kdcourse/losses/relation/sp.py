@@ -16,13 +16,10 @@ def similarity_preserving(student, teacher):
         \tilde G = A A^\top
 
     Tung & Mori 2019 (arXiv:1907.09682), equations 1 to 4: A has one flattened sample in each row.
-    Between 0 and 4/B: RepDistiller's weight is 3000 at B = 64. torchdistill divides rows by the sum
-    of absolute values instead of their L2 length.
+    Between 0 and 4/B: RepDistiller's weight is 3000 at B = 64. A sample that is 0 gets no gradient.
+    Raises `ValueError` for fewer than 2 samples and for two batch sizes.
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
-
-    A sample that is 0 gets no gradient. Raises `ValueError` for fewer than 2 samples and for two
-    batch sizes.
 
     >>> student = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # nothing in common: rows (1, 0), (0, 1)
     >>> teacher = torch.tensor([[1.0], [1.0]])  # the same twice: rows (√½, √½)

@@ -13,15 +13,12 @@ def hard_label(student_BK, teacher_BK, smoothing: float = 0.0, reduction: str = 
     .. math:: L = -\log q_{y_t}, \qquad y_t = \arg\max_k v_k
 
     Touvron et al. 2021 (DeiT, arXiv:2012.12877), section 4, equation 3. The paper's objective is
-    `0.5 * CE() + 0.5 * HardLabel()`.
+    `0.5 * CE() + 0.5 * HardLabel()`; only its labels of the data are smoothed, by 0.1. Raises
+    `ValueError` for smoothing outside [0, 1] and for logits that are not [B, K], of one shape.
 
-    student_BK, teacher_BK: logits [B, K]. Equal largest logits: the first class of them.
-    smoothing: share ε of the uniform distribution, in [0, 1], as in `label_smoothing`. DeiT smooths
-        the labels of the data (0.1) and not those of the teacher.
-
-    A class that the student rules out (-inf) makes the loss +inf with smoothing, and where it is
-    the teacher's choice. Raises `ValueError` for smoothing outside [0, 1] and for logits that are
-    not [B, K], of one shape.
+    student_BK, teacher_BK: logits [B, K]. Of equal largest logits the first counts.
+    smoothing: share ε of the uniform distribution, in [0, 1], as in `label_smoothing`. Above 0, a
+        class that the student rules out (-inf) makes the loss +inf.
 
     >>> hard_label(torch.zeros(1, 4), torch.tensor([[0.0, 3.0, 1.0, 2.0]]))  # log 4
     tensor(1.3863)

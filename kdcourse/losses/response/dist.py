@@ -16,7 +16,10 @@ def dist(student_BK, teacher_BK, beta: float = 1.0, gamma: float = 1.0, T: float
         + \frac{\gamma}{K} \sum_k d(q_{:k}, p_{:k}), \qquad d = 1 - \text{Pearson's correlation}
 
     Huang et al. 2022, "Knowledge Distillation from A Stronger Teacher" (arXiv:2205.10536). The
-    first sum is the paper's inter-class relation, the second the intra-class relation.
+    first sum is the paper's inter-class relation, the second the intra-class relation. A row or
+    column that is constant up to rounding has d = 1 without a gradient, 0 if both sides are. Raises
+    `ValueError` for settings out of range, logits that are not [B, K], of one shape, and a single
+    sample (unless gamma is 0).
 
     student_BK, teacher_BK: logits [B, K].
     beta, gamma: weights of the two sums, 0 or more, not both 0.
@@ -24,20 +27,14 @@ def dist(student_BK, teacher_BK, beta: float = 1.0, gamma: float = 1.0, T: float
     variant: "paper", also the code printed in its appendix; "code" times T², as in the authors'
         repository. As T grows, the gradient of "paper" tends to a constant.
 
-    Each process compares its own samples. Correlations within 2 samples or 2 classes are +1 or -1,
-    without a gradient. A row or column that is constant up to rounding has d = 1 without a
-    gradient, 0 if both sides are. Raises `ValueError` for settings out of range, logits that are
-    not [B, K], of one shape, and a single sample (unless gamma is 0).
-
     >>> s, t = torch.tensor([[0.0, 1.0], [0.0, 0.5]]), torch.tensor([[0.0, 9.0], [0.0, 8.0]])
     >>> dist(s, t)  # both sides: class 1 before class 0, and sample 0 surer than sample 1
     tensor(0.)
     """
     _check_settings(beta, gamma, T, variant)
     student_BK, teacher_BK = inputs.logits_pair(student_BK, teacher_BK)
-    if gamma and len(student_BK) < 2:
-        raise ValueError(f"Expected at least 2 samples to compare within a class, got "
-                         f"{len(student_BK)}. Use a larger batch, or gamma=0.")
+    inputs.check(not gamma or len(student_BK) > 1, "at least 2 samples to compare within a class",
+                 len(student_BK), "Use a larger batch, or gamma=0.")
     log_q, log_p = F.log_softmax(student_BK / T, dim=1), F.log_softmax(teacher_BK / T, dim=1)
     inter, intra = (_correlation_distance(log_q, log_p, dim).mean() for dim in (1, 0))
     return (T**2 if variant == "code" else 1) * (beta * inter + gamma * intra)
@@ -60,12 +57,12 @@ def _check_settings(beta, gamma, T, variant) -> None:
 
 
 def _correlation_distance(log_a, log_b, dim):
-    """Compute 1 - Pearson's correlation along a dimension; 0 if both are flat, 1 if one is."""
-    # A column of probabilities may be as small as 1e-40. Its scale does not count: take it out
-    # while it is still a logarithm.
-    tops = (x.amax(dim, keepdim=True).detach().clamp(min=torch.finfo(x.dtype).min)
-            for x in (log_a, log_b))
-    (a, a_flat), (b, b_flat) = (centred_unit((x - top).exp(), dim)
-                                for x, top in zip((log_a, log_b), tops, strict=True))
+    """Compute 1 - Pearson's correlation along a dimension; 0 if both are constant, 1 if one is."""
+
+    def standardized(log_p):  # divided by the largest as a logarithm: p may be as small as 1e-40
+        largest = log_p.amax(dim, keepdim=True).detach().clamp(min=torch.finfo(log_p.dtype).min)
+        return centred_unit((log_p - largest).exp(), dim)
+
+    (a, a_constant), (b, b_constant) = standardized(log_a), standardized(log_b)
     # 1 - a·b of unit vectors, written so that it is exactly 0 where they agree
-    return (a - b).square().sum(dim) / 2 + (a_flat ^ b_flat).squeeze(dim) / 2
+    return (a - b).square().sum(dim) / 2 + (a_constant ^ b_constant).squeeze(dim) / 2

@@ -16,10 +16,9 @@ def reverse_kl(student_BK, teacher_BK, T: float = 1.0, reduction: str = "mean"):
     .. math:: L = T^2 \sum_k q_k \log\frac{q_k}{p_k}
 
     Gu et al. 2024 (MiniLLM, arXiv:2306.08543) compare whole texts sampled from the student, without
-    a temperature; this is one distribution. At large T the gradient is that of `kd`.
-
-    Arguments and errors as for `kd`, but T = 1 unless given. A class to which the student gives no
-    probability adds exactly 0; one that only the teacher rules out (-inf) makes the loss +inf.
+    a temperature; this is one distribution. At large T the gradient is that of `kd`. Arguments and
+    errors as for `kd`, but T = 1 unless given. A class to which the student gives no probability
+    adds exactly 0; one that only the teacher rules out (-inf) makes the loss +inf.
 
     >>> s, t = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
     >>> reverse_kl(s, t)  # log(2 / sqrt 3)
@@ -46,15 +45,12 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
         m = \beta p + (1-\beta) q
 
     Agarwal et al. 2024 (GKD, arXiv:2306.13649), equation 1, define D, which is 0 at both ends.
-    Divided by β (1-β) it tends to the two KL divergences, and for p near q it is one for all beta.
+    Divided by β (1-β) it tends to the two KL divergences. For 0 < beta < 1 the loss is finite
+    whatever is ruled out (-inf). Rest as for `kd`. Raises `ValueError` for settings out of range.
 
     beta: where between the two, in [0, 1]. At 1/2, 4 times the Jensen-Shannon divergence.
     T: temperature, above 0. At large T the gradient of "scaled" is that of `kd` for every beta.
     variant: "scaled" as above, or "paper" for T² D, 0 at both ends.
-
-    Shapes as for `kd`. For 0 < beta < 1 the loss is finite whatever is ruled out (-inf); at the
-    ends "scaled" is +inf where `kd` or `reverse_kl` is. Raises `ValueError` for settings out of
-    range and for logits that are not [B, K], of one shape.
 
     >>> s, t = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
     >>> [round(float(jensen_shannon(s, t, beta)), 4) for beta in (0, 0.5, 1)]
@@ -85,23 +81,20 @@ def _check_settings(beta, T, variant) -> None:
 
 
 def _skewed(log_a, log_b, share):
-    """Compute KL(a || m) / (1 - share) + KL(b || m) / share, m = share a + (1 - share) b.
-
-    log(m / b) is of the size of the share and divided by it. So it is not a difference of
-    logarithms but log1p(share expm1(log a - log b)), unless that overflows. share: up to 1/2.
-    """
+    """Compute KL(a || m) / (1 - share) + KL(b || m) / share, m = share a + (1 - share) b, for a
+    share up to 1/2."""
     if share < torch.finfo(log_a.dtype).tiny:
         return kl(log_a, log_b)  # the limit: the second term vanishes
     a, b = log_a.exp(), log_b.exp()
     ratio = (log_a - log_b).masked_fill((a == 0) & (b == 0), 0)
-    near, far = ratio.clamp(max=30), ratio.clamp(min=30)
+    near, far = ratio.clamp(max=30), ratio.clamp(min=30)  # beyond 30, exp may overflow
+    # log(m / b) is as small as the share that divides it: a difference of logs would lose digits
     m_over_b = torch.log1p(share * torch.expm1(near))
     far_a_over_m = -torch.logaddexp(torch.full_like(far, math.log(share)), math.log1p(-share) - far)
     a_over_m = torch.where(ratio < 30, near - m_over_b, far_a_over_m)
     m_over_b = torch.where(ratio < 30, m_over_b, far - far_a_over_m)
-    terms = (a * a_over_m.masked_fill(a == 0, 0) / (1 - share)
-             - b * m_over_b.masked_fill(b == 0, 0) / share)
-    return terms.sum(1)
+    return (a * a_over_m.masked_fill(a == 0, 0) / (1 - share)
+            - b * m_over_b.masked_fill(b == 0, 0) / share).sum(1)
 
 
 def total_variation(student_BK, teacher_BK, T: float = 1.0, reduction: str = "mean"):
@@ -110,9 +103,8 @@ def total_variation(student_BK, teacher_BK, T: float = 1.0, reduction: str = "me
     .. math:: L = \frac{1}{2} \sum_k |p_k - q_k|
 
     Wen et al. 2023 (arXiv:2307.15190) take it word by word. Between 0 and 1. Without a factor T² or
-    T: at large T value and gradient fall as 1/T. Where p = q the gradient is 0.
-
-    Arguments and errors as for `kd`, but T = 1 unless given.
+    T: at large T value and gradient fall as 1/T. Where p = q the gradient is 0. Arguments and
+    errors as for `kd`, but T = 1 unless given.
 
     >>> s, t = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
     >>> total_variation(s, t)  # 1/2 against 3/4
@@ -123,7 +115,7 @@ def total_variation(student_BK, teacher_BK, T: float = 1.0, reduction: str = "me
 
 
 class TV(Loss, function=total_variation):
-    """Move the probability that lies in the wrong class: `total_variation`. Without a factor T²."""
+    """Match probabilities in absolute difference: `total_variation`. Without a factor T²."""
 
     def __init__(self, T: float = 1.0, student=None, teacher=None):
         inputs.check_temperature(T)

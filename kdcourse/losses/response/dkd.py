@@ -20,14 +20,13 @@ def dkd(student_BK, teacher_BK, labels, alpha: float = 1.0, beta: float = 8.0, T
 
     Zhao et al. 2022 (arXiv:2203.08679), equation 8: TCKD (target class) and NCKD (the others). By
     equation 7 `kd` is TCKD + (1 - p_y) NCKD. T² is in the authors' code, which also has a warm-up.
+    With 2 classes NCKD is 0. Classes that are ruled out (-inf) count as in `kd`. Raises
+    `ValueError` for settings out of range and for shapes that do not match.
 
     student_BK, teacher_BK: logits [B, K]. labels: class numbers [B], the target classes.
     alpha, beta: weights of TCKD and NCKD, 0 or more, not both 0. The defaults are those of the
         authors' code for CIFAR-100.
     T: temperature, above 0.
-
-    With 2 classes NCKD and its gradient are 0. Classes that are ruled out (-inf) count as in `kd`.
-    Raises `ValueError` for settings out of range and for shapes that do not match.
 
     >>> s, t, y = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, math.log(2)]]), torch.tensor([2])
     >>> dkd(s, t, y, T=1)  # 1/2 against 1/3 for the target; the others agree: log(3 / sqrt 8)
@@ -61,13 +60,12 @@ def _check_settings(alpha, beta, T) -> None:
 
 
 def _decoupled(scaled_BK, labels_B1):
-    """Give log-probabilities: of the label against all others [B, 2], and of the others [B, K],
-    -inf for the label. All -inf where every other class is ruled out."""
+    """Give log-probabilities: of the label against all others [B, 2]; of the others [B, K]."""
     is_label = torch.arange(scaled_BK.shape[1], device=scaled_BK.device) == labels_B1
     others = scaled_BK.masked_fill(is_label, -math.inf)
-    none_B1 = (others == -math.inf).all(1, keepdim=True)
-    others = others.masked_fill(none_B1, 0)  # a log-softmax of nothing is NaN
-    together_B1 = others.logsumexp(1, keepdim=True).masked_fill(none_B1, -math.inf)
-    binary_B2 = torch.cat([scaled_BK.gather(1, labels_B1), together_B1], 1)
+    empty_B1 = (others == -math.inf).all(1, keepdim=True)
+    others = others.masked_fill(empty_B1, 0)  # a log-softmax of -inf alone is NaN
+    sum_B1 = others.logsumexp(1, keepdim=True).masked_fill(empty_B1, -math.inf)
+    binary_B2 = torch.cat([scaled_BK.gather(1, labels_B1), sum_B1], 1)
     return (F.log_softmax(binary_B2, dim=1),
-            F.log_softmax(others, dim=1).masked_fill(none_B1, -math.inf))
+            F.log_softmax(others, dim=1).masked_fill(empty_B1, -math.inf))

@@ -74,10 +74,7 @@ def hinton(T: float = 4.0, alpha: float = 0.9) -> Objective:
     >>> hinton(T=4, alpha=0.9)
     0.1 * CE() + 0.9 * KD(T=4)
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(
-            f"Expected alpha between 0 (labels only) and 1 (teacher only), got {alpha}. "
-            "For two free weights write, for example, 1.0 * CE() + 5.0 * KD(T=4)."
-        )
+    inputs.check(0 <= alpha <= 1, "alpha between 0 (labels only) and 1 (teacher only)", alpha,
+                 "For two free weights write, for example, 1.0 * CE() + 5.0 * KD(T=4).")
     pairs = [(round(1 - alpha, 10), CE()), (alpha, KD(T))]
     return Objective([(weight, term) for weight, term in pairs if weight])

@@ -1,6 +1,6 @@
 """The labels of the data, plain and smoothed. B batch, K classes; q: the student's softmax."""
 
-import torch  # noqa: F401 - for the example
+import torch  # noqa: F401 - for the examples
 import torch.nn.functional as F
 
 from kdcourse.losses import inputs
@@ -36,10 +36,10 @@ def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str =
 
     .. math:: L = -(1-\varepsilon)\log q_y - \frac{\varepsilon}{K}\sum_k \log q_k
 
-    Szegedy et al. 2016, section 7 (arXiv:1512.00567): soft targets without a teacher.
+    Szegedy et al. 2016 (arXiv:1512.00567), section 7. A class that the student rules out (-inf)
+    makes the loss +inf. Rest as for `cross_entropy`.
 
-    smoothing: the share ε of the uniform distribution, in [0, 1]. Rest as for `cross_entropy`. A
-        class that the student rules out (-inf) makes the loss +inf.
+    smoothing: the share ε of the uniform distribution, in [0, 1].
 
     >>> label_smoothing(torch.zeros(1, 4), torch.tensor([2]))  # log 4, whatever the target
     tensor(1.3863)

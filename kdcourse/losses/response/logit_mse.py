@@ -14,13 +14,12 @@ def logit_mse(student_BK, teacher_BK, variant: str = "half", reduction: str = "m
     .. math:: L = \frac{1}{2} \sum_k (z_k - v_k)^2
 
     Ba & Caruana 2014 (arXiv:1312.6184), equation 1. As T grows, `kd` tends to this loss of the
-    *centred* logits, divided by K.
+    *centred* logits, divided by K. Raises `ValueError` for another variant and for logits that are
+    not [B, K], of one shape.
 
     student_BK, teacher_BK: finite logits [B, K] (leave out classes that are ruled out).
     variant: "half" as above; "sum" without the 1/2, as in Kim et al. 2021 (arXiv:2105.08919);
         "mean" also divided by K, as in the code of Kim et al.
-
-    Raises `ValueError` for another variant and for logits that are not [B, K], of one shape.
 
     >>> s, t = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]])
     >>> logit_mse(s, t), logit_mse(s, t, "sum"), logit_mse(s, t, "mean")  # of 3² = 9

@@ -19,15 +19,13 @@ def logit_standardization(student_BK, teacher_BK, T: float = 2.0, variant: str =
         \tilde z = \frac{z - \bar z}{\sigma(z)}
 
     Sun et al. 2024 (arXiv:2403.01427), algorithms 1 and 2. The gradient is divided by the student's
-    σ, so weights are larger than for `kd`; the paper's best is 9, next to 0.1 for the labels.
+    σ, so weights are larger than for `kd`; the paper's best is 9, next to 0.1 for the labels. Equal
+    logits, and two classes (always +1 and -1), get no gradient. Raises `ValueError` for T <= 0,
+    another variant and logits that are not [B, K], of one shape.
 
     student_BK, teacher_BK: finite logits [B, K] (leave out classes that are ruled out).
     T: the base temperature, above 0.
     variant: "paper" divides the variance by K, "code" (the authors') by K - 1.
-
-    Logits that are all the same, up to rounding, and two classes (always +1 and -1) get no
-    gradient. Raises `ValueError` for T <= 0, another variant and logits that are not [B, K], of one
-    shape.
 
     >>> s, t = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[10.0, 30.0, 50.0]])
     >>> logit_standardization(s, t)  # evenly spaced, both

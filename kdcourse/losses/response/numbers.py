@@ -1,6 +1,6 @@
 """Regression on targets that are numbers. B batch, D numbers."""
 
-import torch  # noqa: F401 - for the example
+import torch
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import Loss
@@ -18,9 +18,9 @@ def squared_error(student_BD, targets_BD, reduction: str = "mean"):
     tensor(4.5000)
     """
     student_BD = inputs.logits(student_BD, "student")
-    if getattr(targets_BD, "shape", None) != student_BD.shape:
-        got = list(targets_BD.shape) if hasattr(targets_BD, "shape") else targets_BD
-        raise ValueError(f"Expected targets of shape {list(student_BD.shape)}, got {got}.")
+    if not isinstance(targets_BD, torch.Tensor) or targets_BD.shape != student_BD.shape:
+        raise ValueError(f"Expected targets of shape {list(student_BD.shape)}, got "
+                         f"{inputs.described(targets_BD)}.")
     difference_BD = student_BD - targets_BD.to(student_BD.dtype)
     return inputs.reduce(difference_BD.square().mean(1), reduction)
 

@@ -15,17 +15,15 @@ def virtual_teacher(student_BK, labels, a: float = 0.99, T: float = 20.0, varian
         p^d_k = \begin{cases} a & k = y \\ (1-a)/(K-1) & k \ne y \end{cases}
 
     Yuan et al. 2020 (Tf-KD_reg, arXiv:1909.11723), section 4, equation 9, with T² as everywhere
-    here (divide the paper's α by T²). The logits that T divides are log p^d.
+    here (divide the paper's α by T²). The logits that T divides are log p^d. With a below 1, a
+    class that the student rules out (-inf) makes the loss +inf. Raises `ValueError` for settings
+    out of range and for shapes that do not match.
 
     student_BK: logits [B, K], K at least 2. labels: class numbers [B].
     a: probability of the right class, in (0, 1]. Paper: 0.9 and more.
     T: temperature, above 0. Paper: 20 and more.
-    variant: "paper" as above. In the authors' code, "code", the teacher is softmax(p^d / T), far
-        more even; the student is not softened, and there is no T². They say that CIFAR-100 was run
-        so, and larger data with T on both sides. Their code also divides by K.
-
-    With a below 1, a class that the student rules out (-inf) makes the loss +inf. Raises
-    `ValueError` for settings out of range and for shapes that do not match.
+    variant: "paper" as above. "code", the authors' on CIFAR-100: the teacher is softmax(p^d / T),
+        far more even, the student is not softened, without T² (their code also divides by K).
 
     >>> y = torch.tensor([1])
     >>> virtual_teacher(torch.tensor([[0.25, 0.75]]).log(), y, a=0.75)  # the same distribution
@@ -54,7 +52,6 @@ class TfKD(Loss, function=virtual_teacher):
 
 
 def _check_settings(a, T, variant) -> None:
-    if not 0 < a <= 1:
-        raise ValueError(f"Expected a probability a above 0 and up to 1, got {a}.")
+    inputs.check(0 < a <= 1, "a probability a above 0 and up to 1", a)
     inputs.check_temperature(T)
     inputs.check_choice("variant", variant, ("paper", "code"))
