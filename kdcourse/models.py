@@ -1,7 +1,6 @@
-"""Small reference networks.
+"""Small reference networks. Each takes inputs in [0, 1] and normalises them itself.
 
-Shapes: B batch, K classes, C channels, H W height and width. Every network takes inputs in [0, 1]
-and normalises them itself, so that a teacher and a student may differ in that.
+Shapes: B batch, K classes, C channels, H W height and width.
 """
 
 import functools
@@ -58,21 +57,20 @@ class Normalize(nn.Module):
 
 
 def _conv_bn(inputs, outputs, kernel=3, stride=1):
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
 def _strided(widths) -> list[nn.Module]:
-    """Make convolutions that halve the image, from widths[0] to widths[-1] channels, with ReLU."""
+    """Make convolutions that halve the image, from widths[0] to widths[-1] channels."""
     return [layer for inputs, outputs in itertools.pairwise(widths)
             for layer in (_conv_bn(inputs, outputs, stride=2), nn.ReLU())]
 
 
 @_seeded
 def mlp(hidden: tuple = (128, 128), channels=1, classes=36, size=28, seed=0) -> nn.Module:
-    """Make a multilayer perceptron with ReLU, as in Hinton's MNIST experiment.
-
-    hidden: the width of each hidden layer.
+    """Make a multilayer perceptron with ReLU and `hidden` layers of these widths (Hinton et al.
+    2015, arXiv:1503.02531, section 3).
 
     >>> mlp(hidden=(800, 800), classes=10)(torch.rand(2, 1, 28, 28)).shape
     torch.Size([2, 10])
@@ -86,9 +84,8 @@ def mlp(hidden: tuple = (128, 128), channels=1, classes=36, size=28, seed=0) -> 
 @_seeded
 def convnet(width=16, channels=1, classes=36, size=28, seed=0) -> nn.Module:
     """Make a small student of three strided convolutions with `width`, 2 and 4 times `width`
-    channels, batch normalisation and ReLU, the mean over the image, and a linear layer.
-
-    size: without effect: the network takes any size of at least 8.
+    channels, batch normalisation and ReLU, the mean over the image (of any `size` from 8), and a
+    linear layer.
 
     >>> sum(p.numel() for p in convnet(width=16).parameters())
     25748
@@ -98,9 +95,9 @@ def convnet(width=16, channels=1, classes=36, size=28, seed=0) -> nn.Module:
                          nn.Linear(4 * width, classes))
 
 
-def _mean_over_image(x_BCHW) -> torch.Tensor:
+def _mean_over_image(x):
     # Not nn.AdaptiveAvgPool2d(1), whose gradient allocates memory, in channels-first order.
-    return x_BCHW.sum((2, 3), keepdim=True) / (x_BCHW.shape[2] * x_BCHW.shape[3])
+    return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
 
 
 class MeanOverImage(nn.Module):
@@ -173,15 +170,15 @@ def vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28, seed
         stem=None, init=None) -> nn.Module:
     """Make a small vision transformer: timm's `VisionTransformer` with a class token.
 
-    dim: the width of a token; patch: the side of a patch in pixels, a divisor of `size`.
-    stem: None makes a token of each patch by one matrix. "conv" makes it with convolutions (Xiao et
-        al. 2021, arXiv:2106.14881): 3x3 with stride 2, batch normalisation and ReLU until there is
-        one token for every `patch` pixels (rounded up), then 1x1; `patch` must be a power of 2.
-    init: None keeps timm's initial weights, with standard deviation 0.02 at any width. "lecun"
-        draws those of each linear layer with 1/√inputs, class token and positions with 0.3.
+    dim: the width of a token. patch: the side of a patch in pixels.
+    stem: None makes a token of each patch by one matrix; "conv" by 3x3 convolutions with stride 2,
+        batch normalisation and ReLU, until there is one place per patch (rounded up), then 1x1
+        (Xiao et al. 2021, arXiv:2106.14881).
+    init: None keeps timm's initial weights, with standard deviation 0.02 at any width; "lecun"
+        draws those of linear layers with 1/√inputs, class token and positions with 0.3.
 
-    Raises `ValueError` when `patch` does not divide `size`, is no power of 2 with `stem="conv"`, or
-    `heads` does not divide `dim`.
+    Raises `ValueError` when `patch` does not divide `size` (or is no power of 2, with "conv"), and
+    when `heads` does not divide `dim`.
 
     >>> vit(classes=10)(torch.rand(2, 1, 28, 28)).shape
     torch.Size([2, 10])
@@ -199,8 +196,8 @@ def vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28, seed
     if dim % heads:
         raise ValueError(f"Expected heads that divide dim {dim}, got {heads}.")
     embed = PatchEmbed
-    if stem:  # the channels double up to dim; each halving of the image is one bit of patch
-        widths = [max(1, dim >> left) for left in reversed(range(patch.bit_length() - 1))]
+    if stem:  # log2(patch) convolutions halve the image, and the channels double up to dim
+        widths = [max(1, dim >> i) for i in reversed(range(patch.bit_length() - 1))]
         embed = functools.partial(HybridEmbed, nn.Sequential(*_strided([channels, *widths])))
         patch = 1
     model = VisionTransformer(img_size=size, patch_size=patch, in_chans=channels,

@@ -35,10 +35,8 @@ def style() -> None:
 
 
 def answers(image, rows: dict[str, np.ndarray], classes, top: int = 6, axes=None):
-    """Draw an image and, beside it, probabilities as bars, for each named row.
-
-    image: [C, H, W] in [0, 1]. rows: probabilities [K] by name; the `top` classes of the last row
-    are drawn, largest first.
+    """Draw an image [C, H, W] in [0, 1] and, beside it, for each named row of probabilities [K] the
+    `top` classes of the last row, largest first, as bars.
     """
     if axes is None:
         axes = plt.subplots(1, 1 + len(rows), figsize=(1.9 * (1 + len(rows)), 2.3),
@@ -69,7 +67,7 @@ def dots(comparison, quantity: str = "accuracy", label: str | None = None, perce
         ax.plot(values, [i] * len(values), "o", color=color, alpha=0.45, ms=6, mew=0)
         ax.plot([low, high], [i + 0.2] * 2, color=color, lw=3, solid_capstyle="butt")
         ax.plot(mean, i + 0.2, "D", color=color, ms=7)
-        _label(ax, f"{mean:.1%}" if percent else f"{mean:.3f}", mean, i + 0.2, -14, INK)
+        _annotate(ax, f"{mean:.1%}" if percent else f"{mean:.3f}", mean, i + 0.2, -14, INK)
     ax.set_yticks(range(len(arms)), arms)
     ax.set(ylim=(len(arms) - 0.2, -0.5),
            xlabel=label or f"{quantity} on the {comparison.split} split")
@@ -90,7 +88,7 @@ def differences(comparison, arms=None, quantity: str = "accuracy", ax=None):
         color = GREY if low <= 0 <= high else BLUE if mean > 0 else RED
         ax.errorbar(mean, i, xerr=[[mean - low], [high - mean]], fmt="D", color=color, capsize=4,
                     lw=2.5)
-        _label(ax, f"{mean:+.1f}", mean, i, 8, color)
+        _annotate(ax, f"{mean:+.1f}", mean, i, 8, color)
     ax.set_yticks(range(len(arms)), arms)
     ax.set(ylim=(len(arms) - 0.4, -0.7),
            xlabel=f"{quantity} minus {comparison.baseline}, points (95 % interval, paired)")
@@ -99,9 +97,8 @@ def differences(comparison, arms=None, quantity: str = "accuracy", ax=None):
 
 
 def heatmap(table, rows, columns, xlabel: str, ylabel: str, label: str, deviation=None, ax=None):
-    """Draw means in a grid, [rows, columns], each written in its cell.
-
-    deviation: a typical standard deviation between seeds, drawn as a bar on the colour scale.
+    """Draw means [rows, columns] as a grid with their numbers, and as a bar on the colour scale
+    `deviation`, a typical standard deviation between seeds.
     """
     ax = ax or plt.subplots(figsize=(6.0, 0.9 + 0.55 * len(rows)))[1]
     table = _array(table)
@@ -121,10 +118,9 @@ def heatmap(table, rows, columns, xlabel: str, ylabel: str, label: str, deviatio
 
 
 def cka(table, rows, columns, xlabel: str, ylabel: str, ax=None):
-    """Draw how alike the layers of two networks are: `measure.cka_matrix` [rows, columns].
+    """Draw `measure.cka_matrix` [rows, columns], the first row at the bottom, NaN hatched.
 
-    rows, columns: the names of the layers, from the input on; the first row is at the bottom. A
-    cell without a value is hatched.
+    rows, columns: the names of the layers, from the input on.
     """
     table = _array(table)
     ax = ax or plt.subplots(figsize=(6.0, min(6.0, max(2.8, 1.3 + 0.42 * len(rows)))))[1]
@@ -181,10 +177,9 @@ def history(record, ax=None):
     ax = ax or plt.subplots(figsize=(6.0, 3.6))[1]
     ax.plot(record["epoch"], record["loss"], color=GREY, label="training loss (left)")
     ax.set(xlabel="epoch", ylabel="training loss")
-    points = [(row["epoch"], row["val_accuracy"]) for row in record.rows
-              if row["val_accuracy"] is not None]
     right = ax.twinx()
-    right.plot(*zip(*points), marker="o", color=BLUE, label="validation accuracy (right)")
+    right.plot(*zip(*record.validated.items()), marker="o", color=BLUE,
+               label="validation accuracy (right)")
     right.set_ylabel("validation accuracy")
     right.yaxis.set_major_formatter(_PERCENT)
     right.grid(visible=False)
@@ -194,7 +189,7 @@ def history(record, ax=None):
     return ax
 
 
-def _label(ax, text: str, x: float, y: float, shift: int, color: str) -> None:
+def _annotate(ax, text: str, x: float, y: float, shift: int, color: str) -> None:
     ax.annotate(text, (x, y), (0, shift), textcoords="offset points", ha="center", fontsize=10.5,
                 color=color, weight="bold")
 
@@ -209,7 +204,7 @@ def _array(values) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
-def _write(ax, table, form, middle: float, shift: float = 0) -> None:
+def _write(ax, table, text, middle: float, shift: float = 0) -> None:
     for i, j in np.ndindex(table.shape):
-        ax.text(j + shift, i + shift, form(table[i, j]), ha="center", va="center",
+        ax.text(j + shift, i + shift, text(table[i, j]), ha="center", va="center",
                 color="white" if table[i, j] < middle else "black")

@@ -1,6 +1,6 @@
-"""What a student is worth: accuracy, calibration, agreement with its teacher, size and speed.
+"""Measures of a student: accuracy, calibration, agreement with its teacher, size and speed.
 
-Shapes: N samples, K classes. `report` puts all of it into one table.
+Shapes: N samples, K classes; labels [N], or soft ones [N, K]. `report` puts all into one table.
 """
 # ruff: noqa: F401, I001 - one line for each group; __all__ is made from these lines
 

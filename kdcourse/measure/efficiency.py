@@ -101,10 +101,9 @@ def _median_iqr(values: list[float]) -> tuple[float, float]:
 def peak_memory(model: nn.Module, shape, batch: int = 1) -> float | None:
     """Give the most memory that inference holds at one time, in MB (10^6 bytes).
 
-    Weights, buffers and inputs, and on a GPU what torch allocates for one call
-    (`max_memory_allocated`, which is reset). On a CPU, where torch does not count that, the largest
-    sum of one module's inputs and outputs: a lower bound, without tensors kept for a shortcut. None
-    on other devices.
+    Weights, buffers and, on a GPU, what torch allocates for one call and its inputs
+    (`max_memory_allocated`, which is reset); on a CPU the largest sum of one module's inputs and
+    outputs: a lower bound, without tensors kept for a shortcut. None on other devices.
 
     >>> round(peak_memory(nn.Linear(1000, 250), (1000,)), 3)  # 251,000 for input, weights, output
     1.006

@@ -19,7 +19,7 @@ def accuracy(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
     >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0]))
     0.5
     """
-    return float((logits_NK.argmax(1) == _hard(labels, logits_NK.device)).float().mean())
+    return float((logits_NK.argmax(1) == _hard_labels(labels, logits_NK.device)).float().mean())
 
 
 def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
@@ -34,7 +34,7 @@ def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
     classes = torch.arange(logits_NK.shape[1], device=logits_NK.device)
     if not 1 <= k <= len(classes):
         raise ValueError(f"Expected k from 1 to the number of classes, {len(classes)}, got {k}.")
-    labels_N1 = _hard(labels, logits_NK.device)[:, None]
+    labels_N1 = _hard_labels(labels, logits_NK.device)[:, None]
     own_N1 = logits_NK.gather(1, labels_N1)
     ahead_NK = ~(logits_NK <= own_N1)  # not ">", so that NaN never counts as right
     ahead_NK |= (logits_NK == own_N1) & (classes < labels_N1)
@@ -54,7 +54,7 @@ def reliability(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -
     """
     # On the CPU, because not every device has float64.
     confidence, answer = logits_NK.cpu().double().softmax(1).max(1)
-    right = (answer == _hard(labels, "cpu")).double()
+    right = (answer == _hard_labels(labels, "cpu")).double()
     # ceil - 1: a value on an edge belongs to the bin below, as in Guo et al. 2017.
     which = ((confidence * bins).ceil() - 1).clamp(0, bins - 1).long()
     rows = []
@@ -74,7 +74,7 @@ def ece(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
 
     Guo et al. 2017, section 2 (arXiv:1706.04599), with the bins of `reliability`.
 
-    >>> ece(torch.tensor([[9.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])) > 0.24  # sure, 3 of 4 right
+    >>> ece(torch.tensor([[9.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])) > 0.24  # confidence 1
     True
     """
     rows = [row for row in reliability(logits_NK, labels, bins) if row["count"]]
@@ -104,7 +104,7 @@ def entropy(logits_NK: torch.Tensor, T: float = 1.0) -> torch.Tensor:
 
 def per_class(logits_NK: torch.Tensor, labels: torch.Tensor, classes: int) -> list[float | None]:
     """Give the accuracy on the samples of each class; None for a class without samples."""
-    labels = _hard(labels, "cpu")
+    labels = _hard_labels(labels, "cpu")
     right = (logits_NK.argmax(1).cpu() == labels).double()
     return [float(right[labels == k].mean()) if (labels == k).any() else None
             for k in range(classes)]
@@ -136,7 +136,7 @@ def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "
     >>> recall_at_1(features, torch.tensor([0, 0, 1, 1]), "euclidean")  # the long ones are far away
     0.5
     """
-    labels = _hard(labels, "cpu")
+    labels = _hard_labels(labels, "cpu")
     N = len(features_ND)
     if N < 2 or len(labels) != N:
         raise ValueError(f"Expected features and labels of the same samples, at least 2, got {N} "
@@ -150,9 +150,7 @@ def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "
         x_ND = F.normalize(x_ND / x_ND.abs().amax(1, keepdim=True).clamp(min=1e-300))
     else:
         x_ND = x_ND - x_ND.mean(0)  # far from 0, products would lose the digits of a distance
-    norms_N = x_ND.square().sum(1)
-    _, classes_N, sizes = labels.unique(return_inverse=True, return_counts=True)
-    hits_N = norms_N.new_zeros(N)
+    norms_N, shares = x_ND.square().sum(1), []
     for rows in torch.arange(N).split(batch):
         # The squared distance, without the sample's own |x|², which is the same for all.
         distance = torch.addmm(norms_N, x_ND[rows], x_ND.T, alpha=-2)
@@ -160,14 +158,15 @@ def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "
         smallest, nearest = distance.min(1)
         tied = distance <= (smallest + 1e-13 * (norms_N[rows] + norms_N[nearest]))[:, None]
         same_class = labels == labels[rows][:, None]
-        hits_N[rows] = (tied & same_class).sum(1) / tied.sum(1).double()
-    return float(hits_N[sizes[classes_N] > 1].mean())  # the mean of nothing is nan
+        share = (tied & same_class).sum(1) / tied.sum(1).double()
+        shares.append(share[same_class.sum(1) > 1])
+    return float(torch.cat(shares).mean())  # the mean of nothing is nan
 
 
 def confusion(logits_NK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Count answers [K, K], on the CPU: row = label, column = the network's class."""
     classes = logits_NK.shape[1]
-    flat = _hard(labels, "cpu") * classes + logits_NK.argmax(1).cpu()
+    flat = _hard_labels(labels, "cpu") * classes + logits_NK.argmax(1).cpu()
     return torch.bincount(flat, minlength=classes**2).view(classes, classes)
 
 
@@ -197,20 +196,22 @@ def evaluate(logits_NK: torch.Tensor, labels, teacher_NK=None, task: Task = ONE_
     task: cuts outputs and labels into rows first, of which those that count are measured; `Numbers`
         have r2, rmse, and teacher_rmse.
     """
-    if not task.plain:
-        rows = task.rows(logits_NK, y=None if labels is None else labels.to(logits_NK.device))
-        counted = slice(None) if rows.weight is None else rows.weight > 0
-        teacher_NK = None if teacher_NK is None else task.flat(teacher_NK)[counted]
-        logits_NK, labels = rows.counted()[:2]
+    def counted(outputs):
+        return task.rows(outputs, y=None if labels is None else labels.to(outputs.device)).counted()
+
+    teacher_NK = None if teacher_NK is None else counted(teacher_NK).logits
+    logits_NK, labels = counted(logits_NK)[:2]
     with_labels = {"accuracy": accuracy, "nll": nll, "ece": ece}
     with_teacher = {"agreement": agreement, "teacher_kl": teacher_kl}
     if not task.has_classes:
         with_labels, with_teacher = {"r2": r2, "rmse": rmse}, {"teacher_rmse": rmse}
-    pairs = ((with_labels, labels), (with_teacher, teacher_NK))
-    return {name: measure(logits_NK, target) for measures, target in pairs if target is not None
-            for name, measure in measures.items()}
+    result = {}
+    for measures, target in ((with_labels, labels), (with_teacher, teacher_NK)):
+        if target is not None:
+            result |= {name: measure(logits_NK, target) for name, measure in measures.items()}
+    return result
 
 
-def _hard(labels: torch.Tensor, device) -> torch.Tensor:
+def _hard_labels(labels: torch.Tensor, device) -> torch.Tensor:
     """Give labels as class numbers [N] on a device; of soft ones the largest."""
     return (labels if labels.ndim == 1 else labels.argmax(1)).to(device)

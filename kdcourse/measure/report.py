@@ -23,10 +23,10 @@ from kdcourse.teachers import Teacher
 
 @dataclasses.dataclass
 class Report:
-    """A table of networks: one column for each, `rows` by name with one number per quantity.
+    """Hold a table of networks: `rows` by network, each with one number per quantity.
 
-    partner: whom the students are compared with. batch: how many samples at once for the
-    throughput, which counts in `unit`. device, threads: on what it was measured.
+    partner: whom the students are compared with. batch: samples at once for the throughput, which
+    counts in `unit`. device, threads: on what it was measured.
     """
 
     title: str
@@ -108,28 +108,27 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
                 raise
             logits[name] = torch.zeros(0, 0)
     logits = {name: found for name, found in logits.items() if found is not None}
-    rows = {}
-    for name, found in logits.items():
-        partners = scheme.partners(name, list(logits)) if name in students else []
-        others = [logits[partner] for partner in partners if partner in logits]
-        rows[name] = _quality(found, labels, others, data.task)
-
     networks = {name: _AsNetwork(teacher) for name, teacher in teachers.items()
                 if teacher.networks()} | students
+    rows = {}
     with contextlib.ExitStack() as stack:
+        # The networks behind stored answers may be on another device than the student.
         for part in itertools.chain(students.values(), *(t.networks() for t in teachers.values())):
-            stack.callback(part.to, device_of(part))  # of stored answers it may be another device
+            stack.callback(part.to, device_of(part))
             part.to(device)
-        for name in networks.keys() & rows.keys():
-            rows[name] |= _costs(networks[name], data.train.head(1), batch)
+        for name, found in logits.items():
+            partners = scheme.partners(name, list(logits)) if name in students else []
+            others = [logits[partner] for partner in partners if partner in logits]
+            rows[name] = _quality(found, labels, others, data.task)
+            if name in networks:
+                rows[name] |= _costs(networks[name], data.train.head(1), batch)
     partner = scheme.partner
     if teachers:
         partner = next(iter(teachers)) if len(teachers) == 1 else "its teachers"
     kind = "samples" if data.task.plain else f"rows of {data.task!r}"
-    images = not isinstance(data.shape, dict) and len(data.shape) == 3
-    return Report(f"{data.name}, {max(map(len, logits.values())):,} {kind} of the {split} split",
-                  rows, partner, batch, device.type, torch.get_num_threads(),
-                  "images" if images else "samples")
+    title = f"{data.name}, {max(map(len, logits.values())):,} {kind} of the {split} split"
+    unit = "images" if not isinstance(data.shape, dict) and len(data.shape) == 3 else "samples"
+    return Report(title, rows, partner, batch, device.type, torch.get_num_threads(), unit)
 
 
 def _quality(logits_MK: torch.Tensor, labels, others, task) -> dict:
@@ -172,7 +171,7 @@ class _AsNetwork(nn.Module):
         self.networks, self._teacher = nn.ModuleList(teacher.networks()), (teacher,)
 
     def forward(self, *args, **kwargs):
-        with torch.compiler.set_stance("force_eager"):  # as students are measured
+        with torch.compiler.set_stance("force_eager"):  # students are not compiled here either
             return self._teacher[0].predict(kwargs or args[0])
 
 
