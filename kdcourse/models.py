@@ -1,7 +1,6 @@
-"""Small reference networks.
+"""Small reference networks. Each takes inputs in [0, 1] and normalises them itself.
 
-Shapes: B batch, K classes, C channels, H W height and width. Every network takes inputs in [0, 1]
-and normalises them itself, so that a teacher and a student may differ in that.
+Shapes: B batch, K classes, C channels, H W height and width.
 """
 
 import functools
@@ -21,29 +20,30 @@ __all__ = ["BasicBlock", "MeanOverImage", "Normalize", "ResNet", "alone", "answe
 
 
 def _seeded(build):
-    """Draw the initial weights from `seed` alone, and keep how a model was made in `model.spec`."""
+    """Draw initial weights from `seed` alone; note the arguments in `model.spec` and in its key."""
     signature = inspect.signature(build)
 
     @functools.wraps(build)
     def wrapped(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        seed = bound.arguments["seed"]
         settings = {k: v for k, v in bound.arguments.items() if k != "seed" and v is not None}
         for name, value in settings.items():
-            for number in value if isinstance(value, (tuple, list)) else (value,):
-                if name not in ("dropout", "stem", "init") and number < 1:
-                    raise ValueError(f"Expected {name} of at least 1, got {value}.")
-        with seeded(bound.arguments["seed"]):
+            numbers = value if isinstance(value, (tuple, list)) else [value]
+            if name not in ("stem", "init") and min(numbers, default=1) < 1:
+                raise ValueError(f"Expected {name} of at least 1, got {value}.")
+        with seeded(seed):
             model = build(**bound.arguments)
         model.spec = f"{build.__name__}({', '.join(f'{k}={v}' for k, v in settings.items())})"
-        stamp(model, [build.__name__, settings, bound.arguments["seed"]])
+        stamp(model, [build.__name__, settings, seed])
         return model
 
     return wrapped
 
 
 class Normalize(nn.Module):
-    """Compute (x - mean) / std; the fixed first layer of our networks."""
+    """Compute (x - mean) / std: the first layer of the networks in this file."""
 
     def __init__(self, mean=0.5, std=0.5):
         super().__init__()
@@ -57,49 +57,47 @@ class Normalize(nn.Module):
 
 
 def _conv_bn(inputs, outputs, kernel=3, stride=1):
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-    )
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+def _strided(widths) -> list[nn.Module]:
+    """Make convolutions that halve the image, from widths[0] to widths[-1] channels."""
+    return [layer for inputs, outputs in itertools.pairwise(widths)
+            for layer in (_conv_bn(inputs, outputs, stride=2), nn.ReLU())]
 
 
 @_seeded
 def mlp(hidden: tuple = (128, 128), channels=1, classes=36, size=28, seed=0) -> nn.Module:
-    """Make a multilayer perceptron with ReLU, as in Hinton's MNIST experiment.
-
-    hidden: the width of each hidden layer.
+    """Make a multilayer perceptron with ReLU and `hidden` layers of these widths (Hinton et al.
+    2015, arXiv:1503.02531, section 3).
 
     >>> mlp(hidden=(800, 800), classes=10)(torch.rand(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
     widths = [channels * size * size, *hidden]
-    layers = []
-    for inputs, outputs in itertools.pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    layers = [layer for inputs, outputs in itertools.pairwise(widths)
+              for layer in (nn.Linear(inputs, outputs), nn.ReLU())]
     return nn.Sequential(Normalize(), nn.Flatten(), *layers, nn.Linear(widths[-1], classes))
 
 
 @_seeded
 def convnet(width=16, channels=1, classes=36, size=28, seed=0) -> nn.Module:
     """Make a small student of three strided convolutions with `width`, 2 and 4 times `width`
-    channels, batch normalisation and ReLU, the mean over the image, and a linear layer.
-
-    `size` is accepted for symmetry: the network takes any size of at least 8.
+    channels, batch normalisation and ReLU, the mean over the image (of any `size` from 8), and a
+    linear layer.
 
     >>> sum(p.numel() for p in convnet(width=16).parameters())
     25748
     """
-    blocks, inputs = [], channels
-    for outputs in (width, 2 * width, 4 * width):
-        blocks += [_conv_bn(inputs, outputs, stride=2), nn.ReLU()]
-        inputs = outputs
-    pool = [MeanOverImage(), nn.Flatten()]
-    return nn.Sequential(Normalize(), *blocks, *pool, nn.Linear(inputs, classes))
+    layers = _strided((channels, width, 2 * width, 4 * width))
+    return nn.Sequential(Normalize(), *layers, MeanOverImage(), nn.Flatten(),
+                         nn.Linear(4 * width, classes))
 
 
-def _mean_over_image(x_BCHW) -> torch.Tensor:
-    # Not nn.AdaptiveAvgPool2d(1), whose gradient takes memory of its own, in channels-first order.
-    return x_BCHW.sum((2, 3), keepdim=True) / (x_BCHW.shape[2] * x_BCHW.shape[3])
+def _mean_over_image(x):
+    # Not nn.AdaptiveAvgPool2d(1), whose gradient allocates memory, in channels-first order.
+    return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
 
 
 class MeanOverImage(nn.Module):
@@ -110,7 +108,7 @@ class MeanOverImage(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016, arXiv:1512.03385, figure 2)."""
+    """Add two 3x3 convolutions to a shortcut (He et al. 2016, arXiv:1512.03385, figure 2)."""
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -119,14 +117,14 @@ class BasicBlock(nn.Module):
         self.conv2 = _conv_bn(outputs, outputs)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else _conv_bn(inputs, outputs, 1, stride)
-        self.relu = nn.ReLU()  # a module, so that what goes into it can be tapped
+        self.relu = nn.ReLU()  # a module, so that its input can be tapped
 
     def forward(self, x):
         return self.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
-    """The residual network for small images (He et al. 2016, section 4.2)."""
+    """Classify small images with a residual network (He et al. 2016, section 4.2)."""
 
     def __init__(self, depth, width, stem_stride, channels, classes):
         super().__init__()
@@ -134,20 +132,21 @@ class ResNet(nn.Module):
         self.channels, self.classes = channels, classes
         self.normalize = Normalize()
         self.stem = _conv_bn(channels, width, stride=stem_stride)
-        inputs = width
-        for stage in (1, 2, 3):
-            outputs, blocks = width * 2 ** (stage - 1), []
-            for i in range((depth - 2) // 6):
-                stride = 2 if stage > 1 and i == 0 else 1
-                blocks.append(BasicBlock(inputs, outputs, stride))
-                inputs = outputs
-            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(inputs, classes)
+        blocks = (depth - 2) // 6
+        self.layer1 = _stage(width, width, 1, blocks)
+        self.layer2 = _stage(width, 2 * width, 2, blocks)
+        self.layer3 = _stage(2 * width, 4 * width, 2, blocks)
+        self.fc = nn.Linear(4 * width, classes)
 
     def forward(self, x):
         x = F.relu(self.stem(self.normalize(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(_mean_over_image(x).flatten(1))
+
+
+def _stage(inputs, outputs, stride, blocks):
+    return nn.Sequential(BasicBlock(inputs, outputs, stride),
+                         *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
 @_seeded
@@ -156,7 +155,7 @@ def resnet(depth=14, width=16, stem_stride=1, channels=1, classes=36, size=28, s
     `width`, 2 and 4 times `width` channels, 1x1 convolutions in the shortcuts.
 
     stem_stride: 2 halves the image in the first layer: a quarter of the arithmetic.
-    `size` is accepted for symmetry. Raises `ValueError` for a depth that is not 6n+2.
+    size: without effect. Raises `ValueError` for a depth that is not 6n+2.
 
     >>> resnet(depth=20, channels=3, classes=10)(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
@@ -171,15 +170,15 @@ def vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28, seed
         stem=None, init=None) -> nn.Module:
     """Make a small vision transformer: timm's `VisionTransformer` with a class token.
 
-    dim: the width of a token; patch: the side of a patch in pixels, a divisor of `size`.
-    stem: None makes a token of each patch by one matrix. "conv" makes it with convolutions (Xiao et
-        al. 2021, arXiv:2106.14881): 3x3 with stride 2, batch normalisation and ReLU until there is
-        one token for every `patch` pixels (rounded up), then 1x1; `patch` must be a power of 2.
-    init: None keeps timm's initial weights, with standard deviation 0.02 at any width. "lecun"
-        draws those of each linear layer with 1/√inputs, class token and positions with 0.3.
+    dim: the width of a token. patch: the side of a patch in pixels.
+    stem: None makes a token of each patch by one matrix; "conv" by 3x3 convolutions with stride 2,
+        batch normalisation and ReLU, until there is one place per patch (rounded up), then 1x1
+        (Xiao et al. 2021, arXiv:2106.14881).
+    init: None keeps timm's initial weights, with standard deviation 0.02 at any width; "lecun"
+        draws those of linear layers with 1/√inputs, class token and positions with 0.3.
 
-    Raises `ValueError` when `patch` does not divide `size`, is no power of 2 with `stem="conv"`, or
-    `heads` does not divide `dim`.
+    Raises `ValueError` when `patch` does not divide `size` (or is no power of 2, with "conv"), and
+    when `heads` does not divide `dim`.
 
     >>> vit(classes=10)(torch.rand(2, 1, 28, 28)).shape
     torch.Size([2, 10])
@@ -187,20 +186,20 @@ def vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28, seed
     from timm.layers import HybridEmbed, PatchEmbed
     from timm.models.vision_transformer import VisionTransformer  # a second to import
 
-    if stem not in (None, "conv"):
-        raise ValueError(f'Expected stem None or "conv", got {stem!r}.')
+    for name, value, choice in (("stem", stem, "conv"), ("init", init, "lecun")):
+        if value not in (None, choice):
+            raise ValueError(f'Expected {name} None or "{choice}", got {value!r}.')
     if stem is None and size % patch:
         raise ValueError(f"Expected a patch that divides the image size {size}, got {patch}.")
     if stem and (patch < 2 or patch & (patch - 1)):
         raise ValueError(f'Expected a patch of 2, 4, 8 … with stem="conv", got {patch}.')
     if dim % heads:
         raise ValueError(f"Expected heads that divide dim {dim}, got {heads}.")
-    if init not in (None, "lecun"):
-        raise ValueError(f'Expected init None or "lecun", got {init!r}.')
     embed = PatchEmbed
-    if stem:
-        convolutions = _halvings(channels, dim, patch.bit_length() - 1)
-        embed, patch = functools.partial(HybridEmbed, convolutions), 1
+    if stem:  # log2(patch) convolutions halve the image, and the channels double up to dim
+        widths = [max(1, dim >> i) for i in reversed(range(patch.bit_length() - 1))]
+        embed = functools.partial(HybridEmbed, nn.Sequential(*_strided([channels, *widths])))
+        patch = 1
     model = VisionTransformer(img_size=size, patch_size=patch, in_chans=channels,
                               num_classes=classes, embed_dim=dim, depth=depth, num_heads=heads,
                               mlp_ratio=2, embed_layer=embed)
@@ -212,13 +211,3 @@ def vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28, seed
         for token in (model.pos_embed, model.cls_token):
             nn.init.normal_(token, std=0.3, generator=rng)
     return nn.Sequential(Normalize(), model)
-
-
-def _halvings(channels: int, dim: int, count: int) -> nn.Module:
-    """Convolutions that halve the image `count` times, the channels doubling up to `dim`."""
-    layers, inputs = [], channels
-    for left in reversed(range(count)):
-        outputs = max(1, dim >> left)
-        layers += [_conv_bn(inputs, outputs, stride=2), nn.ReLU()]
-        inputs = outputs
-    return nn.Sequential(*layers)

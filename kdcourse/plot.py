@@ -1,18 +1,18 @@
-"""Figures: one message each, `f(what, ax=None) -> ax`, readable on a phone and in dark mode.
+"""Figures: one message each, `f(data, ax=None) -> ax`, readable on a phone and in dark mode.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart, and never the only
-difference. Tensors may be on any device.
+Colours are those of Okabe and Ito, which colour-blind readers can distinguish, and are never the
+only difference. Tensors may be on any device.
 """
 
+import itertools
 import math
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import PercentFormatter
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#6B6B6B")
-INK = "#222222"  # text beside a coloured mark: yellow and pink letters are hard to read
+INK = "#222222"  # of text beside a coloured mark: yellow and pink letters are hard to read
 CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY)
 MARKERS = "osD^vP"
 
@@ -26,34 +26,32 @@ STYLE = {
     "legend.frameon": False, "lines.linewidth": 2.2, "lines.markersize": 7,
     "axes.prop_cycle": plt.cycler(color=CYCLE),
 }
+_PERCENT = "{x:.0%}"  # the format of tick labels
 
 
 def style() -> None:
-    """Use the style of the course for every figure from here on."""
+    """Set the style of the course for all later figures."""
     plt.rcParams.update(STYLE)
 
 
 def answers(image, rows: dict[str, np.ndarray], classes, top: int = 6, axes=None):
-    """Draw an image and, beside it, probabilities as bars, for each named row.
-
-    image: [C, H, W] in [0, 1]. rows: by name, probabilities [K]. The `top` classes of the last row
-    are shown, largest first.
+    """Draw an image [C, H, W] in [0, 1] and, beside it, for each named row of probabilities [K] the
+    `top` classes of the last row, largest first, as bars.
     """
     if axes is None:
-        _, axes = plt.subplots(1, 1 + len(rows), figsize=(1.9 * (1 + len(rows)), 2.3),
-                               width_ratios=[1] + [1.3] * len(rows))
+        axes = plt.subplots(1, 1 + len(rows), figsize=(1.9 * (1 + len(rows)), 2.3),
+                            width_ratios=[1] + [1.3] * len(rows))[1]
     axes[0].imshow(_array(image).transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
     axes[0].set_axis_off()
-    rows = {name: _array(p) for name, p in rows.items()}
-    shown = np.argsort(-list(rows.values())[-1], kind="stable")[:top]
-    for i, (name, p) in enumerate(rows.items()):
-        ax = axes[1 + i]
-        bars = ax.barh(range(len(shown)), p[shown], color=CYCLE[i % len(CYCLE)])
-        ax.bar_label(bars, [f"{100 * value:.3g}" for value in p[shown]], padding=2, fontsize=10)
-        ax.set_yticks(range(len(shown)), [classes[k] for k in shown])
+    table = _array(list(rows.values()))
+    order = np.argsort(-table[-1], kind="stable")[:top]
+    for ax, name, p, color in zip(axes[1:], rows, table[:, order], itertools.cycle(CYCLE)):
+        bars = ax.barh(range(len(p)), p, color=color)
+        ax.bar_label(bars, [f"{100 * value:.3g}" for value in p], padding=2, fontsize=10)
+        ax.set_yticks(range(len(p)), [classes[k] for k in order])
+        ax.set_xticks([0, 0.5, 1], ["0", "50", "100"])
+        ax.set(xlim=(0, 1.35), title=name, xlabel="probability, %")
         ax.invert_yaxis()
-        ax.set(xlim=(0, 1.35), xticks=[0, 0.5, 1], title=name, xlabel="probability, %")
-        ax.xaxis.set_major_formatter(PercentFormatter(1, symbol=""))
         ax.grid(visible=False)
     return axes
 
@@ -67,10 +65,9 @@ def dots(comparison, quantity: str = "accuracy", label: str | None = None, perce
         color, values = _color(comparison, arm), comparison.values(arm, quantity)
         mean, low, high = comparison.interval(arm, quantity)
         ax.plot(values, [i] * len(values), "o", color=color, alpha=0.45, ms=6, mew=0)
-        if not math.isnan(low):
-            ax.plot([low, high], [i + 0.2] * 2, color=color, lw=3, solid_capstyle="butt")
+        ax.plot([low, high], [i + 0.2] * 2, color=color, lw=3, solid_capstyle="butt")
         ax.plot(mean, i + 0.2, "D", color=color, ms=7)
-        _label(ax, f"{mean:.1%}" if percent else f"{mean:.3f}", mean, i + 0.2, -14, INK)
+        _annotate(ax, f"{mean:.1%}" if percent else f"{mean:.3f}", mean, i + 0.2, -14, INK)
     ax.set_yticks(range(len(arms)), arms)
     ax.set(ylim=(len(arms) - 0.2, -0.5),
            xlabel=label or f"{quantity} on the {comparison.split} split")
@@ -91,7 +88,7 @@ def differences(comparison, arms=None, quantity: str = "accuracy", ax=None):
         color = GREY if low <= 0 <= high else BLUE if mean > 0 else RED
         ax.errorbar(mean, i, xerr=[[mean - low], [high - mean]], fmt="D", color=color, capsize=4,
                     lw=2.5)
-        _label(ax, f"{mean:+.1f}", mean, i, 8, color)
+        _annotate(ax, f"{mean:+.1f}", mean, i, 8, color)
     ax.set_yticks(range(len(arms)), arms)
     ax.set(ylim=(len(arms) - 0.4, -0.7),
            xlabel=f"{quantity} minus {comparison.baseline}, points (95 % interval, paired)")
@@ -100,20 +97,19 @@ def differences(comparison, arms=None, quantity: str = "accuracy", ax=None):
 
 
 def heatmap(table, rows, columns, xlabel: str, ylabel: str, label: str, deviation=None, ax=None):
-    """Draw means in a grid, [rows, columns], each written in its cell.
-
-    deviation: a typical standard deviation between seeds, drawn as a bar on the colour scale.
+    """Draw means [rows, columns] as a grid with their numbers, and as a bar on the colour scale
+    `deviation`, a typical standard deviation between seeds.
     """
     ax = ax or plt.subplots(figsize=(6.0, 0.9 + 0.55 * len(rows)))[1]
     table = _array(table)
-    drawn = ax.imshow(table, cmap="cividis", aspect="auto")
-    bar = ax.figure.colorbar(drawn, ax=ax, label=label, format=PercentFormatter(1, decimals=0))
     middle = (table.min() + table.max()) / 2
+    scale = ax.figure.colorbar(ax.imshow(table, cmap="cividis", aspect="auto"), ax=ax, label=label,
+                               format=_PERCENT)
     _write(ax, table, lambda value: f"{100 * value:.1f}", middle)
     if deviation:
-        for color, width in (("black", 3.5), ("white", 1.8)):  # seen on dark and on light
-            bar.ax.errorbar(0.5, middle, yerr=deviation, color=color, capsize=4, lw=width,
-                            capthick=width, zorder=10)
+        for color, width in (("black", 3.5), ("white", 1.8)):  # visible on dark and on light
+            scale.ax.errorbar(0.5, middle, yerr=deviation, color=color, capsize=4, lw=width,
+                              capthick=width, zorder=10)
     ax.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     ax.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     ax.set(xlabel=xlabel, ylabel=ylabel)
@@ -122,18 +118,17 @@ def heatmap(table, rows, columns, xlabel: str, ylabel: str, label: str, deviatio
 
 
 def cka(table, rows, columns, xlabel: str, ylabel: str, ax=None):
-    """Draw how alike the layers of two networks are: `measure.cka_matrix` [rows, columns].
+    """Draw `measure.cka_matrix` [rows, columns], the first row at the bottom, NaN hatched.
 
-    rows, columns: the names of the layers, from the input on; the first row is at the bottom. A
-    cell without a value is hatched.
+    rows, columns: the names of the layers, from the input on.
     """
     table = _array(table)
     ax = ax or plt.subplots(figsize=(6.0, min(6.0, max(2.8, 1.3 + 0.42 * len(rows)))))[1]
     ax.set_facecolor("white")
-    drawn = ax.pcolormesh(np.ma.masked_invalid(table), cmap="cividis", vmin=0, vmax=1)
     ax.add_patch(plt.Rectangle((0, 0), len(columns), len(rows), hatch="///", fill=False, lw=0,
                                edgecolor="#BBBBBB", zorder=0))
-    ax.figure.colorbar(drawn, ax=ax, label="CKA (1: the same)")
+    mesh = ax.pcolormesh(np.ma.masked_invalid(table), cmap="cividis", vmin=0, vmax=1)
+    ax.figure.colorbar(mesh, ax=ax, label="CKA (1: the same)")
     if max(table.shape) <= 12:  # else there is no room
         _write(ax, table, lambda value: "–" if math.isnan(value) else f"{value:.2f}", 0.5, 0.5)
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=45, ha="right",
@@ -148,18 +143,17 @@ def reliability(comparison, arms=None, ax=None):
     """Draw accuracy against confidence, all seeds of an arm together."""
     ax = ax or plt.subplots(figsize=(6.0, 4.2))[1]
     ax.plot([0, 1], [0, 1], color=GREY, lw=1.2, ls="--", label="calibrated")
-    for i, arm in enumerate(arms or comparison.arms):
+    for arm, marker in zip(arms or comparison.arms, itertools.cycle(MARKERS)):
         bins = np.array(comparison.values(arm, "reliability"), dtype=float)  # [runs, bins, 3]
-        counts, sure, right = np.nan_to_num(bins).transpose(2, 0, 1)
-        total = counts.sum(0)
-        kept = total >= 20  # a mean over fewer answers is noise
-        x, y = ((counts * each).sum(0)[kept] / total[kept] for each in (sure, right))
-        ax.plot(x, y, marker=MARKERS[i % len(MARKERS)], color=_color(comparison, arm),
+        bins = bins[:, bins[:, :, 0].sum(0) >= 20]  # a mean over fewer answers is noise
+        counts, confidence, accuracy = np.nan_to_num(bins).transpose(2, 0, 1)
+        x, y = (np.average(means, 0, counts) for means in (confidence, accuracy))
+        ax.plot(x, y, marker=marker, color=_color(comparison, arm),
                 label=f"{arm} (ECE {comparison.mean(arm, 'ece'):.3f})")
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="how sure the student was",
            ylabel="how often it was right")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.xaxis.set_major_formatter(_PERCENT)
+    ax.yaxis.set_major_formatter(_PERCENT)
     ax.legend(loc="lower right", fontsize=10.5)
     return ax
 
@@ -167,15 +161,13 @@ def reliability(comparison, arms=None, ax=None):
 def curves(comparison, arms=None, ax=None):
     """Draw validation accuracy by epoch: the mean of the seeds, a band from worst to best."""
     ax = ax or plt.subplots(figsize=(6.0, 3.6))[1]
-    for i, arm in enumerate(arms or comparison.arms):
-        runs = comparison.values(arm, "curve")  # per run: [epoch, loss, validation accuracy]
-        epochs = [point[0] for point in runs[0]]
-        table = np.array([[point[2] for point in run] for run in runs])
-        color, marker = _color(comparison, arm), MARKERS[i % len(MARKERS)]
-        ax.plot(epochs, table.mean(0), marker=marker, ms=5, color=color, label=arm)
-        ax.fill_between(epochs, table.min(0), table.max(0), color=color, alpha=0.18, lw=0)
+    for arm, marker in zip(arms or comparison.arms, itertools.cycle(MARKERS)):
+        runs = np.array(comparison.values(arm, "curve"))  # [runs, epochs, (epoch, loss, accuracy)]
+        epochs, accuracy, color = runs[0, :, 0], runs[:, :, 2], _color(comparison, arm)
+        ax.plot(epochs, accuracy.mean(0), marker=marker, ms=5, color=color, label=arm)
+        ax.fill_between(epochs, accuracy.min(0), accuracy.max(0), color=color, alpha=0.18, lw=0)
     ax.set(xlabel="epoch", ylabel="validation accuracy")
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.yaxis.set_major_formatter(_PERCENT)
     ax.legend(fontsize=10.5)
     return ax
 
@@ -186,21 +178,18 @@ def history(record, ax=None):
     ax.plot(record["epoch"], record["loss"], color=GREY, label="training loss (left)")
     ax.set(xlabel="epoch", ylabel="training loss")
     right = ax.twinx()
-    seen = [(row["epoch"], row["val_accuracy"]) for row in record.rows
-            if row["val_accuracy"] is not None]
-    right.plot(*zip(*seen, strict=True), marker="o", color=BLUE,
+    right.plot(*zip(*record.validated.items()), marker="o", color=BLUE,
                label="validation accuracy (right)")
-    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     right.set_ylabel("validation accuracy")
+    right.yaxis.set_major_formatter(_PERCENT)
     right.grid(visible=False)
     right.spines["right"].set_visible(True)
-    lines = ax.get_lines() + right.get_lines()
-    ax.legend(lines, [line.get_label() for line in lines], loc="upper center",
+    ax.legend(handles=[*ax.get_lines(), *right.get_lines()], loc="upper center",
               bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=10.5)  # the lines cross anywhere
     return ax
 
 
-def _label(ax, text: str, x: float, y: float, shift: int, color: str) -> None:
+def _annotate(ax, text: str, x: float, y: float, shift: int, color: str) -> None:
     ax.annotate(text, (x, y), (0, shift), textcoords="offset points", ha="center", fontsize=10.5,
                 color=color, weight="bold")
 
@@ -215,7 +204,7 @@ def _array(values) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
-def _write(ax, table, form, middle: float, shift: float = 0) -> None:
+def _write(ax, table, text, middle: float, shift: float = 0) -> None:
     for i, j in np.ndindex(table.shape):
-        ax.text(j + shift, i + shift, form(table[i, j]), ha="center", va="center",
+        ax.text(j + shift, i + shift, text(table[i, j]), ha="center", va="center",
                 color="white" if table[i, j] < middle else "black")

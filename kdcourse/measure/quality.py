@@ -1,4 +1,4 @@
-"""How good the answers are, and where they changed.
+"""How good the answers of a network are, and how close to its teacher's.
 
 Shapes: N samples, K classes. Functions take logits [N, K] and labels [N] (or soft ones [N, K]),
 each tensor on any device.
@@ -19,7 +19,7 @@ def accuracy(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
     >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0]))
     0.5
     """
-    return float((logits_NK.argmax(1) == _hard(labels, logits_NK.device)).float().mean())
+    return float((logits_NK.argmax(1) == _hard_labels(labels, logits_NK.device)).float().mean())
 
 
 def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
@@ -31,14 +31,13 @@ def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
     >>> top_k(torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), torch.tensor([1, 2]), k=2)
     0.5
     """
-    classes = logits_NK.shape[1]
-    if not 1 <= k <= classes:
-        raise ValueError(f"Expected k from 1 to the number of classes, {classes}, got {k}.")
-    labels_N1 = _hard(labels, logits_NK.device)[:, None]
+    classes = torch.arange(logits_NK.shape[1], device=logits_NK.device)
+    if not 1 <= k <= len(classes):
+        raise ValueError(f"Expected k from 1 to the number of classes, {len(classes)}, got {k}.")
+    labels_N1 = _hard_labels(labels, logits_NK.device)[:, None]
     own_N1 = logits_NK.gather(1, labels_N1)
-    ahead_NK = ~(logits_NK <= own_N1)  # not "above", so that NaN never counts as right
-    first_NK = torch.arange(classes, device=logits_NK.device) < labels_N1
-    ahead_NK |= (logits_NK == own_N1) & first_NK
+    ahead_NK = ~(logits_NK <= own_N1)  # not ">", so that NaN never counts as right
+    ahead_NK |= (logits_NK == own_N1) & (classes < labels_N1)
     return float((ahead_NK.sum(1) < k).float().mean())
 
 
@@ -55,18 +54,16 @@ def reliability(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -
     """
     # On the CPU, because not every device has float64.
     confidence, answer = logits_NK.cpu().double().softmax(1).max(1)
-    right = (answer == _hard(labels, "cpu")).double()
+    right = (answer == _hard_labels(labels, "cpu")).double()
     # ceil - 1: a value on an edge belongs to the bin below, as in Guo et al. 2017.
     which = ((confidence * bins).ceil() - 1).clamp(0, bins - 1).long()
     rows = []
     for i in range(bins):
         inside = which == i
-        count = int(inside.sum())
-        rows.append({
-            "low": i / bins, "high": (i + 1) / bins, "count": count,
-            "confidence": float(confidence[inside].mean()) if count else None,
-            "accuracy": float(right[inside].mean()) if count else None,
-        })
+        means = [float(values[inside].mean()) if inside.any() else None
+                 for values in (confidence, right)]
+        rows.append({"low": i / bins, "high": (i + 1) / bins, "count": int(inside.sum()),
+                     "confidence": means[0], "accuracy": means[1]})
     return rows
 
 
@@ -75,9 +72,9 @@ def ece(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
 
     .. math:: \sum_b \frac{n_b}{N} \, |\mathrm{acc}_b - \mathrm{conf}_b|
 
-    Guo et al. 2017, section 2 (arXiv:1706.04599), 15 bins of equal width.
+    Guo et al. 2017, section 2 (arXiv:1706.04599), with the bins of `reliability`.
 
-    >>> ece(torch.tensor([[9.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])) > 0.24  # sure, 3 of 4 right
+    >>> ece(torch.tensor([[9.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])) > 0.24  # confidence 1
     True
     """
     rows = [row for row in reliability(logits_NK, labels, bins) if row["count"]]
@@ -107,7 +104,7 @@ def entropy(logits_NK: torch.Tensor, T: float = 1.0) -> torch.Tensor:
 
 def per_class(logits_NK: torch.Tensor, labels: torch.Tensor, classes: int) -> list[float | None]:
     """Give the accuracy on the samples of each class; None for a class without samples."""
-    labels = _hard(labels, "cpu")
+    labels = _hard_labels(labels, "cpu")
     right = (logits_NK.argmax(1).cpu() == labels).double()
     return [float(right[labels == k].mean()) if (labels == k).any() else None
             for k in range(classes)]
@@ -120,19 +117,18 @@ def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "
     .. math:: \frac{1}{N} \sum_i \big[\, y_{n(i)} = y_i \,\big], \qquad
         n(i) = \arg\min_{j \neq i} d(x_i, x_j)
 
-    Retrieval as in metric learning (Oh Song et al. 2016, arXiv:1511.06452): no head, no training,
-    and the classes may be ones that the network never saw. Of equally near neighbours the share
-    that is of the class counts, and a sample that is alone in its class is left out: so chance is
-    the share of the class among the other samples. A vector of 0 has the cosine 0 with all.
+    Retrieval as in metric learning (Oh Song et al. 2016, arXiv:1511.06452), also for classes that
+    were not in the training. Of equally near neighbours the share that is of the class counts; the
+    only sample of a class is left out: so chance is the share of the class among the other samples.
+    A vector of 0 has the cosine 0 with all.
 
     features_ND: one vector per sample [N, D]; further dimensions are flattened.
-    labels: [N], or soft ones [N, K], of which the largest counts.
     metric: "cosine" or "euclidean".
-    batch: how many samples look for their neighbour at once. It changes memory (about twice
-        batch * N numbers of 8 bytes, 80 MB for 10,000 samples) and time, not the result.
+    batch: samples compared with all others at once. It changes memory (about twice batch * N
+        numbers of 8 bytes, 80 MB for 10,000 samples) and time, not the result.
 
-    In float64 on the CPU. `nan` for features that are not finite, and when every sample is alone.
-    Raises `ValueError` for fewer than 2 samples, for other than N labels and for an unknown metric.
+    In float64 on the CPU. `nan` for features that are not finite, and where no class has two
+    samples. Raises `ValueError` for fewer than 2 samples, other than N labels, an unknown metric.
 
     >>> features = torch.tensor([[1.0, 0.0], [9.0, 1.0], [0.0, 2.0], [0.1, 9.0]])
     >>> recall_at_1(features, torch.tensor([0, 0, 1, 1]))  # by direction
@@ -140,46 +136,42 @@ def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "
     >>> recall_at_1(features, torch.tensor([0, 0, 1, 1]), "euclidean")  # the long ones are far away
     0.5
     """
-    labels = _hard(labels, "cpu")
+    labels = _hard_labels(labels, "cpu")
     N = len(features_ND)
     if N < 2 or len(labels) != N:
         raise ValueError(f"Expected features and labels of the same samples, at least 2, got {N} "
                          f"and {len(labels)}. Show both of them one split.")
-    if metric not in ("cosine", "euclidean"):
-        raise ValueError(f'Expected metric "cosine" or "euclidean", got {metric!r}.')
+    losses.inputs.check_choice("metric", metric, ("cosine", "euclidean"))
     x_ND = features_ND.detach().cpu().double().reshape(N, -1)
     if not torch.isfinite(x_ND).all():
         return math.nan
     x_ND = x_ND / x_ND.abs().max().clamp(min=1e-300)  # so that squares stay in range
     if metric == "cosine":
-        lengths = x_ND.abs().amax(1, keepdim=True).clamp(min=1e-300)
-        x_ND = F.normalize(x_ND / lengths)
+        x_ND = F.normalize(x_ND / x_ND.abs().amax(1, keepdim=True).clamp(min=1e-300))
     else:
         x_ND = x_ND - x_ND.mean(0)  # far from 0, products would lose the digits of a distance
-    norms_N = x_ND.square().sum(1)
-    _, classes_N, sizes = labels.unique(return_inverse=True, return_counts=True)
-    hits_N = torch.zeros(N, dtype=torch.float64)
+    norms_N, shares = x_ND.square().sum(1), []
     for rows in torch.arange(N).split(batch):
         # The squared distance, without the sample's own |x|², which is the same for all.
-        far = torch.addmm(norms_N, x_ND[rows], x_ND.T, alpha=-2)
-        far[torch.arange(len(rows)), rows] = math.inf  # itself
-        nearest, place = far.min(1)
-        hits_N[rows] = (labels[place] == labels[rows]).double()
-        tied = far <= (nearest + 1e-13 * (norms_N[rows] + norms_N[place]))[:, None]
-        for i in (tied.sum(1) > 1).nonzero()[:, 0].tolist():
-            hits_N[rows[i]] = (labels[tied[i]] == labels[rows[i]]).double().mean()
-    return float(hits_N[sizes[classes_N] > 1].mean())  # the mean of nothing is nan
+        distance = torch.addmm(norms_N, x_ND[rows], x_ND.T, alpha=-2)
+        distance[torch.arange(len(rows)), rows] = math.inf  # from itself
+        smallest, nearest = distance.min(1)
+        tied = distance <= (smallest + 1e-13 * (norms_N[rows] + norms_N[nearest]))[:, None]
+        same_class = labels == labels[rows][:, None]
+        share = (tied & same_class).sum(1) / tied.sum(1).double()
+        shares.append(share[same_class.sum(1) > 1])
+    return float(torch.cat(shares).mean())  # the mean of nothing is nan
 
 
 def confusion(logits_NK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Count answers [K, K], on the CPU: row = label, column = the network's class."""
     classes = logits_NK.shape[1]
-    flat = _hard(labels, "cpu") * classes + logits_NK.argmax(1).cpu()
+    flat = _hard_labels(labels, "cpu") * classes + logits_NK.argmax(1).cpu()
     return torch.bincount(flat, minlength=classes**2).view(classes, classes)
 
 
 def r2(outputs_ND: torch.Tensor, targets_ND: torch.Tensor) -> float:
-    r"""The share of the variance that is explained, of all D numbers together; 1 at best.
+    r"""Give the share of the variance that is explained, of all D numbers together; 1 at best.
 
     .. math:: 1 - \sum_{nd} (z_{nd} - y_{nd})^2 \,/\, \sum_{nd} (y_{nd} - \bar y_d)^2
 
@@ -191,38 +183,35 @@ def r2(outputs_ND: torch.Tensor, targets_ND: torch.Tensor) -> float:
 
 
 def rmse(outputs_ND: torch.Tensor, targets_ND: torch.Tensor) -> float:
-    """The root of the mean squared error, over samples and numbers."""
+    """Give the root of the mean squared error, over samples and numbers."""
     difference = outputs_ND.cpu().double() - targets_ND.cpu().double()
     return float(difference.square().mean().sqrt())
 
 
 def evaluate(logits_NK: torch.Tensor, labels, teacher_NK=None, task: Task = ONE_LABEL
              ) -> dict[str, float]:
-    """accuracy, nll and ece; with a teacher's logits also agreement and teacher_kl.
+    """Give accuracy, nll and ece; with a teacher's logits also agreement and teacher_kl.
 
     labels: None where there are none; then only what compares with the teacher.
-    task: of which outputs and labels are cut into rows first, those that count; of `Numbers` r2,
-        rmse, and teacher_rmse.
+    task: cuts outputs and labels into rows first, of which those that count are measured; `Numbers`
+        have r2, rmse, and teacher_rmse.
     """
-    if not task.plain:
-        cut = task.rows(logits_NK, y=None if labels is None else labels.to(logits_NK.device))
-        kept = slice(None) if cut.weight is None else cut.weight > 0
-        teacher_NK = None if teacher_NK is None else task.flat(teacher_NK)[kept]
-        logits_NK, labels = cut.counted()[:2]
+    def counted(outputs):
+        return task.rows(outputs, y=None if labels is None else labels.to(outputs.device)).counted()
+
+    teacher_NK = None if teacher_NK is None else counted(teacher_NK).logits
+    logits_NK, labels = counted(logits_NK)[:2]
+    with_labels = {"accuracy": accuracy, "nll": nll, "ece": ece}
+    with_teacher = {"agreement": agreement, "teacher_kl": teacher_kl}
     if not task.has_classes:
-        result = {} if labels is None else {"r2": r2(logits_NK, labels),
-                                            "rmse": rmse(logits_NK, labels)}
-        return result | ({} if teacher_NK is None else {
-            "teacher_rmse": rmse(logits_NK, teacher_NK)})
-    result = {} if labels is None else {
-        "accuracy": accuracy(logits_NK, labels), "nll": nll(logits_NK, labels),
-        "ece": ece(logits_NK, labels)}
-    if teacher_NK is not None:
-        result["agreement"] = agreement(logits_NK, teacher_NK)
-        result["teacher_kl"] = teacher_kl(logits_NK, teacher_NK)
+        with_labels, with_teacher = {"r2": r2, "rmse": rmse}, {"teacher_rmse": rmse}
+    result = {}
+    for measures, target in ((with_labels, labels), (with_teacher, teacher_NK)):
+        if target is not None:
+            result |= {name: measure(logits_NK, target) for name, measure in measures.items()}
     return result
 
 
-def _hard(labels: torch.Tensor, device) -> torch.Tensor:
-    """The labels [N], of soft ones the largest, on `device`."""
+def _hard_labels(labels: torch.Tensor, device) -> torch.Tensor:
+    """Give labels as class numbers [N] on a device; of soft ones the largest."""
     return (labels if labels.ndim == 1 else labels.argmax(1)).to(device)

@@ -6,7 +6,9 @@ Shapes: N samples, K classes.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import statistics
+from html import escape
 
 import torch
 from torch import nn
@@ -21,10 +23,10 @@ from kdcourse.teachers import Teacher
 
 @dataclasses.dataclass
 class Report:
-    """A table of networks: one column for each, `rows` by name with one number per quantity.
+    """Hold a table of networks: `rows` by network, each with one number per quantity.
 
-    partner: whom the students are compared with. batch: how many samples at once for the
-    throughput, which counts in `unit`. device, threads: on what it was measured.
+    partner: whom the students are compared with. batch: samples at once for the throughput, which
+    counts in `unit`. device, threads: on what it was measured.
     """
 
     title: str
@@ -51,32 +53,29 @@ class Report:
     }
 
     def to_dict(self) -> dict:
-        """Plain Python, for a results file."""
+        """Give plain Python, for a results file."""
         return dataclasses.asdict(self)
 
     def caption(self) -> str:
-        """What was measured, and on what."""
+        """Say what was measured, and on what."""
         threads = f", 1 thread for the latency and {self.threads} for the throughput"
         return f"{self.title}; on {self.device}{threads if self.device == 'cpu' else ''}"
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
-        """The header, and one line of text per quantity."""
-        lines = [
-            [title.format(partner=self.partner, batch=self.batch, unit=self.unit),
-             *(form.format(row[key]) if row.get(key) is not None else "–"
-               for row in self.rows.values())]
-            for key, (title, form) in self.FORMATS.items()
-            if any(row.get(key) is not None for row in self.rows.values())
-        ]
+        """Give the header, and one line of text per quantity that some network has."""
+        lines = []
+        for key, (title, form) in self.FORMATS.items():
+            values = [row.get(key) for row in self.rows.values()]
+            if any(value is not None for value in values):
+                texts = ["–" if value is None else form.format(value) for value in values]
+                lines.append([title.format_map(vars(self)), *texts])
         return ["", *self.rows], lines
 
     def __repr__(self):
-        header, lines = self.cells()
-        return self.caption() + "\n" + text_table(header, lines)
+        return self.caption() + "\n" + text_table(*self.cells())
 
     def _repr_html_(self):
-        header, lines = self.cells()
-        return html_table(header, lines, self.caption())
+        return html_table(*self.cells(), self.caption())
 
 
 def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Report:
@@ -87,83 +86,71 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     mean over its `Scheme.partners`: students of `Mutual` with their peers, exits of `MultiExit`
     with the end.
 
-    Rows: accuracy, also top-5 where there are more than five classes, agreement with the teacher,
-    NLL, ECE, KL(teacher || student); parameters, multiply-accumulates, the weights as a safetensors
-    file, latency and peak memory of one image, throughput with `batch` images at once, on this
-    machine. Times are medians and interquartile ranges. Students are measured as they are exported:
-    without hooks, not compiled. Of tokens, pixels and several labels those that count are measured;
-    of numbers R² and the root mean squared error; without labels what compares with the teacher. A
-    teacher whose outputs are not of the data's classes has sizes and times only.
+    Rows: what `evaluate` gives, for more than five classes also top-5 accuracy; parameters,
+    multiply-accumulates, the weights as a safetensors file, latency and peak memory of one sample,
+    throughput with `batch` samples at once, on this machine. Times are medians and interquartile
+    ranges. Students are measured as they are exported: without hooks, not compiled. A teacher whose
+    outputs are not of the data's classes has sizes and times only.
     """
     if not isinstance(scheme, schemes.Scheme):
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}. For a network alone: report(Supervised(net), "
                         "data).")
-    teachers, networks = scheme.teachers, scheme.networks()
-    device = device_of(scheme.student)
-    columns = {name: (teacher.predict, _AsNetwork(teacher) if teacher.networks() else None)
-               for name, teacher in teachers.items()}
-    columns |= {name: (functools.partial(predict, network), network)
-                for name, network in networks.items()}
-    logits, labels = {}, None
-    for name, (answer, _) in columns.items():
+    teachers, students, device = scheme.teachers, scheme.networks(), device_of(scheme.student)
+    predictors = {name: teacher.predict for name, teacher in teachers.items()} | {
+        name: functools.partial(predict, student) for name, student in students.items()}
+    logits = {}
+    for name, predictor in predictors.items():
         try:
-            logits[name], known = answers(answer, getattr(data, split))
+            logits[name], labels = answers(predictor, getattr(data, split))
         except ValueError:  # outputs that are no rows of this task, such as features
-            if name in networks:
+            if name in students:
                 raise
-            logits[name], known = torch.zeros(0, 0), None
-        labels = labels if known is None else known
+            logits[name] = torch.zeros(0, 0)
     logits = {name: found for name, found in logits.items() if found is not None}
+    networks = {name: _AsNetwork(teacher) for name, teacher in teachers.items()
+                if teacher.networks()} | students
     rows = {}
-    for name, found in logits.items():
-        partners = scheme.partners(name, list(logits)) if name in networks else []
-        others = [logits[one] for one in partners if one in logits]
-        others = [other for other in others if other.shape == found.shape]
-        rows[name] = _right(found, labels, others, data.task) if _fits(found, labels) else {}
-        _, network = columns[name]
-        if network is not None:
-            with _moved(network, device):
-                rows[name] |= _costs(network, data.train.head(1), batch)
+    with contextlib.ExitStack() as stack:
+        # The networks behind stored answers may be on another device than the student.
+        for part in itertools.chain(students.values(), *(t.networks() for t in teachers.values())):
+            stack.callback(part.to, device_of(part))
+            part.to(device)
+        for name, found in logits.items():
+            partners = scheme.partners(name, list(logits)) if name in students else []
+            others = [logits[partner] for partner in partners if partner in logits]
+            rows[name] = _quality(found, labels, others, data.task)
+            if name in networks:
+                rows[name] |= _costs(networks[name], data.train.head(1), batch)
     partner = scheme.partner
     if teachers:
         partner = next(iter(teachers)) if len(teachers) == 1 else "its teachers"
     kind = "samples" if data.task.plain else f"rows of {data.task!r}"
-    images = not isinstance(data.shape, dict) and len(data.shape) == 3
-    return Report(f"{data.name}, {max(map(len, logits.values())):,} {kind} of the {split} split",
-                  rows, partner, batch, device.type, torch.get_num_threads(),
-                  "images" if images else "samples")
+    title = f"{data.name}, {max(map(len, logits.values())):,} {kind} of the {split} split"
+    unit = "images" if not isinstance(data.shape, dict) and len(data.shape) == 3 else "samples"
+    return Report(title, rows, partner, batch, device.type, torch.get_num_threads(), unit)
 
 
-def _fits(logits_MK: torch.Tensor, labels) -> bool:
-    """Whether the logits stand for the classes of the labels; those of a teacher need not."""
-    if labels is None or labels.ndim == 2:
-        return labels is None or labels.shape == logits_MK.shape
-    return len(labels) == len(logits_MK) and int(labels.max()) < logits_MK.shape[1]
-
-
-def _right(logits_MK: torch.Tensor, labels, others, task) -> dict:
+def _quality(logits_MK: torch.Tensor, labels, others, task) -> dict:
+    """Evaluate rows of logits, and compare them with each of `others`; the mean is reported."""
+    if not _fits(logits_MK, labels):
+        return {}
     task = ONE_LABEL if task.has_classes else task  # the logits are rows already
     row = quality.evaluate(logits_MK, labels, task=task)
     if task.has_classes and labels is not None and logits_MK.shape[1] > 5:
         row["top5"] = quality.top_k(logits_MK, labels)
-    pairs = [quality.evaluate(logits_MK, labels, other, task) for other in others]
-    for key in pairs[0].keys() - row.keys() if pairs else ():
+    pairs = [quality.evaluate(logits_MK, None, other, task) for other in others
+             if other.shape == logits_MK.shape]
+    for key in pairs[0] if pairs else ():
         row[key] = statistics.fmean(pair[key] for pair in pairs)
     return row
 
 
-@contextlib.contextmanager
-def _moved(model: nn.Module, device):
-    """Move the model to that device; networks behind stored answers may lie on another."""
-    parts = list(model.networks) if isinstance(model, _AsNetwork) else [model]
-    before = [device_of(part) for part in parts]
-    model.to(device)
-    try:
-        yield
-    finally:
-        for part, place in zip(parts, before, strict=True):
-            part.to(place)
+def _fits(logits_MK: torch.Tensor, labels) -> bool:
+    """Whether the logits are of the classes of the labels; those of a teacher need not be."""
+    if labels is None or labels.ndim == 2:
+        return labels is None or labels.shape == logits_MK.shape
+    return len(labels) == len(logits_MK) and int(labels.max()) < logits_MK.shape[1]
 
 
 def _costs(model: nn.Module, example, batch: int) -> dict:
@@ -177,35 +164,32 @@ def _costs(model: nn.Module, example, batch: int) -> dict:
 
 
 class _AsNetwork(nn.Module):
-    """A teacher as a network on raw inputs, with its weights in the `state_dict`."""
+    """Wrap a teacher as a network on raw inputs, with its weights in the `state_dict`."""
 
     def __init__(self, teacher: Teacher):
         super().__init__()
         self.networks, self._teacher = nn.ModuleList(teacher.networks()), (teacher,)
 
     def forward(self, *args, **kwargs):
-        with torch.compiler.set_stance("force_eager"):  # as students are measured
+        with torch.compiler.set_stance("force_eager"):  # students are not compiled here either
             return self._teacher[0].predict(kwargs or args[0])
 
 
 def text_table(header: list[str], lines: list[list[str]]) -> str:
-    """Columns of equal width: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
+    """Make columns of equal width: the first to the left, the others to the right."""
+    rows = [header, *lines]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
+        "  ".join(cell.rjust(width) if i else cell.ljust(width)
                   for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in [header, *lines]
-    )
+        for row in rows)
 
 
 def html_table(header: list[str], lines: list[list[str]], caption: str) -> str:
-    """The same as an HTML table that takes its colours from the page."""
-    from html import escape
-
+    """Make the same as an HTML table that takes its colours from the page."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header[1:])
     body = "".join(
         f'<tr><th scope="row" style="text-align:left">{escape(line[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in line[1:]) + "</tr>" for line in lines
-    )
+        + "".join(f"<td>{escape(cell)}</td>" for cell in line[1:]) + "</tr>" for line in lines)
     return (f'<table class="table"><caption>{escape(caption)}</caption>'
             f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>")

@@ -1,4 +1,4 @@
-"""Several seeds: means and their intervals."""
+"""Results of several seeds: means and confidence intervals."""
 
 import math
 import statistics
@@ -16,7 +16,7 @@ def interval(values: list[float], level: float = 0.95) -> tuple[float, float, fl
     if not values:
         raise ValueError("Expected at least one value, got none.")
     mean = statistics.fmean(values)
-    if len(values) < 2:
+    if len(values) == 1:
         return mean, math.nan, math.nan
     error = statistics.stdev(values) / math.sqrt(len(values))
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
@@ -31,4 +31,4 @@ def paired_difference(ours: list[float], baseline: list[float], level: float = 0
     if len(ours) != len(baseline):
         raise ValueError(f"Expected pairs, got {len(ours)} and {len(baseline)} values. "
                          "Run both arms on the same seeds.")
-    return interval([float(a) - float(b) for a, b in zip(ours, baseline, strict=True)], level)
+    return interval([float(a) - float(b) for a, b in zip(ours, baseline)], level)

@@ -1,8 +1,9 @@
-"""How alike two networks are inside: centred kernel alignment of their layers.
+"""Similarity of the layers of two networks: centred kernel alignment.
 
-Shapes: N samples, D and E features. Numbers are float64 on the CPU, whatever came in.
+Shapes: N samples, D and E features. All is computed in float64 on the CPU.
 """
 
+import functools
 import math
 
 import torch
@@ -24,11 +25,11 @@ def cka(a_ND: torch.Tensor, b_NE: torch.Tensor, debiased: bool = False) -> float
     Kornblith et al. 2019, section 3 (arXiv:1905.00414). 1 for features that are the same up to
     rotation and scale, 0 for features without a linear relation.
 
-    a_ND, b_NE: features of the same N samples, in the same order; further dimensions, as of maps
-        [N, C, H, W] or tokens, are flattened.
-    debiased: with few samples and many features even unrelated layers look alike. The unbiased HSIC
-        of Song et al. 2012 (JMLR 13), as Nguyen, Raghu & Kornblith 2021 use it (arXiv:2010.15327,
-        equation 3), takes that out; it can fall slightly below 0.
+    a_ND, b_NE: features of the same N samples; further dimensions, as of maps [N, C, H, W] or
+        tokens, are flattened.
+    debiased: with few samples and many features even unrelated layers have a large CKA. The
+        unbiased HSIC of Song et al. 2012 (JMLR 13), as in Nguyen, Raghu & Kornblith 2021
+        (arXiv:2010.15327, equation 3), removes that; it can fall slightly below 0.
 
     `nan` when all samples have the same features, up to rounding, or some are not finite. Raises
     `ValueError` for different numbers of samples, and for fewer than 2 (debiased: 4).
@@ -51,7 +52,7 @@ def cka_matrix(model_a: nn.Module, paths_a, model_b: nn.Module, paths_b, x: torc
     model_a, model_b: networks, which may be the same; or teachers, with transforms of their own.
     paths_a, paths_b: module paths, as in `kd.taps`.
     x: the inputs of both [N, C, H, W]. A few hundred are enough with `debiased=True`.
-    batch: how many pass through a network at once; the features of all N samples are kept.
+    batch: samples in one forward pass; the features of all N samples are kept.
 
     Raises what `kd.taps` and `cka` raise.
 
@@ -70,30 +71,28 @@ def cka_matrix(model_a: nn.Module, paths_a, model_b: nn.Module, paths_b, x: torc
 def _layers(model, paths, x, batch: int) -> list[torch.Tensor]:
     """Collect the features of each layer for all of x."""
     paths = (paths,) if isinstance(paths, str) else tuple(paths)
+    run = (lambda part: model(Batch(part, None, None), paths)) if isinstance(model, Teacher) else (
+        functools.partial(call, taps_of(model, paths)))
     device = device_of(model)
-    tapped = taps_of(model, paths) if not isinstance(model, Teacher) else (
-        lambda part: model(Batch(part, None, None), paths))
     with evaluating(model):
-        parts = (each(lambda t: t.to(device), part) for part in pieces(x, batch))
-        outputs = [tapped(part) if isinstance(model, Teacher) else call(tapped, part)
-                   for part in parts]
+        outputs = [run(each(lambda t: t.to(device), part)) for part in pieces(x, batch)]
     return [torch.cat([output.taps[path].cpu() for output in outputs]) for path in paths]
 
 
 def _centred(x_ND: torch.Tensor, debiased: bool) -> torch.Tensor | None:
-    """Centre the features, in at most N columns with the same Gram matrix; None where all samples
-    have the same, up to rounding, or where some are not finite."""
+    """Centre the features, in at most N columns with the same Gram matrix; None where they are
+    constant up to rounding, or not finite."""
     least = 4 if debiased else 2
     if len(x_ND) < least:
         raise ValueError(f"Expected at least {least} samples, got {len(x_ND)}. Take some hundred.")
     rounding = torch.finfo(x_ND.dtype).eps if x_ND.is_floating_point() else 0
     x_ND = x_ND.detach().cpu().double().reshape(len(x_ND), -1)
     largest = x_ND.abs().max()
-    x_ND = x_ND - x_ND[0]  # first, so that what is constant becomes exactly 0
+    x_ND = x_ND - x_ND[0]  # before the mean, so that constant features become exactly 0
     x_ND = x_ND - x_ND.mean(0)
     if not x_ND.abs().max() > 4 * rounding * largest:
         return None
-    if x_ND.shape[1] > len(x_ND):  # a Gram matrix [N, N] has N columns as its square root
+    if x_ND.shape[1] > len(x_ND):  # the square root of the Gram matrix has N columns
         values, vectors_NN = torch.linalg.eigh(x_ND @ x_ND.T)
         x_ND = vectors_NN * values.clamp(min=0).sqrt()
     return x_ND
@@ -102,25 +101,18 @@ def _centred(x_ND: torch.Tensor, debiased: bool) -> torch.Tensor | None:
 def _alignment(a_ND, b_NE, debiased: bool) -> float:
     if a_ND is None or b_NE is None:
         return math.nan
-    hsic = _hsic_unbiased if debiased else _hsic
     # Scaled first, so that the products of tiny or huge features stay in range.
     a_ND, b_NE = a_ND / a_ND.abs().max(), b_NE / b_NE.abs().max()
-    own = hsic(a_ND, a_ND) * hsic(b_NE, b_NE)
-    return float(hsic(a_ND, b_NE) / own.sqrt()) if own > 0 else math.nan
+    own = _hsic(a_ND, a_ND, debiased) * _hsic(b_NE, b_NE, debiased)
+    return float(_hsic(a_ND, b_NE, debiased) / own.sqrt()) if own > 0 else math.nan
 
 
-def _hsic(a_ND: torch.Tensor, b_NE: torch.Tensor) -> torch.Tensor:
-    """Sum K * L over all pairs of samples, in [D, E] numbers instead of [N, N]. The factor in front
-    cancels."""
-    return (a_ND.T @ b_NE).square().sum()
-
-
-def _hsic_unbiased(a_ND: torch.Tensor, b_NE: torch.Tensor) -> torch.Tensor:
-    """Compute Song et al. 2012, equation 5, up to the factor 1 / (N (N - 3)), from the features:
-    the Gram matrices are never formed."""
-    N = len(a_ND)
-    own_a, own_b = a_ND.square().sum(1), b_NE.square().sum(1)  # the diagonals
-    # The columns add up to 0, so what is left of a row's sum is minus its diagonal entry.
-    pairs = _hsic(a_ND, b_NE) - own_a @ own_b
-    return (pairs + own_a.sum() * own_b.sum() / ((N - 1) * (N - 2))
-            - 2 / (N - 2) * (own_a @ own_b))
+def _hsic(a_ND, b_NE, debiased: bool) -> torch.Tensor:
+    """Compute HSIC up to a constant factor, from centred features, without Gram matrices."""
+    hsic, N = (a_ND.T @ b_NE).square().sum(), len(a_ND)
+    if debiased:  # Song et al. 2012, equation 5; a row of K without its diagonal sums to minus it
+        diagonal_a, diagonal_b = a_ND.square().sum(1), b_NE.square().sum(1)
+        common = diagonal_a @ diagonal_b
+        hsic = (hsic - common + diagonal_a.sum() * diagonal_b.sum() / ((N - 1) * (N - 2))
+                - 2 / (N - 2) * common)
+    return hsic
