@@ -54,9 +54,8 @@ def same_loss(fn, reference, student=(8, 10), teacher=None, draws: int = 3) -> N
     student, teacher: shapes of the inputs, such as (8, 16, 7, 7); the teacher's is the student's
         unless given. A list of shapes makes a list of tensors.
 
-    Raises `AssertionError` for another value (a constant factor is named), another gradient, a
-    gradient that reaches the teacher, and inputs that were changed. A stub is reported as not done
-    yet.
+    Raises `AssertionError` for another value (a constant factor is named) or gradient, a gradient
+    that reaches the teacher, and changed inputs. A stub is reported as not done yet.
 
     >>> from kdcourse.losses import rkd_distance
     >>> same_loss(rkd_distance, rkd_distance, (6, 8), (6, 32))

@@ -11,7 +11,7 @@ from kdcourse.checks.any_loss import gradients, report_stub
 
 # What a function raises on inputs of a shape or type that it does not take.
 _SHAPE_ERRORS = (RuntimeError, ValueError, IndexError, TypeError)
-_WANTS = ("F.kl_div wants log-probabilities of the student first (log_softmax), then probabilities "
+_TAKES = ("F.kl_div wants log-probabilities of the student first (log_softmax), then probabilities "
           "of the teacher (softmax)")
 
 
@@ -73,7 +73,7 @@ def _laws(fn, T: float):
     values, rights = [value, loss(*draws[1])], [_by_loops(*pair, T) for pair in draws]
     is_right = _close(values, rights, T)
     mistake = None if is_right else (
-        _recognised(loss, draws, values, T) or _wants_probabilities(loss, draws, rights, T))
+        _recognised(loss, draws, values, T) or _takes_probabilities(loss, draws, rights, T))
     yield from _value(loss, student, values, rights, T, mistake)
     yield from faults.items()
     if is_right and "student gradient" not in faults:
@@ -93,14 +93,15 @@ def _laws(fn, T: float):
 def _value(loss, student, values, rights, T, mistake):
     expected = f"Expected {rights[0]:.4f}, got {values[0]:.4f}"
     negative = "Expected a loss of at least 0, got {:.4f}. A divergence is never negative: {}."
+    equal, small = loss(student, student), 1e-6 * max(1, T**2)
     if mistake:
         law, reason = mistake
         yield law, negative.format(values[0], reason) if values[0] < 0 else f"{expected}: {reason}."
     elif not all(map(math.isfinite, values)):
-        yield "finite", f"{expected}. A logarithm met 0 or less: {_WANTS}."
+        yield "finite", f"{expected}. A logarithm met 0 or less: {_TAKES}."
     elif min(values) < 0:
-        yield "negative", negative.format(min(values), _WANTS)
-    elif not abs(equal := loss(student, student)) < (small := 1e-6 * max(1, T**2)):
+        yield "negative", negative.format(min(values), _TAKES)
+    elif not abs(equal) < small:
         entropy = torch.distributions.Categorical(logits=student / T).entropy().mean()
         yield "equality", f"Expected 0 where student and teacher agree, got {equal:.4f}" + (
             ", T² times the teacher's entropy: this is the cross-entropy with soft targets. Its "
@@ -239,12 +240,12 @@ def _lookalikes(student, teacher, T) -> list[tuple[str, str, float]]:
         ("swapped", f"{swapped}: the teacher is measured against the student's answers",
          reduce(-q * p.log())),
         ("sign", "its sign is wrong. It is p log(p / q), not p log(q / p)", -kl(p, q)),
-        ("logarithm", f"the student's probabilities go in without a logarithm. {_WANTS}",
+        ("logarithm", f"the student's probabilities go in without a logarithm. {_TAKES}",
          reduce(p * (p.log() - q))),
-        ("swapped", f"{swapped}, and a logarithm is missing. {_WANTS}", reduce(q * (q.log() - p))),
+        ("swapped", f"{swapped}, and a logarithm is missing. {_TAKES}", reduce(q * (q.log() - p))),
         ("logarithm", "with log_target=True F.kl_div wants logarithms of the teacher's "
          "probabilities too (log_softmax)", reduce(p.exp() * (p - q.log()))),
-        *[("logarithm", f"the student's logits go in without log_softmax. {_WANTS}",
+        *[("logarithm", f"the student's logits go in without log_softmax. {_TAKES}",
            reduce(p * (p.log() - z))) for z in (student, student / T)],
     ]
     for first, second in itertools.product((1, T), repeat=2):
@@ -257,18 +258,19 @@ def _lookalikes(student, teacher, T) -> list[tuple[str, str, float]]:
     return rows
 
 
-def _wants_probabilities(loss, draws, rights, T) -> tuple[str, str] | None:
-    """Check whether the function is right on probabilities or log-probabilities."""
-    log, plain = (lambda x: (x / T).log_softmax(1)), (lambda x: (x / T).softmax(1))
-    for wanted, of_student, of_teacher in (
-            ("probabilities", plain, plain), ("log-probabilities", log, log),
-            ("log-probabilities of the student and probabilities of the teacher", log, plain)):
+def _takes_probabilities(loss, draws, rights, T) -> tuple[str, str] | None:
+    """Find whether the function is right on probabilities or log-probabilities."""
+    for inputs, of_student, of_teacher in (
+            ("probabilities", torch.softmax, torch.softmax),
+            ("log-probabilities", torch.log_softmax, torch.log_softmax),
+            ("log-probabilities of the student and probabilities of the teacher",
+             torch.log_softmax, torch.softmax)):
         with contextlib.suppress(*_SHAPE_ERRORS):
-            values = [loss(of_student(s), of_teacher(t)) for s, t in draws]
+            values = [loss(of_student(s / T, 1), of_teacher(t / T, 1)) for s, t in draws]
             for factor, more in ((1, ""), (1 / T**2, ", and multiply by T**2")):
                 if _close(values, [factor * right for right in rights], T):
                     return "probabilities", (
-                        f"your function wants {wanted}, and networks answer with logits. Take the "
+                        f"your function wants {inputs}, and networks answer with logits. Take the "
                         f"softmax inside, at temperature T{more}")
     return None
 

@@ -99,16 +99,18 @@ def aligned(cached, data, teacher=None, samples: int = 64) -> None:
         "the cache from this data."))
     places = torch.linspace(0, N - 1, min(samples, N)).long()
     for view, stored_NK in enumerate(stored_VNK, start=1):
-        x = train.seen(places, view) if augmented else train.x[places]
-        right = source.predict(x, train.y[places]).to(stored_NK)
-        wrong = (~torch.isclose(stored_NK[places], right, rtol=1e-3, atol=1e-3).all(1)).nonzero()
+        few = train[places]
+        x = train.seen(places, view) if augmented else few.x
+        right = source.predict(x, few.y).to(stored_NK)
+        close = torch.isclose(stored_NK[places], right, rtol=1e-3, atol=1e-3).flatten(1).all(1)
+        wrong = (~close).nonzero()[:, 0]
         if len(wrong):  # name the row that holds the right answer to the first wrong one
-            distance, row = (stored_NK - right[wrong[0]]).abs().amax(1).min(0)
+            distance, row = (stored_NK - right[wrong[0]]).abs().flatten(1).amax(1).min(0)
             sample, of_view = int(places[wrong[0]]), f" in view {view}" if augmented else ""
-            where = (f"the answer to sample {sample} lies in row {row}" if distance < 1e-3 else
+            where = (f"the answer to sample {sample} lies in row {row}." if distance < 1e-3 else
                      f"no row holds the teacher's answer to sample {sample}: was it another "
                      "teacher, or another augmentation?")
             raise AssertionError(
                 f"Expected each stored answer to belong to its sample, but {len(wrong)} of "
-                f"{len(places)} do not{of_view}; {where}. Look answers up by the sample's index, "
+                f"{len(places)} do not{of_view}; {where} Look answers up by the sample's index, "
                 "never by its place in a shuffled batch.")

@@ -8,11 +8,33 @@ import numbers
 
 import numpy as np
 
-from ._page import expect, png, to_array
+from ._page import png
 
 
 def finite(x) -> bool:
     return isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def expect(met, what: str, expected: str, got, advice: str) -> None:
+    if not met:
+        raise ValueError(f"{what}: expected {expected}, got {got}; {advice}")
+
+
+def to_array(name: str, value) -> np.ndarray:
+    """Make a float64 array of an array, a tensor on any device, or lists of them."""
+    try:
+        array = np.asarray(_without_torch(value), dtype=np.float64)
+    except (TypeError, ValueError):
+        expect(False, name, "an array of numbers", type(value).__name__,
+               "pass a list, array or tensor")
+    expect(np.isfinite(array).all(), name, "finite numbers", "NaN or infinity", "check the input")
+    return array
+
+
+def _without_torch(value):
+    if hasattr(value, "detach"):  # a tensor of torch, which this folder does not import
+        return value.detach().cpu().double().numpy()
+    return [_without_torch(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def samples(logits: dict, classes, images, labels, top, most: int = 16, unlabelled=False) -> tuple:

@@ -55,28 +55,6 @@ def plain(text: str) -> str:
     return html.unescape(re.sub(r"</?(?:code|em)>", "", markup(text)))
 
 
-def expect(met, what: str, expected: str, got, advice: str) -> None:
-    if not met:
-        raise ValueError(f"{what}: expected {expected}, got {got}; {advice}")
-
-
-def to_array(name: str, value) -> np.ndarray:
-    """Make a float64 array of an array, a tensor on any device, or lists of them."""
-    try:
-        array = np.asarray(_without_torch(value), dtype=np.float64)
-    except (TypeError, ValueError):
-        expect(False, name, "an array of numbers", type(value).__name__,
-               "pass a list, array or tensor")
-    expect(np.isfinite(array).all(), name, "finite numbers", "NaN or infinity", "check the input")
-    return array
-
-
-def _without_torch(value):
-    if hasattr(value, "detach"):  # a tensor of torch, which this folder does not import
-        return value.detach().cpu().double().numpy()
-    return [_without_torch(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
 def png(image: np.ndarray) -> str:
     """Encode an image [C, H, W] in [0, 1], C = 1 or 3, as a data address of at most 96 pixels."""
     from PIL import Image  # only for cards with images
@@ -101,14 +79,13 @@ def table(caption: str, heads, names, rows, images=None) -> str:
 
     rows: for each name the texts of its cells. images: data addresses, one for each name.
     """
-    caption, *heads = map(html.escape, (caption, *heads))
     body = ""
     for i, (name, texts) in enumerate(zip(map(html.escape, names), rows, strict=True)):
         image = f'<img src="{images[i]}" width="56" height="56" alt="{name}"> ' if images else ""
         cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
         body += f"<tr><th>{image}{name}</th>{cells}</tr>"
-    heads = "".join(f"<th>{head}</th>" if head else "<td></td>" for head in heads)
-    return (f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead>"
+    heads = "".join(f"<th>{html.escape(head)}</th>" if head else "<td></td>" for head in heads)
+    return (f"<table><caption>{html.escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
             f"<tbody>{body}</tbody></table>")
 
 

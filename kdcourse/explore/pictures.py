@@ -5,8 +5,8 @@ Shapes: N images, K classes.
 
 import numpy as np
 
-from ._inputs import finite, nine_digits, samples, softmax
-from ._page import Explorable, expect, in_the_book, table, to_array
+from ._inputs import expect, finite, nine_digits, samples, softmax, to_array
+from ._page import Explorable, in_the_book, table
 
 
 def temperature(logits, classes, images=None, labels=None, T=4.0, title=None, top=8) -> Explorable:

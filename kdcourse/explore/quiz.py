@@ -5,8 +5,8 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 
-from ._inputs import finite
-from ._page import Explorable, expect, markup, plain
+from ._inputs import expect, finite
+from ._page import Explorable, markup, plain
 
 
 def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str) -> Explorable:
