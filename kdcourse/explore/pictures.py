@@ -48,8 +48,7 @@ def temperature(logits, classes, images=None, labels=None, T=4.0, title=None, to
     still = table(text, heads, names, rows, images) + in_the_book("a slider moves T")
     data = {"title": heading, "classes": classes, "logits": nine_digits(z_NK), "labels": labels,
             "images": images, "top": top}
-    state = {"T": float(T), "index": 0}
-    return Explorable("temperature", data, state, still, "\n".join(lines))
+    return Explorable("temperature", data, {"T": float(T), "index": 0}, still, "\n".join(lines))
 
 
 def push(student, teacher, labels, classes, images=None, T=4.0, alpha=0.9, top=6) -> Explorable:
@@ -133,7 +132,7 @@ def divergence(means=(-2.0, 2.0), stds=(0.7, 0.7), weights=(0.6, 0.4), mean=0.0,
     One bump for two: student with middle -2 and width 0.7
     KL(teacher ‖ student) 5.864 nats, KL(student ‖ teacher) 0.506 nats
     """
-    m, s, w = (to_array("means", means), to_array("stds", stds), to_array("weights", weights))
+    m, s, w = to_array("means", means), to_array("stds", stds), to_array("weights", weights)
     shapes = [list(x.shape) for x in (m, s, w)]
     expect(shapes == [[2]] * 3, "means", "means, stds and weights of two bumps, a number each",
            shapes, "pass three pairs")
@@ -160,8 +159,8 @@ def divergence(means=(-2.0, 2.0), stds=(0.7, 0.7), weights=(0.6, 0.4), mean=0.0,
     first = f"One bump for two: student with middle {mean:g} and width {std:g}"
     second = (f"KL(teacher ‖ student) {kl(teacher, student):.3f} nats, "
               f"KL(student ‖ teacher) {kl(student, teacher):.3f} nats")
-    still = (f"<p><strong>{first}.</strong> {second}.</p>"
-             + in_the_book("two sliders move the student"))
+    hint = in_the_book("two sliders move the student")
+    still = f"<p><strong>{first}.</strong> {second}.</p>{hint}"
     data = {"means": m.tolist(), "stds": s.tolist(), "weights": w.tolist(), "low": low,
             "high": high, "narrowest": narrowest, "widest": widest}
     state = {"mean": float(mean), "std": float(std)}
