@@ -7,7 +7,6 @@ the same output may be shown twice.
 """
 
 import base64
-import functools
 import hashlib
 import html
 import io
@@ -26,33 +25,16 @@ def _read(name: str) -> str:
     return re.sub(r"[ \t]+$|^\s*\n", "", text, flags=re.MULTILINE)
 
 
-def _squeeze(css: str) -> str:
-    return re.sub(r"\s+", " ", css).strip()
+def _css(*names: str) -> str:
+    return " ".join("".join(map(_read, names)).split())
 
 
-@functools.cache
-def tokens() -> str:
-    return _squeeze(_read("tokens.css"))
-
-
-@functools.cache
 def module(kind: str) -> str:
-    """Join the ES module of one card, its imports and its style."""
-    style = _squeeze(_read("card.css") + _read(f"{kind}.css"))
-    done: list[str] = []
-
-    def join(name: str) -> str:
-        if name in done:
-            return ""
-        done.append(name)
-        text = _read(name)
-        needed = re.findall(r'^import .* from "\./(\w+\.js)";$', text, flags=re.MULTILINE)
-        text = re.sub(r"^import .*\n", "", text, flags=re.MULTILINE)
-        if name != f"{kind}.js":
-            text = re.sub(r"^export ", "", text, flags=re.MULTILINE)
-        return "".join(join(other) for other in needed) + text
-
-    return f"const STYLE = {to_json(style)};\n" + join(f"{kind}.js")
+    """Join the style of one card, the modules that it imports, in that order, and its own."""
+    own = _read(f"{kind}.js")
+    shared = "".join(map(_read, re.findall(r'(?m)^import .* from "\./(\w+\.js)";$', own)))
+    code = re.sub(r"(?m)^import .*\n", "", re.sub(r"(?m)^export ", "", shared) + own)
+    return f"const STYLE = {to_json(_css('card.css', f'{kind}.css'))};\n{code}"
 
 
 def to_json(value) -> str:
@@ -62,43 +44,15 @@ def to_json(value) -> str:
 
 def markup(text: str) -> str:
     """Turn plain text into safe HTML: `code`, *emphasis*, nothing else."""
-    parts = str(text).split("`")
-    if len(parts) % 2 == 0:  # a lone backtick is just a backtick
-        parts[-2:] = ["`".join(parts[-2:])]
-    for i, part in enumerate(parts):
-        part = html.escape(part)
-        if i % 2:
-            parts[i] = f"<code>{part}</code>"
-        else:  # no space inside the stars, so that 2 * 3 * 4 stays as it is
-            parts[i] = re.sub(r"(?<!\w)\*(\S(?:[^*]*\S)?)\*(?!\w)", r"<em>\1</em>", part)
-    return "".join(parts)
+    # No space inside the stars, so that 2 * 3 * 4 stays as it is.
+    return re.sub(r"`([^`]*)`|(?<!\w)\*([^\s`](?:[^*`]*[^\s`])?)\*(?!\w)",
+                  lambda m: f"<em>{m[2]}</em>" if m[2] else f"<code>{m[1]}</code>",
+                  html.escape(str(text)))
 
 
 def plain(text: str) -> str:
     """Remove the marks, for terminals."""
     return html.unescape(re.sub(r"</?(?:code|em)>", "", markup(text)))
-
-
-def expect(met, what: str, expected: str, got, advice: str) -> None:
-    if not met:
-        raise ValueError(f"{what}: expected {expected}, got {got}; {advice}")
-
-
-def to_array(name: str, value) -> np.ndarray:
-    """Make a float64 array of an array, a tensor on any device, or lists of them."""
-    try:
-        array = np.asarray(_here(value), dtype=np.float64)
-    except (TypeError, ValueError):
-        expect(False, name, "an array of numbers", type(value).__name__,
-               "pass a list, array or tensor")
-    expect(np.isfinite(array).all(), name, "finite numbers", "NaN or infinity", "check the input")
-    return array
-
-
-def _here(value):
-    if hasattr(value, "detach"):  # a tensor of torch, which this folder does not import
-        return value.detach().cpu().double().numpy()
-    return [_here(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def png(image: np.ndarray) -> str:
@@ -109,9 +63,9 @@ def png(image: np.ndarray) -> str:
     height, width = (size // shrink for size in image.shape[1:])
     blocks = image[:, : height * shrink, : width * shrink]
     blocks = blocks.reshape(len(image), height, shrink, width, shrink).mean(axis=(2, 4))
-    pixels = np.rint(blocks.transpose(1, 2, 0) * 255).astype(np.uint8)  # [H, W, C]
+    pixels_HWC = np.rint(blocks.transpose(1, 2, 0) * 255).astype(np.uint8)
     file = io.BytesIO()
-    picture = Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
+    picture = Image.fromarray(pixels_HWC[..., 0] if len(image) == 1 else pixels_HWC)
     picture.save(file, "png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
@@ -120,17 +74,16 @@ def in_the_book(what: str) -> str:
     return f"<p>In the book, and in a notebook that is trusted, {what} here.</p>"
 
 
-def table(caption: str, heads, names, cells, images=None) -> str:
+def table(caption: str, heads, names, rows, images=None) -> str:
     """Make the table that stands in place of a card where scripts do not run.
 
-    cells: for each name the texts of its row. images: data addresses, one for each name.
+    rows: for each name the texts of its cells. images: data addresses, one for each name.
     """
     body = ""
-    for name, texts, image in zip(names, cells, images or [None] * len(names), strict=True):
-        name = html.escape(name)
-        image = f'<img src="{image}" width="56" height="56" alt="{name}"> ' if image else ""
-        texts = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
-        body += f"<tr><th>{image}{name}</th>{texts}</tr>"
+    for i, (name, texts) in enumerate(zip(map(html.escape, names), rows, strict=True)):
+        image = f'<img src="{images[i]}" width="56" height="56" alt="{name}"> ' if images else ""
+        cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
+        body += f"<tr><th>{image}{name}</th>{cells}</tr>"
     heads = "".join(f"<th>{html.escape(head)}</th>" if head else "<td></td>" for head in heads)
     return (f"<table><caption>{html.escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
             f"<tbody>{body}</tbody></table>")
@@ -145,18 +98,16 @@ class Explorable:
     def __init__(self, kind: str, data: dict, state: dict, still: str, text: str):
         self.kind, self.data, self.state, self.still, self.text = kind, data, state, still, text
 
-    def _html(self) -> str:
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         data = {**self.data, "images": True} if self.data.get("images") else self.data
         state = to_json({"data": data, **self.state})
         digest = hashlib.sha256((self.kind + state + self.still).encode()).hexdigest()
         key = f"{self.kind}-{digest[:12]}"
         code = module(self.kind).replace("export default ", "const explorable = ")
         start = _read("stand_in.js").replace("KEY", key).replace("STATE", state)
-        return (f'<div data-kdx="{key}">{self.still}</div>\n<style>{tokens()}</style>\n'
+        page = (f'<div data-kdx="{key}">{self.still}</div>\n<style>{_css("tokens.css")}</style>\n'
                 f'<script>(() => {{ "use strict";\n{code}{start}}})();</script>')
-
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        return {"text/plain": self.text, "text/html": self._html()}
+        return {"text/plain": self.text, "text/html": page}
 
     @property
     def choices(self) -> list[str]:
@@ -177,11 +128,9 @@ class Explorable:
         import anywidget  # a page without a kernel does without it
         import traitlets
 
-        kinds = {float: traitlets.Float, int: traitlets.Int}
-        traits = {key: kinds.get(type(value), traitlets.Any)(value)
-                  for key, value in self.state.items()}
-        traits["data"] = traitlets.Dict(self.data)
-        body = {key: trait.tag(sync=True) for key, trait in traits.items()}
-        body |= {"_esm": module(self.kind), "_css": tokens(), "__module__": __package__,
+        kinds = {float: traitlets.Float, int: traitlets.Int, dict: traitlets.Dict}
+        body = {key: kinds.get(type(value), traitlets.Any)(value).tag(sync=True)
+                for key, value in {**self.state, "data": self.data}.items()}
+        body |= {"_esm": module(self.kind), "_css": _css("tokens.css"), "__module__": __package__,
                  "__repr__": lambda _: repr(self)}  # without an address, which changes
         return type(self.kind.capitalize(), (anywidget.AnyWidget,), body)()

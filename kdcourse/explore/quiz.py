@@ -5,8 +5,8 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 
-from ._inputs import finite
-from ._page import Explorable, expect, markup, plain
+from ._inputs import expect, finite
+from ._page import Explorable, markup, plain
 
 
 def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str) -> Explorable:
@@ -29,20 +29,19 @@ def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str)
       ( ) It sharpens it.
     """
     _check_texts(prompt, name)
-    several = isinstance(choices, Mapping) and len(choices) >= 2
-    expect(several, "choices", "a dict of at least 2 answers with their explanations",
-           repr(choices), "write {'answer': 'why it is right or wrong', ...}")
+    expect(isinstance(choices, Mapping) and len(choices) >= 2, "choices",
+           "a dict of at least 2 answers with their explanations", repr(choices),
+           "write {'answer': 'why it is right or wrong', ...}")
     choices = {str(text): str(why) for text, why in choices.items()}
     for text, why in choices.items():
         expect(text.strip() and why.strip(), "choices", "an explanation for every answer",
                f"{why!r} for {text!r}", "say why it is right or wrong")
-    hits = [text for text in choices if text == answer]
-    hits = hits or [text for text in choices if answer and text.startswith(str(answer))]
-    expect(len(hits) == 1, "answer", f"one of {list(choices)}, or the beginning of just one",
+    found = [text for text in choices if answer and text.startswith(str(answer))]
+    right = answer if answer in choices else found[0] if len(found) == 1 else None
+    expect(right is not None, "answer", f"one of {list(choices)}, or the beginning of just one",
            repr(answer), "mark the right answer with answer='...'")
-    entries = [
-        {"text": text, "html": markup(text), "why_html": markup(why), "right": text == hits[0]}
-        for text, why in choices.items()]
+    entries = [{"text": text, "html": markup(text), "why_html": markup(why), "right": text == right}
+               for text, why in choices.items()]
     items = "".join(
         f"<li><details><summary>{entry['html']}</summary>"
         f"{'✓ Right.' if entry['right'] else '✗ No.'} {entry['why_html']}</details></li>"
@@ -67,12 +66,11 @@ def bet(prompt: str, choices: Sequence, name: str, *, unit: str = "",
     By how much will the student improve?
       a number from 0 to 30 points
     """
-    _check_texts(prompt, name)
-    data = {"name": name, "prompt": markup(prompt), "unit": unit, **_options(choices, step)}
+    data = _bet_data(prompt, name, unit, choices, step)
     if span := data["range"]:
-        line = f"  a number from {span['low']:g} to {span['high']:g} {unit}".rstrip()
-        text = f"{plain(prompt)}\n{line}"
-        offer = f"<p>{html.escape(line.strip().capitalize())}.</p>"
+        line = f"a number from {span['low']:g} to {span['high']:g} {unit}".rstrip()
+        text = f"{plain(prompt)}\n  {line}"
+        offer = f"<p>{html.escape(line.capitalize())}.</p>"
     else:
         text = _listing(prompt, choices)
         offer = "<ul>" + "".join(f"<li>{c['html']}</li>" for c in data["choices"]) + "</ul>"
@@ -85,13 +83,13 @@ def score(name: str | Explorable, measured: float | str, *, prompt: str | None =
           choices: Sequence | None = None, unit: str = "",
           interval: tuple[float, float] | None = None, tolerance: float = 0.0,
           digits: int | None = None, note: str = "") -> Explorable:
-    """Show the reader's bet beside what was measured; who has not bet can still do so here.
+    """Show the reader's bet beside what was measured; without a bet, the card asks for one.
 
     name: what `bet` returned (then prompt, choices and unit come from it), or its name.
     measured: the number, or the text of the choice that turned out right.
     interval: (low, high), the 95 % interval of the measured number; a bet inside is a good one.
     tolerance: a bet as near as this is a good one too, in units of the number.
-    digits: so many after the decimal point; by default about three significant ones.
+    digits: how many after the decimal point; by default about three significant ones.
     note: a sentence that follows the comparison.
 
     Raises `ValueError` when `measured` is not finite or not among the choices, or when a choice is
@@ -100,61 +98,59 @@ def score(name: str | Explorable, measured: float | str, *, prompt: str | None =
     >>> print(score("01/gain", 13.24, unit="points", interval=(11.9, 14.5)))
     We measured 13.2 points (95 % interval 11.9 to 14.5).
     """
-    if isinstance(name, Explorable):
-        offered = {key: name.data[key] for key in ("choices", "range", "prompt")}
-        name, unit = name.data["name"], name.data["unit"]
-    else:
-        _check_texts(prompt or "-", name)
-        offered = {"choices": None, "range": None, "prompt": markup(prompt or "Your prediction")}
-        offered |= _options(choices) if choices is not None else {}
+    asked = name.data if isinstance(name, Explorable) else _bet_data(
+        prompt or "Your prediction", name, unit, choices)
+    data = {key: asked[key] for key in ("choices", "range", "prompt", "name", "unit")}
     between = ""
     if isinstance(measured, str):
-        known = [choice["text"] for choice in offered["choices"] or []]
+        known = [choice["text"] for choice in data["choices"] or []]
         expect(measured in known, "measured", "the text of one of the choices", repr(measured),
                "pass the object that bet() returned, or choices=[...]")
-        result, decimals, interval = f"We measured: “{plain(measured)}”.", 0, None
+        result, digits, interval = f"We measured: “{plain(measured)}”.", 0, None
     else:
-        given = [measured, tolerance, *(interval if interval is not None else ())]
-        expect(not offered["choices"] and all(map(finite, given)), "measured",
+        numbers_given = [measured, tolerance, *(interval if interval is not None else ())]
+        expect(not data["choices"] and all(map(finite, numbers_given)), "measured",
                "finite numbers, or the text of a choice where choices were offered",
                f"{measured!r}, tolerance {tolerance!r}, interval {interval!r}",
                "pass what the experiment gave")
-        measured, tolerance, span = float(measured), float(tolerance), offered["range"]
+        measured, tolerance, span = float(measured), float(tolerance), data["range"]
         if digits is None:  # about three significant ones
             size = abs(span["high"] - span["low"] if span else measured)
             digits = max(1, 2 - math.floor(math.log10(size))) if size else 1
-        decimals = int(digits)
+        digits = int(digits)
         if interval is not None:
             interval = [float(x) for x in interval]
             expect(len(interval) == 2 and interval[0] <= interval[1], "interval", "(low, high)",
                    interval, "put the lower number first")
-            low, high = (_format(x, decimals) for x in interval)
+            low, high = (_format(x, digits) for x in interval)
             between = f" (95 % interval {low} to {high})"
-        result = f"We measured {_format(measured, decimals)}{unit and f' {unit}'}{between}."
-    data = {**offered, "name": name, "unit": unit, "measured": measured, "interval": interval,
-            "tolerance": tolerance, "digits": decimals, "note": markup(note), "between": between,
-            "result": html.escape(result)}
-    text = f"{result} {plain(note)}".strip()
-    still = f"<p>{html.escape(result)} {markup(note)}</p>"
-    return Explorable("score", data, {"value": None}, still, text)
+        unit = data["unit"] and f" {data['unit']}"
+        result = f"We measured {_format(measured, digits)}{unit}{between}."
+    data |= {"measured": measured, "interval": interval, "tolerance": tolerance, "digits": digits,
+             "note": markup(note), "between": between, "result": html.escape(result)}
+    still = f"<p>{data['result']} {data['note']}</p>"
+    return Explorable("score", data, {"value": None}, still, f"{result} {plain(note)}".strip())
 
 
 def _check_texts(prompt: str, name: str) -> None:
     for what, text in (("prompt", prompt), ("name", name)):
-        given = isinstance(text, str) and text.strip()
-        expect(given, what, "a text that is not empty", repr(text), "give it one")
+        expect(isinstance(text, str) and text.strip(), what, "a text that is not empty",
+               repr(text), "give it one")
 
 
-def _options(choices: Sequence, step: float | None = None) -> dict:
-    """Return {"choices": [...], "range": None}, or the other way round for two numbers."""
+def _bet_data(prompt: str, name: str, unit: str, choices, step: float | None = None) -> dict:
+    """Check what a bet is about. Its answers are "choices" or a "range" (in `score` neither)."""
+    _check_texts(prompt, name)
+    data = {"name": name, "prompt": markup(prompt), "unit": unit, "choices": None, "range": None}
+    if choices is None:
+        return data
     choices = list(choices)
     if not (len(choices) == 2 and all(isinstance(x, numbers.Real) for x in choices)):
         texts = all(isinstance(text, str) and text.strip() for text in choices)
         expect(texts and len(set(choices)) == len(choices) >= 2, "choices",
                "at least 2 different texts, or two numbers (low, high)", choices,
                "list what one can bet on")
-        return {"choices": [{"text": text, "html": markup(text)} for text in choices],
-                "range": None}
+        return data | {"choices": [{"text": text, "html": markup(text)} for text in choices]}
     low, high = map(float, choices)
     expect(finite(low) and finite(high) and low < high, "choices", "(low, high)", choices,
            "put the lower number first")
@@ -162,8 +158,8 @@ def _options(choices: Sequence, step: float | None = None) -> dict:
         power = 10.0 ** math.floor(math.log10((high - low) / 100) + 1e-9)
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= (high - low) / 100.1)
     expect(finite(step) and step > 0, "step", "a number above 0", repr(step), "leave it out")
-    return {"choices": None, "range": {"low": low, "high": high, "step": round(float(step), 12),
-                                       "digits": max(0, -math.floor(math.log10(step) + 1e-9))}}
+    return data | {"range": {"low": low, "high": high, "step": round(float(step), 12),
+                             "digits": max(0, -math.floor(math.log10(step) + 1e-9))}}
 
 
 def _format(x: float, digits: int) -> str:
@@ -171,5 +167,4 @@ def _format(x: float, digits: int) -> str:
 
 
 def _listing(prompt: str, choices) -> str:
-    """The text for a terminal."""
     return "\n".join([plain(prompt), *(f"  ( ) {plain(choice)}" for choice in choices)])

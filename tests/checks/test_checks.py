@@ -400,9 +400,9 @@ def test_another_loss_is_not_the_same_loss(function, message):
 # --- stored answers -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("views", [None, 2])
+@pytest.mark.parametrize("views", [None, 1, 2])
 def test_answers_that_belong_to_their_samples(data, views):
-    own = data if views is None else kd.augmented(data, views=views)
+    own = data if views is None else kd.augmented(data, views=views, shift=0.2)
     teacher = network(3)
     cached = kd.Cached(teacher, own)
     checks.aligned(cached, own)
@@ -420,6 +420,29 @@ def test_answers_that_belong_to_their_samples(data, views):
             checks.aligned(cached, own)
     with pytest.raises(AssertionError, match="no row holds the teacher's answer"):
         checks.aligned(cached, own, network(4))
+
+
+class FromDict(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 3, 3, padding=1)
+
+    def forward(self, image, scale):
+        return self.conv(image) * scale[:, None, None, None]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_answers_for_dicts_and_pixels_are_aligned(labelled):
+    rng = torch.Generator().manual_seed(0)
+    x = {"image": torch.rand(12, 1, 4, 4, generator=rng), "scale": torch.rand(12, generator=rng)}
+    y = torch.arange(12 * 16).view(12, 4, 4) % 3 if labelled else None
+    task = kd.tasks.Pixels() if labelled else kd.tasks.Unlabelled()
+    own, teacher = kd.data.from_arrays(x, y, task=task, name="dicts"), FromDict()
+    cached = kd.Cached(teacher, own)
+    checks.aligned(cached, own)
+    cached = kd.Cached.of(cached.logits.roll(1, 0), own, "the next one's")
+    with pytest.raises(AssertionError, match="answer to sample 0 lies in row 1"):
+        checks.aligned(cached, own, teacher)
 
 
 def test_answers_of_other_data_are_not_aligned(data):
