@@ -1,99 +1,61 @@
-"""A copy of a scheme to examine, and everything else left as it was."""
+"""A copy of a scheme to examine, while everything else is restored afterwards."""
 
 import contextlib
 import random
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from kdcourse.taps import copied
 
 
 def copy_of(scheme, data):
-    """A copy of the scheme with weights of its own. Data, and teachers unless they are `saved`, are
-    shared with it."""
-    shared = [data] + [thing for split in (data.train, data.val) for thing in
-                       (split, split.x, split.y)]
+    """Copy a scheme, without its data, and without teachers that are not `saved`."""
+    parts = [part for split in (data.train, data.val) for part in (split, split.x, split.y)]
     try:
-        return copied(scheme, shared)
+        return copied(scheme, [data, *parts])
     except Exception as error:
         raise TypeError(f"Expected a scheme that copy.deepcopy can copy, to look at the copy; got "
                         f"{type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager
-def called_modules():
-    """Collects the modules that are called in the block, outer ones before those in them, and
-    whether each was in train mode in its first call."""
-    called: dict[nn.Module, bool] = {}
+def isolated(scheme, device):
+    """Draw from seed 0 in the block, and restore afterwards: random generators, the scheme's modes,
+    its teachers' devices, and buffers of the scheme and of other modules that were called.
 
-    def note(module, args):
+    Yields the modules called so far, outer ones first: was each in train mode in its first call?
+    """
+    called, values = {}, {}
+
+    def note(module, args=None):
         called.setdefault(module, module.training)
+        for buffer in module.buffers(recurse=False):
+            if buffer not in values:
+                values[buffer] = buffer.detach().clone()
 
-    hook = register_module_forward_pre_hook(note)
-    try:
-        yield called
-    finally:
-        hook.remove()
+    @torch.no_grad()
+    def restore_buffers():
+        for buffer, value in values.items():
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
 
-
-@contextlib.contextmanager
-def left_as_it_was(scheme):
-    """Restores the scheme's modes, its teachers' devices, and buffers and gradients of the scheme
-    and of any other module that is called in the block."""
-    saved, modes = {}, {module: module.training for module in scheme.modules()}
-
-    def save(module, args=None):
-        if module not in saved:
-            own = list(module.parameters(recurse=False))
-            tensors = [*module.buffers(recurse=False), *(p.grad for p in own if p.grad is not None)]
-            saved[module] = ([(p, p.grad) for p in own],
-                             [(tensor, tensor.detach().clone()) for tensor in tensors])
-
-    places = {teacher: tensor.device for teacher in scheme.teachers.values()
-              for tensor in (*teacher.parameters(), *teacher.buffers())}
-    for module in modes:
-        save(module)
-    hook = register_module_forward_pre_hook(save)
-    try:
-        yield
-        if any(p.grad is not gradient for student in scheme.students
-               for module in student.modules() for p, gradient in saved[module][0]):
-            raise TypeError(
-                "Expected a student whose copy stands by itself, got one that computes with the "
-                "original: is its forward replaced by a function that holds on to its layers? "
-                "Write a class with a forward method.")
-    finally:
-        hook.remove()
-        for teacher, place in places.items():
-            teacher.to(place)
-        for module, mode in modes.items():
-            module.training = mode
-        for gradients, tensors in saved.values():
-            for p, gradient in gradients:
-                p.grad = gradient
-            for tensor, old in tensors:
-                if not torch.equal(tensor, old):
-                    with torch.no_grad():
-                        tensor.copy_(old)
-
-
-@contextlib.contextmanager
-def seeded(device):
-    """Draws from seed 0 in the block; afterwards all generators stand where they stood."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     own = hasattr(getattr(torch, device.type, None), "get_rng_state")  # the device has a generator
-    with torch.random.fork_rng([device] if own else [], device_type=device.type if own else "cuda"):
+    with contextlib.ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
+        stack.enter_context(torch.random.fork_rng(
+            [device] if own else [], device_type=device.type if own else "cuda"))
         torch.default_generator.manual_seed(0)  # torch.manual_seed reseeds every GPU, too
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
-
-
-def parameters(*networks) -> list[nn.Parameter]:
-    """The parameters of several networks, each once."""
-    return list(dict.fromkeys(p for network in networks for p in network.parameters()))
+        stack.enter_context(torch.inference_mode(False))
+        stack.callback(restore_buffers)
+        for module in scheme.modules():
+            note(module)
+            stack.callback(setattr, module, "training", module.training)
+        for teacher in scheme.teachers.values():
+            for tensor in [*teacher.parameters(), *teacher.buffers()][:1]:
+                stack.callback(teacher.to, tensor.device)
+        stack.enter_context(register_module_forward_pre_hook(note))
+        stack.enter_context(torch.enable_grad())
+        yield called
