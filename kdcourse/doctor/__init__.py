@@ -5,11 +5,10 @@ from torch import nn
 
 from kdcourse.data import Dataset
 from kdcourse.doctor import accuracy, answers, own, step
-from kdcourse.doctor.copies import isolated
 from kdcourse.doctor.findings import Diagnosis, Finding
-from kdcourse.doctor.setup import Setup
+from kdcourse.doctor.setup import Setup, isolated
 from kdcourse.schemes import Scheme
-from kdcourse.taps import device_of, evaluating
+from kdcourse.taps import evaluating
 
 __all__ = ["Diagnosis", "Finding", "doctor"]
 
@@ -21,17 +20,14 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
     optimizer: yours, if you train in a loop of your own; `fit` makes its own.
     schedule, steps: likewise a scheduler of torch that is stepped once in each of so many steps.
 
-    Examined are whether all fits together (where it does not, nothing else is);
+    Examined are whether all fits together (where it does not, nothing else is), and
 
-    * one step: loss and gradients that are not finite, terms that do not depend on the student,
-      peers that are not detached, parameters without a gradient, half precision;
-    * each teacher: train mode, weights that would be trained, state that it writes to, answers that
-      depend on chance or on the rest of the batch, or belong to other samples, probabilities in
-      place of logits;
-    * its accuracy on up to 500 validation samples: at chance, below the student's, or much better
-      with another normalisation or another order of its outputs;
-    * terms of your own with a temperature `T`, by `kdcourse.checks.broken_laws`;
-    * the optimiser: parameters that are missing or the teacher's; and a warm-up without an end.
+    * one step: loss and gradients, also in half precision, terms that do not depend on the student,
+      parameters without a gradient, peers that are not detached;
+    * each teacher: train mode, changes to it, answers that vary or belong to other samples;
+    * its accuracy on up to 500 validation samples, also with other inputs or another class order;
+    * terms of your own with a temperature `T` (by `kdcourse.checks.broken_laws`), the optimiser's
+      parameters, and a warm-up without an end.
 
     All runs on a copy: no mode, gradient, buffer or random state of yours is changed.
 
@@ -53,9 +49,8 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
     if not isinstance(scheme, Scheme):
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}.")
-    device = device_of(scheme.student)
-    with isolated(scheme, device) as called, torch.compiler.set_stance("force_eager"):
-        setup = Setup(scheme, data, device, called)
+    with isolated(scheme) as called, torch.compiler.set_stance("force_eager"):
+        setup = Setup(scheme, data, called)
         if not step.fits(setup):
             return setup.diagnosis
         finite = step.examine(setup)

@@ -26,7 +26,8 @@ UNTRAINED = "Was it trained, and were its weights loaded, those of the last laye
 @torch.no_grad()
 def examine(teacher) -> None:
     """Report a teacher that is near chance, worse than its student, or right on other inputs."""
-    setup, split, task = teacher.setup, teacher.setup.data.val.to("cpu"), teacher.setup.data.task
+    data = teacher.setup.data
+    split, task = data.val.to("cpu"), data.task
     if split.y is None or not task.has_classes:
         return
     split = split[torch.randperm(len(split), generator=generator(0, "doctor"))[:SAMPLES]]
@@ -42,7 +43,7 @@ def examine(teacher) -> None:
     elif not _explained(teacher, logits_MK, _hard(y_M), split.x):
         teacher.look("the teacher is better than the student")
         right = measure.accuracy(logits_MK, y_M)
-        students = measure.accuracy(taps.predict(setup.scheme.student, split.x), y_M)
+        students = measure.accuracy(taps.predict(teacher.setup.scheme.student, split.x), y_M)
         if _clearly_better(students, right, len(y_M), 0.02):
             teacher.report(
                 f"The student is better than its teacher already: {students:.1%} against "
@@ -78,48 +79,48 @@ def _explained(teacher, logits_NK, y_N, x=None) -> bool:
     """Report a low accuracy; True where that was done, or where there is none. x: inputs to try."""
     if y_N.max() >= logits_NK.shape[1] or torch.isnan(logits_NK).any():
         return True
-    right, what = measure.accuracy(logits_NK, y_N), "training" if x is None else "validation"
+    right, samples = measure.accuracy(logits_NK, y_N), "training" if x is None else "validation"
     teacher.look(f"what {teacher.name[0].lower()}{teacher.name[1:]} knows: {right:.1%} of "
-                 f"{len(y_N)} {what} samples")
-    if right < 0.95 and (_other_inputs(teacher, logits_NK, y_N, x)
-                         or _other_order(teacher, logits_NK, y_N, what)):
-        return True
+                 f"{len(y_N)} {samples} samples")
+    found = None
+    if right < 0.95:
+        found = (_other_inputs(teacher, logits_NK, y_N, x)
+                 or _other_order(teacher, logits_NK, y_N, samples))
     # The expected accuracy of the same answers to randomly drawn images.
     counts = measure.confusion(logits_NK, y_N).float()
     guessing = float(counts.sum(0) @ counts.sum(1)) / len(y_N) ** 2
     error = math.sqrt(guessing * (1 - guessing) / len(y_N))
-    if right - guessing >= max(0.1 * (1 - guessing), 2 * error):
-        return False
-    teacher.report(
-        f"{teacher.name} is hardly better than guessing: right on {right:.1%} of {len(y_N)} "
-        f"{what} samples, where guessing gives {guessing:.1%}.", "Then it has nothing to teach.",
-        "Are its answers in the order of the training samples?" if x is None else
-        f"{UNTRAINED} inputs what it was trained on?")
-    return True
+    if not found and right - guessing < max(0.1 * (1 - guessing), 2 * error):
+        found = (f"{teacher.name} is hardly better than guessing: right on {right:.1%} of "
+                 f"{len(y_N)} {samples} samples, where guessing gives {guessing:.1%}.",
+                 "Then it has nothing to teach.",
+                 "Are its answers in the order of the training samples?" if x is None else
+                 f"{UNTRAINED} inputs what it was trained on?")
+    if found:
+        teacher.report(*found)
+    return found is not None
 
 
-def _other_inputs(teacher, logits_NK, y_N, x) -> bool:
-    """Report inputs with which the teacher would be clearly better."""
+def _other_inputs(teacher, logits_NK, y_N, x) -> tuple[str, str, str] | None:
+    """Find inputs with which the teacher would be clearly better."""
     if not isinstance(x, torch.Tensor):
-        return False
+        return None
     teacher.look("the teacher's inputs are normalised as it expects")
     x, y_N, right = x[:FEWER], y_N[:FEWER], measure.accuracy(logits_NK[:FEWER], y_N[:FEWER])
-    found = [(measure.accuracy(logits, y_N), words, remedy) for words, inputs, remedy in _changed(x)
+    tried = [(measure.accuracy(logits, y_N), words, remedy) for words, inputs, remedy in _changed(x)
              if (logits := teacher.predict(inputs)) is not None]
     live = teacher.module.source if isinstance(teacher.module, Cached) else teacher.module
     if isinstance(live, Live) and live.transform is not None:
         with contextlib.suppress(Exception):  # without it the network may not take the inputs
-            found.append((measure.accuracy(taps.predict(live.model, x), y_N),
+            tried.append((measure.accuracy(taps.predict(live.model, x), y_N),
                           "the transform of kd.Live left out",
                           "Leave it out: the model normalises for itself."))
-    best, words, remedy = max(found, key=lambda one: one[0], default=(0.0, "", ""))
+    best, words, remedy = max(tried, key=lambda one: one[0], default=(0.0, "", ""))
     if not _clearly_better(best, right, len(y_N), 0.1, len(teacher.setup.data.classes)):
-        return False
-    teacher.report(
-        f"{teacher.name} expects other inputs: with {words} it is right on {best:.1%} of "
-        f"{len(y_N)} validation samples, as they are on {right:.1%}.",
-        "It was trained with another normalisation.", remedy)
-    return True
+        return None
+    return (f"{teacher.name} expects other inputs: with {words} it is right on {best:.1%} of "
+            f"{len(y_N)} validation samples, as they are on {right:.1%}.",
+            "It was trained with another normalisation.", remedy)
 
 
 def _changed(x):
@@ -149,30 +150,27 @@ def _normalize(*mean_and_std: torch.Tensor) -> str:
                               for tensor in mean_and_std))
 
 
-def _other_order(teacher, logits_NK, y_N, what) -> bool:
-    """Report an order of the outputs with which the teacher would be clearly better."""
+def _other_order(teacher, logits_NK, y_N, samples: str) -> tuple[str, str, str] | None:
+    """Find an order of the outputs with which the teacher would be clearly better."""
     classes = teacher.setup.data.classes
     K = len(classes)
     if len(y_N) < 2 * K:
-        return False
+        return None
     teacher.look("the teacher's outputs are in the order of the classes")
     ranked = y_N.argsort(stable=True)
-    fitted, judged = ranked[::2], ranked[1::2]  # chance finds an order, too, but not for both
+    fitted, judged = ranked[::2], ranked[1::2]  # an order fits its own half by chance, too
     counts = measure.confusion(logits_NK[fitted], y_N[fitted])[:K]
     _, order = linear_sum_assignment(counts.numpy(), maximize=True)
     logits_NK, y_N = logits_NK[judged], y_N[judged]
-    right = measure.accuracy(logits_NK, y_N)
-    best = measure.accuracy(logits_NK[:, order], y_N)
+    right, best = (measure.accuracy(logits, y_N) for logits in (logits_NK, logits_NK[:, order]))
     if not _clearly_better(best, right, len(y_N), 0.1, K):
-        return False
+        return None
     moved = [k for k, output in enumerate(order) if output != k and counts[k, output] > 0]
     shown = ", ".join(f"{classes[k]!r} is its output {order[k]}, not {k}" for k in moved[:3])
-    teacher.report(
-        f"{teacher.name}'s classes are in another order: with its outputs reordered it is right "
-        f"on {best:.1%} of {len(y_N)} {what} samples, as they are on {right:.1%}.",
-        f"It teaches the wrong class: {shown}{', and so on' if len(moved) > 3 else ''}.",
-        "Bring its outputs into the order of data.classes: logits[:, order].")
-    return True
+    return (f"{teacher.name}'s classes are in another order: with its outputs reordered it is "
+            f"right on {best:.1%} of {len(y_N)} {samples} samples, as they are on {right:.1%}.",
+            f"It teaches the wrong class: {shown}{', and so on' if len(moved) > 3 else ''}.",
+            "Bring its outputs into the order of data.classes: logits[:, order].")
 
 
 def _clearly_better(better: float, worse: float, count: int, margin: float, classes: int = 0):

@@ -1,37 +1,83 @@
-"""What is examined: a copy of a scheme, one batch, and its teachers; and what was found.
+"""What is examined, apart from what the user has: a copy of a scheme, one batch, the teachers.
 
 Shapes: B batch, K classes, N samples, M rows.
 """
 
 import contextlib
 import dataclasses
+import random
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from kdcourse.data import Batch
-from kdcourse.doctor.copies import copy_of
 from kdcourse.doctor.findings import Diagnosis, Finding
-from kdcourse.taps import logits_of
+from kdcourse.taps import copied, device_of, logits_of
 from kdcourse.tasks import each, first, pieces
 from kdcourse.teachers import Ensemble, Teacher
+
+
+@contextlib.contextmanager
+def isolated(scheme):
+    """Draw from seed 0, and afterwards restore the random generators, the scheme's modes, the
+    devices of its teachers, and buffers, also of modules of others that were called.
+
+    Yields the modules called so far, outer ones first: was each in train mode in its first call?
+    """
+    called, device = {}, device_of(scheme.student)
+    own = hasattr(getattr(torch, device.type, None), "get_rng_state")  # the device has a generator
+
+    def note(module, args=None):
+        if module not in called:
+            called[module] = module.training
+            for buffer in module.buffers(recurse=False):
+                stack.callback(_restore, buffer, buffer.detach().clone())
+
+    with torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
+        stack.enter_context(torch.random.fork_rng(
+            [device] if own else [], device_type=device.type if own else "cuda"))
+        torch.default_generator.manual_seed(0)  # torch.manual_seed reseeds every GPU, too
+        for teacher in scheme.teachers.values():
+            for tensor in [*teacher.parameters(), *teacher.buffers()][:1]:
+                stack.callback(teacher.to, tensor.device)
+        for module in scheme.modules():
+            stack.callback(setattr, module, "training", module.training)
+            note(module)
+        stack.enter_context(register_module_forward_pre_hook(note))
+        yield called
+
+
+@torch.no_grad()
+def _restore(buffer: torch.Tensor, value: torch.Tensor) -> None:
+    if not buffer.equal(value):
+        buffer.copy_(value)
 
 
 class Setup:
     """The set-up that is examined.
 
-    original, scheme: the user's scheme, and the copy of it that is run.
-    called: the modules that were called, see `isolated`.
+    original, scheme: the user's scheme, and the copy of it that is run; `teachers` are the copy's,
+        `originals` the user's.
     train: the training split; batch: its first samples, as a training step gets them.
     terms: those of all objectives by name.
-    teachers: those of the copy; originals: those of the user's scheme.
-    networks: those that the teachers run, students left out.
+    networks: those that the teachers run, students left out. called: see `isolated`.
     """
 
-    def __init__(self, scheme, data, device, called: dict):
-        self.original, self.data, self.device, self.called = scheme, data, device, called
-        self.scheme, self.diagnosis = copy_of(scheme, data).to(device), Diagnosis()
-        self.train = data.train.to(device)
+    def __init__(self, scheme, data, called: dict):
+        self.original, self.data, self.called = scheme, data, called
+        self.diagnosis, self.device = Diagnosis(), device_of(scheme.student)
+        shared = [part for split in (data.train, data.val) for part in (split, split.x, split.y)]
+        try:
+            self.scheme = copied(scheme, [data, *shared])
+        except Exception as error:
+            raise TypeError(f"Expected a scheme that copy.deepcopy can copy, to look at the copy; "
+                            f"got {type(error).__name__}: {error}") from error
+        self.scheme.to(self.device)
+        self.train = data.train.to(self.device)
         self.batch = next(self.train.batches(min(32, len(self.train)), seed=0))
         self.terms = {name: term for objective in self.scheme.objectives()
                       for name, term in objective.terms.items()}
@@ -42,16 +88,14 @@ class Setup:
         self.teachers = [ExaminedTeacher(self, getattr(self.scheme, name),
                                          f"{name}: " if names[1:] else "") for name in names]
         students = {*nn.ModuleList([*scheme.students, *self.scheme.students]).modules()}
-        self.networks = list(dict.fromkeys(
-            network for teacher in self.teachers for network in teacher.networks()
-            if network not in students))
+        self.networks = list(dict.fromkeys(network for teacher in self.teachers
+                                           for network in teacher.networks()
+                                           if network not in students))
 
     def look(self, what: str) -> None:
-        """Record what is looked at."""
         self.diagnosis.looked.append(what)
 
     def report(self, problem: str, why: str, remedy: str) -> None:
-        """Record what was found."""
         self.diagnosis.append(Finding(problem, why, remedy))
 
 
@@ -80,8 +124,7 @@ class ExaminedTeacher:
                   for i, member in enumerate(members, 1)), self]
 
     def networks(self) -> list[nn.Module]:
-        """List the networks that run when the teacher answers a batch, also those that only a
-        function holds."""
+        """List the networks that run for an answer, also those that only a function holds."""
         if not isinstance(self.module, Teacher):
             return [self.module]
         self.setup.called.clear()
@@ -92,8 +135,7 @@ class ExaminedTeacher:
         return [module for module in found if module not in inner]
 
     def answer(self, batch: Batch) -> torch.Tensor | None:
-        """Return the logits [B, K] for training samples, as in training; None where there are none,
-        and for a plain network."""
+        """Return the logits [B, K] for training samples; None where a plain network has none."""
         if isinstance(self.module, Teacher):
             with contextlib.suppress(Exception):  # whatever its own code raises
                 return self.module(batch).logits.float().cpu()

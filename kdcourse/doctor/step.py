@@ -1,5 +1,7 @@
 """One training step: whether it runs, what its loss is, and what its gradients reach."""
 
+import copy
+
 import torch
 
 from kdcourse.doctor.setup import first_three, parameters, report_probabilities
@@ -20,8 +22,7 @@ def fits(setup) -> bool:
 def examine(setup) -> bool:
     """Run one step in train mode; False where there is no finite loss."""
     setup.look("one step in train mode runs")
-    states = [{name: value.detach().clone() for name, value in network.state_dict().items()}
-              for network in setup.networks]
+    states = [copy.deepcopy(network.state_dict()) for network in setup.networks]
     setup.called.clear()
     try:
         outcome = setup.scheme.train()(setup.batch)
@@ -33,10 +34,9 @@ def examine(setup) -> bool:
     report_probabilities(setup, "student", outcome.logits, setup.data.task)
     setup.look("the loss is finite")
     if not torch.isfinite(outcome.loss):
-        setup.report(
-            f"The loss is {float(outcome.loss.detach())} on the first batch (part: "
-            f"{_not_finite(outcome)}).", "Every weight becomes NaN with the first step.",
-            "Look at the logits of that part, and for a logarithm or a root of 0.")
+        setup.report(f"The loss is {float(outcome.loss.detach())} on the first batch (part: "
+                     f"{_not_finite(outcome)}).", "Every weight becomes NaN with the first step.",
+                     "Look at the logits of that part, and for a logarithm or a root of 0.")
         return False
     _gradients(setup, outcome)
     return True
@@ -50,17 +50,15 @@ def _teacher_in_eval_mode(setup, states: list[dict]) -> None:
                 if setup.called.get(module)]
     if training:
         part = "The teacher" if "" in training else f"A part of the teacher ({training[0]})"
-        setup.report(
-            f"{part} is in train mode while the student trains.",
-            f"Its batch statistics move with every batch ({changed[0]})." if changed else
-            "With dropout and the statistics of each batch its answers are noisier.",
-            "scheme.train() reaches every registered module: keep the teacher as "
-            "self.teacher = kd.Live(model), or call its eval() in forward.")
+        setup.report(f"{part} is in train mode while the student trains.",
+                     f"Its batch statistics move with every batch ({changed[0]})." if changed else
+                     "With dropout and the statistics of each batch its answers are noisier.",
+                     "scheme.train() reaches every registered module: keep the teacher as "
+                     "self.teacher = kd.Live(model), or call its eval() in forward.")
     elif changed:
-        setup.report(
-            f"The teacher writes to its own state while it answers ({changed[0]}).",
-            "The same image gets another answer later on.",
-            "Switch off what it counts or averages in forward.")
+        setup.report(f"The teacher writes to its own state while it answers ({changed[0]}).",
+                     "The same image gets another answer later on.",
+                     "Switch off what it counts or averages in forward.")
 
 
 def _gradients(setup, outcome) -> None:
@@ -95,19 +93,17 @@ def _gradients(setup, outcome) -> None:
     named = list(scheme.named_parameters())
     bad = [name for name, p in named if p in reached and not gradients[p].isfinite().all()]
     if bad:
-        setup.report(
-            f"The gradient is NaN or inf although the loss is finite ({first_three(bad)}).",
-            "Every weight becomes NaN with the first step.",
-            "Look for a root, a norm or a logarithm of 0.")
+        setup.report("The gradient is NaN or inf although the loss is finite "
+                     f"({first_three(bad)}).", "Every weight becomes NaN with the first step.",
+                     "Look for a root, a norm or a logarithm of 0.")
     teachers = {p for p in parameters(*setup.networks) if p.requires_grad} - {*students}
     _teacher_not_trained(setup, teachers, reached)
     setup.look("everything that is to be trained gets a gradient")
     idle = [name for name, p in named if p.requires_grad and p not in reached | teachers]
     if idle and learns:
-        setup.report(
-            f"Nothing reaches {len(idle)} of the parameters that are to be trained: "
-            f"{first_three(idle)}.", "They stay as they were drawn.",
-            "Use them in the loss, or call requires_grad_(False) on them.")
+        setup.report(f"Nothing reaches {len(idle)} of the parameters that are to be trained: "
+                     f"{first_three(idle)}.", "They stay as they were drawn.",
+                     "Use them in the loss, or call requires_grad_(False) on them.")
 
 
 def _terms(setup, outcome, trained) -> None:
@@ -116,12 +112,11 @@ def _terms(setup, outcome, trained) -> None:
             continue  # what a scheme logs besides need not depend on the student
         setup.look(f"{name} depends on the student")
         if not part.detach().any():
-            setup.report(
-                f"The term {name} is exactly 0 on the first batch.",
-                "So is its gradient, most likely: it teaches nothing. This is harmless only where "
-                "the student starts as a copy of its teacher.",
-                "Is the teacher the student itself (teacher = model is a second name, no copy), "
-                "or is the teacher compared with itself?")
+            setup.report(f"The term {name} is exactly 0 on the first batch.",
+                         "So is its gradient, most likely: it teaches nothing. This is harmless "
+                         "only where the student starts as a copy of its teacher.",
+                         "Is the teacher the student itself (teacher = model is a second name, no "
+                         "copy), or is the teacher compared with itself?")
         elif not _depends(part.sum(), trained):
             setup.report(
                 f"The term {name} ignores the student: it has no gradient for it.",
@@ -175,7 +170,7 @@ def examine_half_precision(setup) -> None:
         try:
             with torch.autocast(setup.device.type, dtype):
                 bad = _not_finite(setup.scheme.train()(setup.batch))
-        except RuntimeError:  # a layer that does not exist in this precision on this device
+        except RuntimeError:  # a layer that this device does not have in this precision
             continue
         if bad:
             setup.report(
