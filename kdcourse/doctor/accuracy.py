@@ -25,7 +25,7 @@ UNTRAINED = "Was it trained, and were its weights loaded, those of the last laye
 
 @torch.no_grad()
 def examine(teacher) -> None:
-    """Report a teacher that is near chance, worse than its student, or right on other inputs."""
+    """Report an accuracy near chance, below the student's, or higher with other inputs or order."""
     data = teacher.setup.data
     split, task = data.val.to("cpu"), data.task
     if split.y is None or not task.has_classes:
@@ -76,7 +76,7 @@ def _on_training_samples(teacher, x) -> None:
 
 
 def _explained(teacher, logits_NK, y_N, x=None) -> bool:
-    """Report a low accuracy; True where that was done, or where there is none. x: inputs to try."""
+    """Report a low accuracy; True where one was found, or none can be measured. x: the inputs."""
     if y_N.max() >= logits_NK.shape[1] or torch.isnan(logits_NK).any():
         return True
     right, samples = measure.accuracy(logits_NK, y_N), "training" if x is None else "validation"
@@ -158,7 +158,7 @@ def _other_order(teacher, logits_NK, y_N, samples: str) -> tuple[str, str, str] 
         return None
     teacher.look("the teacher's outputs are in the order of the classes")
     ranked = y_N.argsort(stable=True)
-    fitted, judged = ranked[::2], ranked[1::2]  # an order fits its own half by chance, too
+    fitted, judged = ranked[::2], ranked[1::2]  # on its own half any fitted order looks better
     counts = measure.confusion(logits_NK[fitted], y_N[fitted])[:K]
     _, order = linear_sum_assignment(counts.numpy(), maximize=True)
     logits_NK, y_N = logits_NK[judged], y_N[judged]
@@ -174,7 +174,7 @@ def _other_order(teacher, logits_NK, y_N, samples: str) -> tuple[str, str, str] 
 
 
 def _clearly_better(better: float, worse: float, count: int, margin: float, classes: int = 0):
-    """Compare two accuracies; the best of several tries for so many classes must be high, too."""
+    """Compare two accuracies; the best of several tries must also be far above chance (classes)."""
     error = math.sqrt((better * (1 - better) + worse * (1 - worse)) / count)
     high = not classes or better > 0.3 + 0.7 / classes
     return high and better - worse > max(margin, 3 * error)

@@ -14,7 +14,7 @@ VIEWS = 8  # for which stored answers are compared, spread over all
 
 @torch.no_grad()
 def examine(teacher) -> None:
-    """Report answers that are no logits, vary for one image, or belong to another one."""
+    """Report answers that are no logits, vary for one image, or belong to other samples."""
     batch, task = teacher.setup.batch, teacher.setup.data.task
     predicted_BK, logits_BK = teacher.predict(batch.x), teacher.answer(batch)
     logits_BK = predicted_BK if logits_BK is None else logits_BK

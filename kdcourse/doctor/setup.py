@@ -1,4 +1,4 @@
-"""What is examined, apart from what the user has: a copy of a scheme, one batch, the teachers.
+"""What is examined: a copy of the scheme, one batch, the teachers; nothing of the user's changes.
 
 Shapes: B batch, K classes, N samples, M rows.
 """
@@ -22,12 +22,12 @@ from kdcourse.teachers import Ensemble, Teacher
 @contextlib.contextmanager
 def isolated(scheme):
     """Draw from seed 0, and afterwards restore the random generators, the scheme's modes, the
-    devices of its teachers, and buffers, also of modules of others that were called.
+    devices of its teachers, and the buffers of the scheme and of all modules that were called.
 
-    Yields the modules called so far, outer ones first: was each in train mode in its first call?
+    Yields a dict of the called modules, outer ones first: whether the first call was in train mode.
     """
     called, device = {}, device_of(scheme.student)
-    own = hasattr(getattr(torch, device.type, None), "get_rng_state")  # the device has a generator
+    has_generator = hasattr(getattr(torch, device.type, None), "get_rng_state")
 
     def note(module, args=None):
         if module not in called:
@@ -39,7 +39,8 @@ def isolated(scheme):
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
         stack.enter_context(torch.random.fork_rng(
-            [device] if own else [], device_type=device.type if own else "cuda"))
+            [device] if has_generator else [],
+            device_type=device.type if has_generator else "cuda"))
         torch.default_generator.manual_seed(0)  # torch.manual_seed reseeds every GPU, too
         for teacher in scheme.teachers.values():
             for tensor in [*teacher.parameters(), *teacher.buffers()][:1]:

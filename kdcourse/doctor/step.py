@@ -8,7 +8,7 @@ from kdcourse.doctor.setup import first_three, parameters, report_probabilities
 
 
 def fits(setup) -> bool:
-    """Report what `fit` would raise before the first step; False where there is something."""
+    """Report what `fit` would raise before the first step; False where it would."""
     setup.look("student, teacher, objective and data fit together")
     try:
         setup.scheme.check(setup.data)
@@ -84,8 +84,8 @@ def _gradients(setup, outcome) -> None:
             "Expected a student whose copy stands by itself, got one that computes with the "
             "original: is its forward replaced by a function that holds on to its layers? "
             "Write a class with a forward method.")
-    learns = any(p in reached and gradients[p].any() for p in trained)
-    if trained and not learns:
+    student_reached = any(p in reached and gradients[p].any() for p in trained)
+    if trained and not student_reached:
         setup.report("The student's gradient is zero: the loss does not depend on it.",
                      "Nothing would be learned.",
                      "Look for .detach() or a frozen layer between the student and the loss.")
@@ -99,17 +99,17 @@ def _gradients(setup, outcome) -> None:
     teachers = {p for p in parameters(*setup.networks) if p.requires_grad} - {*students}
     _teacher_not_trained(setup, teachers, reached)
     setup.look("everything that is to be trained gets a gradient")
-    idle = [name for name, p in named if p.requires_grad and p not in reached | teachers]
-    if idle and learns:
-        setup.report(f"Nothing reaches {len(idle)} of the parameters that are to be trained: "
-                     f"{first_three(idle)}.", "They stay as they were drawn.",
+    unused = [name for name, p in named if p.requires_grad and p not in reached | teachers]
+    if unused and student_reached:
+        setup.report(f"Nothing reaches {len(unused)} of the parameters that are to be trained: "
+                     f"{first_three(unused)}.", "They stay as they were drawn.",
                      "Use them in the loss, or call requires_grad_(False) on them.")
 
 
 def _terms(setup, outcome, trained) -> None:
     for name, part in outcome.parts.items():
         if name.split(".")[-1] not in setup.terms or not torch.isfinite(part).all():
-            continue  # what a scheme logs besides need not depend on the student
+            continue  # other numbers that a scheme logs need not depend on the student
         setup.look(f"{name} depends on the student")
         if not part.detach().any():
             setup.report(f"The term {name} is exactly 0 on the first batch.",
