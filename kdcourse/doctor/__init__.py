@@ -1,45 +1,39 @@
 """What is wrong with a set-up, before an hour is spent on it."""
 
-import contextlib
-
 import torch
+from torch import nn
 
 from kdcourse.data import Dataset
-from kdcourse.doctor import copies, plan, step, teacher
+from kdcourse.doctor import accuracy, answers, own, step
 from kdcourse.doctor.findings import Diagnosis, Finding
-from kdcourse.doctor.setup import Setup
+from kdcourse.doctor.setup import Setup, isolated
 from kdcourse.schemes import Scheme
-from kdcourse.taps import device_of, evaluating
+from kdcourse.taps import evaluating
 
 __all__ = ["Diagnosis", "Finding", "doctor"]
 
 
 def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
            steps: int | None = None) -> Diagnosis:
-    """Look at a set-up on one batch, and list what is wrong with it before it is trained.
+    """Examine a set-up on one batch, and list what is wrong with it before it is trained.
 
     optimizer: yours, if you train in a loop of your own; `fit` makes its own.
     schedule, steps: likewise a scheduler of torch that is stepped once in each of so many steps.
 
-    Examined are
+    Examined are whether all fits together (where it does not, nothing else is), and
 
-    * whether all fits together; where it does not, nothing else is;
-    * the step: loss and gradients that are not finite, terms that do not depend on the student,
-      parameters without a gradient, half precision;
-    * each teacher: train mode, weights that would be trained, state that it writes to, chance in
-      its answers, answers that depend on the rest of the batch, stored answers of other samples,
-      probabilities in place of logits;
-    * its accuracy on up to 500 validation samples: at chance, below the student's, or much better
-      with another normalisation or another order of its outputs;
-    * terms of your own with a temperature `T` (by `kdcourse.checks.broken_laws`), and peers that
-      are not detached;
-    * the optimiser: parameters that are missing or the teacher's; and a warm-up without an end.
+    * one step: loss and gradients, also in half precision, terms that do not depend on the student,
+      parameters without a gradient, peers that are not detached;
+    * each teacher: train mode, changes to it, answers that vary or belong to other samples;
+    * its accuracy on up to 500 validation samples, also with other inputs or another class order;
+    * terms of your own with a temperature `T` (by `kdcourse.checks.broken_laws`), the optimiser's
+      parameters, and a warm-up without an end.
 
     All runs on a copy: no mode, gradient, buffer or random state of yours is changed.
 
     Returns a `Diagnosis`: a list of `Finding(problem, why, remedy)`, which prints as numbered
     sentences; empty when nothing was found. Raises `TypeError` for what is no scheme, and for a
-    scheme that cannot be copied.
+    scheme that cannot be copied; `ValueError` for a schedule without steps.
 
     >>> from kdcourse import data, models, schemes
     >>> glyphs = data.glyphs(train=72, val=72, test=36)
@@ -55,26 +49,21 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
     if not isinstance(scheme, Scheme):
         raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
                         f"{type(scheme).__name__}.")
-    device = device_of(scheme.student)
-    with copies.left_as_it_was(scheme), copies.seeded(device), \
-            torch.inference_mode(False), torch.enable_grad(), \
-            torch.compiler.set_stance("force_eager"):
-        setup = Setup(scheme, data, device)
+    with isolated(scheme) as called, torch.compiler.set_stance("force_eager"):
+        setup = Setup(scheme, data, called)
         if not step.fits(setup):
             return setup.diagnosis
-        finite = step.one_step(setup)
-        step.own_terms(setup)
-        with contextlib.ExitStack() as eval_mode:
-            for network in (setup.scheme, *setup.networks):
-                eval_mode.enter_context(evaluating(network))
-            for source in setup.teachers:
-                teacher.answers(source)
-                teacher.accuracy(source)
+        finite = step.examine(setup)
+        own.examine_terms(setup)
+        with evaluating(nn.ModuleList([setup.scheme, *setup.networks])):
+            for teacher in setup.teachers:
+                answers.examine(teacher)
+                accuracy.examine(teacher)
         if optimizer is not None:
-            step.optimiser(setup, optimizer)
+            own.examine_optimizer(setup, optimizer)
         if finite:
-            plan.peers(setup)
-            plan.mixed_precision(setup)
+            step.examine_peers(setup)
+            step.examine_half_precision(setup)
         if schedule is not None:
-            plan.schedule(setup, schedule, steps)
+            own.examine_schedule(setup, schedule, steps)
         return setup.diagnosis

@@ -17,7 +17,7 @@ class Finding:
 
 
 class Diagnosis(list):
-    """A list of `Finding`s. `ok` when there is none; `looked` says what was looked at."""
+    """A list of `Finding`s. `ok` when there is none; `looked` lists what was looked at."""
 
     def __init__(self, findings=(), looked=()):
         super().__init__(findings)
@@ -29,17 +29,15 @@ class Diagnosis(list):
         return not self
 
     def __repr__(self):
-        if self.ok:
-            return "\n- ".join([self._verdict(), *self.looked])
-        return "\n".join(f"{i}. {finding}" for i, finding in enumerate(self, 1))
+        if self:
+            return "\n".join(f"{number}. {finding}" for number, finding in enumerate(self, 1))
+        return "\n- ".join([self._nothing(), *self.looked])
 
     def _repr_html_(self):
-        if self.ok:
-            rows = "".join(f"<li>{html.escape(what)}</li>" for what in self.looked)
-            return f"<p>{self._verdict()}</p><ul>{rows}</ul>"
-        rows = "".join(f"<li><strong>{html.escape(one.problem)}</strong> "
-                       f"{html.escape(f'{one.why} {one.remedy}'.strip())}</li>" for one in self)
-        return f"<ol>{rows}</ol>"
+        rows = [f"<strong>{html.escape(one.problem)}</strong> "
+                f"{html.escape(f'{one.why} {one.remedy}'.strip())}" for one in self]
+        rows = "".join(f"<li>{row}</li>" for row in rows or map(html.escape, self.looked))
+        return f"<ol>{rows}</ol>" if self else f"<p>{self._nothing()}</p><ul>{rows}</ul>"
 
-    def _verdict(self) -> str:
+    def _nothing(self) -> str:
         return f"Nothing found: {len(self.looked)} things were looked at:"

@@ -1,65 +1,116 @@
-"""What is examined: a copy of a scheme, one batch, its teachers, and what was found.
+"""What is examined: a copy of the scheme, one batch, the teachers; nothing of the user's changes.
 
-Shapes: B batch, K classes, N samples.
+Shapes: B batch, K classes, N samples, M rows.
 """
 
+import contextlib
+import dataclasses
+import random
+
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from kdcourse.data import Batch
-from kdcourse.doctor import copies
 from kdcourse.doctor.findings import Diagnosis, Finding
-from kdcourse.taps import logits_of
-from kdcourse.tasks import Task, each, first, pieces
+from kdcourse.taps import copied, device_of, logits_of
+from kdcourse.tasks import each, first, pieces
 from kdcourse.teachers import Ensemble, Teacher
 
 
-class Setup:
-    """The set-up under examination.
+@contextlib.contextmanager
+def isolated(scheme):
+    """Draw from seed 0, and afterwards restore the random generators, the scheme's modes, the
+    devices of its teachers, and the buffers of the scheme and of all modules that were called.
 
-    original, scheme: the user's scheme, and the copy of it that is run.
-    train: the training split; batch: its first samples, as a training step sees them.
-    teachers: a `Source` for each, of the copy; originals: the teachers in the user's scheme.
-    networks: those that the teachers run, students left out.
-    edges: those of the first samples; terms: their names in the history.
+    Yields a dict of the called modules, outer ones first: whether the first call was in train mode.
+    """
+    called, device = {}, device_of(scheme.student)
+    has_generator = hasattr(getattr(torch, device.type, None), "get_rng_state")
+
+    def note(module, args=None):
+        if module not in called:
+            called[module] = module.training
+            for buffer in module.buffers(recurse=False):
+                stack.callback(_restore, buffer, buffer.detach().clone())
+
+    with torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
+        stack.enter_context(torch.random.fork_rng(
+            [device] if has_generator else [],
+            device_type=device.type if has_generator else "cuda"))
+        torch.default_generator.manual_seed(0)  # torch.manual_seed reseeds every GPU, too
+        for teacher in scheme.teachers.values():
+            for tensor in [*teacher.parameters(), *teacher.buffers()][:1]:
+                stack.callback(teacher.to, tensor.device)
+        for module in scheme.modules():
+            stack.callback(setattr, module, "training", module.training)
+            note(module)
+        stack.enter_context(register_module_forward_pre_hook(note))
+        yield called
+
+
+@torch.no_grad()
+def _restore(buffer: torch.Tensor, value: torch.Tensor) -> None:
+    if not buffer.equal(value):
+        buffer.copy_(value)
+
+
+class Setup:
+    """The set-up that is examined.
+
+    original, scheme: the user's scheme, and the copy of it that is run; `teachers` are the copy's,
+        `originals` the user's.
+    train: the training split; batch: its first samples, as a training step gets them.
+    terms: those of all objectives by name.
+    networks: those that the teachers run, students left out. called: see `isolated`.
     """
 
-    def __init__(self, scheme, data, device):
-        self.original, self.data, self.device = scheme, data, device
-        self.scheme = copies.copy_of(scheme, data).to(device)
-        self.train = data.train.to(device)
+    def __init__(self, scheme, data, called: dict):
+        self.original, self.data, self.called = scheme, data, called
+        self.diagnosis, self.device = Diagnosis(), device_of(scheme.student)
+        shared = [part for split in (data.train, data.val) for part in (split, split.x, split.y)]
+        try:
+            self.scheme = copied(scheme, [data, *shared])
+        except Exception as error:
+            raise TypeError(f"Expected a scheme that copy.deepcopy can copy, to look at the copy; "
+                            f"got {type(error).__name__}: {error}") from error
+        self.scheme.to(self.device)
+        self.train = data.train.to(self.device)
         self.batch = next(self.train.batches(min(32, len(self.train)), seed=0))
-        self.edges, self.terms, self.diagnosis = [], set(), Diagnosis()
+        self.terms = {name: term for objective in self.scheme.objectives()
+                      for name, term in objective.terms.items()}
         names = list(scheme.teachers)
         if not names and isinstance(getattr(scheme, "teacher", None), nn.Module):
-            names = ["teacher"]  # a network that a scheme of one's own calls by itself
+            names = ["teacher"]  # a network that a user's scheme calls by itself
         self.originals = [getattr(scheme, name) for name in names]
-        self.teachers = [Source(self, getattr(self.scheme, name), "The teacher",
-                                f"{name}: " if len(names) > 1 else "") for name in names]
-        students = {module for one in (scheme, self.scheme) for student in one.students
-                    for module in student.modules()}
-        self.networks = [network for network in dict.fromkeys(
-            network for source in self.teachers for network in source.networks())
-            if network not in students]
+        self.teachers = [ExaminedTeacher(self, getattr(self.scheme, name),
+                                         f"{name}: " if names[1:] else "") for name in names]
+        students = {*nn.ModuleList([*scheme.students, *self.scheme.students]).modules()}
+        self.networks = list(dict.fromkeys(network for teacher in self.teachers
+                                           for network in teacher.networks()
+                                           if network not in students))
 
     def look(self, what: str) -> None:
-        """Note what is looked at."""
         self.diagnosis.looked.append(what)
 
     def report(self, problem: str, why: str, remedy: str) -> None:
-        """Note what was found."""
         self.diagnosis.append(Finding(problem, why, remedy))
 
 
-class Source:
+@dataclasses.dataclass
+class ExaminedTeacher:
     """A teacher in a set-up: a `Teacher`, or a plain network that the scheme calls by itself.
 
-    name: what it is called in findings; prefix: stands in front of them, where a scheme has several
-    teachers.
+    prefix: stands in front of its findings, where a scheme has several teachers.
     """
 
-    def __init__(self, setup: Setup, teacher, name: str, prefix: str):
-        self.setup, self.teacher, self.name, self.prefix = setup, teacher, name, prefix
+    setup: Setup
+    module: nn.Module
+    prefix: str
+    name: str = "The teacher"
 
     def look(self, what: str) -> None:
         self.setup.look(f"{self.prefix}{what}")
@@ -67,85 +118,68 @@ class Source:
     def report(self, problem: str, why: str, remedy: str) -> None:
         self.setup.report(f"{self.prefix}{problem}", why, remedy)
 
-    def members(self) -> list["Source"]:
-        """The teachers of an ensemble, and of ensembles within it."""
-        found = [self.teacher]
-        while any(isinstance(teacher, Ensemble) for teacher in found):
-            found = [one for teacher in found for one in getattr(teacher, "teachers", [teacher])]
-        return [Source(self.setup, teacher, f"Teacher {number} of the ensemble", self.prefix)
-                for number, teacher in enumerate(found, 1) if teacher is not self.teacher]
+    def with_members(self) -> list["ExaminedTeacher"]:
+        """List the teachers in an ensemble, and in ensembles in it; after them the teacher."""
+        members = _members(self.module) if isinstance(self.module, Ensemble) else []
+        return [*(dataclasses.replace(self, module=member, name=f"Teacher {i} of the ensemble")
+                  for i, member in enumerate(members, 1)), self]
 
     def networks(self) -> list[nn.Module]:
-        """The networks that run when the teacher answers a batch, those in functions included."""
-        if not isinstance(self.teacher, Teacher):
-            return [self.teacher]
-        with copies.called_modules() as called:
-            self.on_batch(self.setup.batch)
-        found = [module for module in called if not isinstance(module, Teacher)
+        """List the networks that run for an answer, also those that only a function holds."""
+        if not isinstance(self.module, Teacher):
+            return [self.module]
+        self.setup.called.clear()
+        self.answer(self.setup.batch)
+        found = [module for module in self.setup.called if not isinstance(module, Teacher)
                  and next(module.parameters(), None) is not None]
         inner = {part for module in found for part in module.modules() if part is not module}
         return [module for module in found if module not in inner]
 
-    def on_batch(self, batch: Batch) -> torch.Tensor | None:
-        """The logits [B, K] for a batch of training samples, as in training; None where there are
-        none, and for a plain network."""
-        try:
-            return self.teacher(batch).logits.float() if isinstance(self.teacher, Teacher) else None
-        except Exception:  # whatever its own code raises
-            return None
+    def answer(self, batch: Batch) -> torch.Tensor | None:
+        """Return the logits [B, K] for training samples; None where a plain network has none."""
+        if isinstance(self.module, Teacher):
+            with contextlib.suppress(Exception):  # whatever its own code raises
+                return self.module(batch).logits.float().cpu()
+        return None
 
-    def on_inputs(self, x: torch.Tensor, y=None) -> torch.Tensor | None:
-        """The logits [N, K] for any inputs; None where it has none for them."""
+    def predict(self, x: torch.Tensor, y=None) -> torch.Tensor | None:
+        """Return the logits [N, K] for any inputs; None where there are none."""
         x = each(lambda t: t.to(self.setup.device), x)
-        try:
-            if isinstance(self.teacher, Teacher):
-                return self.teacher.predict(x, y).float()
+        with contextlib.suppress(Exception):  # it may return None, or not take these inputs
+            if isinstance(self.module, Teacher):
+                return self.module.predict(x, y).float().cpu()
             return torch.cat([self._in_scheme(part) for part in pieces(x, 100)])
-        except Exception:  # it may return None, or not take these inputs
-            return None
+        return None
 
     def _in_scheme(self, x: torch.Tensor) -> torch.Tensor:
-        """A plain network's logits while the scheme runs, which may change its inputs."""
-        outputs = []
-        hook = self.teacher.register_forward_hook(lambda *call: outputs.append(call[2]))
-        batch, rows = self.setup.batch, torch.arange(len(first(x)), device=first(x).device)
-        y = each(lambda y: y[rows % len(y)], batch.y)  # any labels will do
-        try:
-            self.setup.scheme(Batch(x, y, rows % len(self.setup.train), task=batch.task))
-        finally:
-            hook.remove()
-        return logits_of(outputs[0]).float()
+        """Run the scheme, which may change the inputs of a network that it calls."""
+        outputs, batch = [], self.setup.batch
+        samples = batch[torch.arange(len(first(x))) % len(batch)]  # any labels will do
+        with self.module.register_forward_hook(lambda *call: outputs.append(call[2])):
+            self.setup.scheme(dataclasses.replace(samples, x=x))
+        return logits_of(outputs[0]).float().cpu()
 
 
-def probabilities(found, who: str, logits: torch.Tensor, task: Task) -> None:
-    """Report logits that are outputs of a softmax; found: a `Setup` or a `Source`."""
-    try:
+def _members(ensemble: Ensemble) -> list[Teacher]:
+    return [member for teacher in ensemble.teachers for member in (
+        _members(teacher) if isinstance(teacher, Ensemble) else [teacher])]
+
+
+def report_probabilities(found, who: str, logits: torch.Tensor, task) -> None:
+    """Report logits that are outputs of a softmax. found: a `Setup` or an `ExaminedTeacher`."""
+    with contextlib.suppress(ValueError):  # a teacher's features
         rows_MK = task.flat(logits)
-    except ValueError:  # a teacher's features
-        return
-    if task.has_classes and (rows_MK >= 0).all() and ((rows_MK.sum(1) - 1).abs() < 1e-3).all():
-        found.report(f"The {who} answers with probabilities, where logits belong.",
-                     "The softmax of a softmax is almost uniform: hardly anything is learned.",
-                     "Take the softmax off its end.")
+        if task.has_classes and (rows_MK >= 0).all() and ((rows_MK.sum(1) - 1).abs() < 1e-3).all():
+            found.report(f"The {who} answers with probabilities, where logits belong.",
+                         "The softmax of a softmax is almost uniform: hardly anything is learned.",
+                         "Take the softmax off its end.")
 
 
-def reaches(value: torch.Tensor, tensors) -> bool:
-    """Whether a scalar has a gradient other than 0 for any of the tensors."""
-    tensors = [tensor for tensor in tensors if tensor.requires_grad]
-    if not tensors or not value.requires_grad:
-        return False
-    gradients = torch.autograd.grad(value, tensors, retain_graph=True, allow_unused=True)
-    return any(gradient is not None and gradient.any() for gradient in gradients)
-
-
-def not_finite(outcome) -> str:
-    """Which term of an outcome is NaN or inf; "" for none."""
-    bad = [name for name, part in outcome.parts.items() if not torch.isfinite(part).all()]
-    if not bad and torch.isfinite(outcome.loss):
-        return ""
-    return ", ".join(bad) or "the weighted sum"
+def parameters(*networks: nn.Module) -> list[nn.Parameter]:
+    """List the parameters of several networks, each once."""
+    return list(nn.ModuleList(networks).parameters())
 
 
 def first_three(names: list[str]) -> str:
-    """The first three names, in a sentence."""
+    """Join the first three names, for a sentence."""
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 import kdcourse as kd
 from kdcourse import losses
-from kdcourse.data import Split
+from kdcourse.data import Split, generator
 from kdcourse.doctor import Diagnosis, Finding, doctor
 from kdcourse.losses import CE, KD
 from kdcourse.schemes import Edge, Outcome, Scheme
@@ -189,6 +189,24 @@ def test_vectors_two_classes_and_soft_labels(soft):
         diagnosis = doctor(scheme, data)
         assert diagnosis.ok, diagnosis
         assert any("of 60 validation samples" in what for what in diagnosis.looked)
+
+
+def test_inputs_by_name_and_one_label_per_sample():
+    """No other inputs are tried where they are a dict."""
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(5, 3)
+
+        def forward(self, a, b):
+            return self.linear(a + b)
+
+    x = {name: torch.randn(200, 5, generator=generator(0, name)) for name in ("a", "b")}
+    data = kd.data.from_arrays(x, (x["a"] + x["b"])[:, :3].argmax(1))
+    torch.manual_seed(0)
+    student, teacher = Sum(), Sum()
+    teacher.linear.weight.data = -10 * torch.eye(3, 5)  # the smallest entry, not the largest
+    found(doctor(kd.Distiller(student, teacher), data), "hardly better than guessing")
 
 
 @pytest.mark.parametrize("right", [True, False])
