@@ -1,7 +1,6 @@
 """Teachers that are trained once and then loaded."""
 
 import time
-from pathlib import Path
 
 import torch
 from filelock import FileLock
@@ -36,14 +35,13 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
     * "glyphs-vit": a vision transformer of four layers behind a stem of convolutions, trained on
       40,000 other glyphs, from labels only.
 
-    `KDCOURSE_HOME/teachers` keeps it as a safetensors file. `model.card` holds the recipe, the
-    fingerprint of the data, the accuracy, versions and seconds. A training that was killed leaves
-    nothing behind; of two processes one trains and the other waits.
+    It is kept in `KDCOURSE_HOME/teachers` as a safetensors file with a card: the recipe, the
+    fingerprint of the data, the accuracy, versions and seconds, also in `model.card`. A training
+    that was killed leaves nothing behind; of two processes one trains and the other waits.
 
     refresh: train anew, also when there is one.
 
-    Raises `ValueError` for an unknown name, and for a file that was altered or cut short, which
-    stays as it is.
+    Raises `ValueError` for an unknown name and for a file that was altered or cut short.
     """
     if name not in TEACHERS:
         raise ValueError(f"Expected one of the teachers {sorted(TEACHERS)}, got {name!r}.")
@@ -52,10 +50,12 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
     origin = {"name": name, "model": describe(model), "recipe": named(entry["recipe"]),
               "data": entry["data"], "fingerprint": data.glyphs_fingerprint(), "results": RESULTS}
     model.spec = f"teacher({name!r})"
-    settings = origin | {"smoke": False}
-    if _files.smoke() and not _path(settings).exists():  # smoke mode, too, takes a trained one
-        settings["smoke"] = True
-    path = _path(settings)
+    folder = _files.make_folder(_files.home() / "teachers")
+    for smoke in (False, True):  # smoke mode trains its own only where there is no other
+        settings = origin | {"smoke": smoke}
+        path = folder / f"{name}-{_files.digest(settings)[:10]}.safetensors"
+        if not _files.smoke() or (path.exists() and not refresh):
+            break
     with FileLock(f"{path}.lock"):  # the system releases it when its holder is killed
         if path.exists() and not refresh:
             header, weights = _store.load(path, KIND, settings, renew=(
@@ -68,12 +68,6 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
                 _store.save(path, KIND, model.state_dict(), settings, card=model.card)
     stamp(model, ["teacher", origin | {"recipe": entry["recipe"]}])
     return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
-def _path(settings: dict) -> Path:
-    """The file of a teacher: other settings are another file, and no old one is overwritten."""
-    folder = _files.make_folder(_files.home() / "teachers")
-    return folder / f"{settings['name']}-{_files.digest(settings)[:10]}.safetensors"
 
 
 def _train(model: torch.nn.Module, entry: dict, name: str) -> dict:

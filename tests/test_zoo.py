@@ -170,6 +170,9 @@ def test_smoke_mode_trains_a_token_teacher_only_where_there_is_none(fits, monkey
     assert state(whole) != state(token) and len(fits) == 2
     monkeypatch.setenv("KDCOURSE_SMOKE", "1")
     assert state(kd.teacher("tiny")) == state(whole) and len(fits) == 2
+    assert state(kd.teacher("tiny", refresh=True)) == state(token) and len(fits) == 3
+    monkeypatch.delenv("KDCOURSE_SMOKE")
+    assert state(kd.teacher("tiny")) == state(whole) and len(fits) == 3  # it was not replaced
 
 
 # --- altered files ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 
 from kdcourse import _files
 from kdcourse._tensors import parts_bytes
-from kdcourse.data.dataset import Dataset, Split, with_digest
+from kdcourse.data.dataset import SPLITS, Dataset, Split, with_digest
 from kdcourse.tasks import ONE_LABEL, Task, Unlabelled, each
 
 
@@ -36,8 +36,8 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
     (80, 10, 10, ('0', '1', '2', '3'))
     """
     task = task or ONE_LABEL
-    splits = {"train": as_split(x, y, "train", task)}
-    for part, pair in (("val", val), ("test", test)):
+    splits = {}
+    for part, pair in {"train": (x, y), "val": val, "test": test}.items():
         if pair is None:
             continue
         sequence = isinstance(pair, (tuple, list))
@@ -55,12 +55,13 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
     classes = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
     for part, split in splits.items():  # before samples are counted by class
         split.check(len(classes), split.shape, part)
-    missing = [part for part in ("val", "test") if part not in splits]
+    missing = [part for part in SPLITS if part not in splits]
     if missing:
         splits |= _split_off(splits["train"], missing, seed, name)
-    content = [part for split in ("train", "val", "test")
-               for values in (splits[split].x, splits[split].y) for part in parts_bytes(values)]
-    params = {"name": name, **{part: len(splits[part]) for part in ("train", "val", "test")},
+    splits = {part: splits[part] for part in SPLITS}  # in this order
+    content = [part for split in splits.values() for values in (split.x, split.y)
+               for part in parts_bytes(values)]
+    params = {"name": name, **{part: len(split) for part, split in splits.items()},
               "seed": seed, "sha256": _files.digest(*content)[:12]}
     if task != ONE_LABEL:
         params["task"] = repr(task)

@@ -24,7 +24,7 @@ class Augment:
     shift: the largest shift along each axis, as a share of the side, 0 to below 1.
     rotate: the largest angle, in radians.
     scale: the largest change of size: 0.2 draws between 0.8 and 1.2 times.
-    flip: mirror every second view, left to right. Not for letters or digits.
+    flip: mirror half of the views, left to right. Not for letters or digits.
     erase: the side of a square that is painted grey, as a share of the side.
 
     Pixels from outside the image repeat its edge. Raises `ValueError` for a limit out of range.
@@ -88,7 +88,7 @@ class Augmented(Split):
         return _files.digest(super().digest(), settings)
 
     def identity(self):
-        """Samples and augmentation: the part of the split in the key of recorded results."""
+        """Samples and augmentation: its part of the key of recorded results."""
         return [*super().identity(), self.augment, self.views, self.seed]
 
     def batches(self, size: int, seed: int | None = None, epoch: int = 0) -> Iterator[Batch]:

@@ -15,6 +15,8 @@ from kdcourse._random import generator
 from kdcourse._tensors import parts_bytes
 from kdcourse.tasks import ONE_LABEL, Task, each, first
 
+SPLITS = ("train", "val", "test")
+
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
@@ -42,8 +44,6 @@ class Batch:
 
     def __getitem__(self, places) -> "Batch":
         """Select samples, by a slice or a tensor of places."""
-        if isinstance(places, torch.Tensor):
-            places = places.to(first(self.x).device)
         x, y, index = (each(lambda t: t[places], part) for part in (self.x, self.y, self.index))
         return Batch(x, y, index, self.view, self.task)
 
@@ -89,12 +89,12 @@ class Split:
         return _files.digest(*parts_bytes(self.x), *parts_bytes(self.y))
 
     def identity(self):
-        """Inputs and labels: the part of the split in the key of recorded results."""
+        """Inputs and labels: its part of the key of recorded results."""
         return [self.x, self.y]
 
     def check(self, classes: int, shape: tuple[int, ...], name: str) -> None:
-        """Raise `ValueError` unless there are samples, inputs are finite and of this shape, and
-        labels fit so many classes. name: of the split, such as "train"."""
+        """Raise `ValueError` for no samples, inputs that are not finite or of another shape, and
+        labels that do not fit so many classes. name: that of the split, for the message."""
         if len(self) == 0:
             raise ValueError(f"Expected at least one sample in {name}, got none.")
         for x in self.x.values() if isinstance(self.x, dict) else [self.x]:
@@ -156,7 +156,7 @@ class Dataset:
     task: Task = ONE_LABEL
 
     def __post_init__(self):
-        for name in ("train", "val", "test"):
+        for name in SPLITS:
             split = getattr(self, name)
             if getattr(split, "task", self.task) != self.task:
                 split = dataclasses.replace(split, task=self.task)
@@ -174,12 +174,12 @@ class Dataset:
 
     def digest(self) -> str:
         """SHA-256 of all samples in memory."""
-        return _files.digest([[str(type(split)), split.digest()]
-                              for split in (self.train, self.val, self.test)])
+        splits = (self.train, self.val, self.test)
+        return _files.digest([[str(type(split)), split.digest()] for split in splits])
 
     def identity(self):
-        """The params, and the samples where the params alone do not give them: the part of the
-        data set in the key of recorded results."""
+        """Params, and the samples where params alone do not give them: its part of the key of
+        recorded results."""
         splits = [] if self.made == self.digest() else [self.train, self.val, self.test]
         # Rows were recorded before there were tasks: the usual one is no part of the key.
         return [self.params, self.classes, splits, *([] if self.task == ONE_LABEL else [self.task])]

@@ -44,8 +44,8 @@ def _atlas() -> tuple[torch.Tensor, str]:
         for j, glyph in enumerate(GLYPHS):
             left, top, right, bottom = scaled.getbbox(glyph)
             canvas = Image.new("L", (side, side))
-            place = ((side - left - right) / 2, (side - top - bottom) / 2)
-            ImageDraw.Draw(canvas).text(place, glyph, fill=255, font=scaled)
+            corner = ((side - left - right) / 2, (side - top - bottom) / 2)
+            ImageDraw.Draw(canvas).text(corner, glyph, fill=255, font=scaled)
             atlas[i, j] = np.asarray(canvas)
     return torch.from_numpy(atlas).float() / 255, _files.digest(atlas.tobytes())
 
@@ -61,17 +61,17 @@ def _draw_glyphs(count: int, size: int, rng: torch.Generator) -> Split:
     angle, shear = uniform(-0.25, 0.25), uniform(-0.25, 0.25)  # radians; share of the height
     scale, shift = uniform(0.7, 1.0), uniform(-0.12, 0.12, 2) * 2  # grid units: the image is 2 wide
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
-    # From a position in the image to one on the glyph: turn @ (position - shift).
-    turn = torch.stack([cos, sin + shear * cos, -sin, cos - shear * sin], 1).view(count, 2, 2)
-    grid_map = torch.cat([turn, -turn @ shift[:, :, None]], 2)
-    ink, paper = uniform(0.5, 1.0), uniform(0.0, 0.4, 1, 4, 4)
+    # From a position in the image to one on the glyph: matrix @ (position - shift).
+    matrix = torch.stack([cos, sin + shear * cos, -sin, cos - shear * sin], 1).view(count, 2, 2)
+    grid_map = torch.cat([matrix, -matrix @ shift[:, :, None]], 2)
+    ink, paper = uniform(0.5, 1.0), uniform(0.0, 0.4, 1, 4, 4)  # grey values
     noise = uniform(0.0, 0.15)
     x = torch.empty(count, 1, size, size)
     for part in torch.arange(count).split(2000):  # keeps the memory small
         grid = F.affine_grid(grid_map[part], (len(part), 1, size, size), align_corners=False)
         glyph = F.grid_sample(atlas[face[part], y[part]][:, None], grid, align_corners=False)
-        cloud = F.interpolate(paper[part], size=(size, size), mode="bicubic", align_corners=False)
-        image = cloud + (ink[part, None, None, None] - cloud) * glyph
+        ground = F.interpolate(paper[part], size=(size, size), mode="bicubic", align_corners=False)
+        image = ground + (ink[part, None, None, None] - ground) * glyph
         image += noise[part, None, None, None] * torch.randn(image.shape, generator=rng)
         x[part] = (image.clamp(0, 1) * 255).round() / 255  # 8 bits, as in an image file
     return Split(x, y)

@@ -108,11 +108,11 @@ class Stream:
         return self.first.head(count)
 
     def digest(self) -> str:
-        """Nothing: samples that are not in memory are known by name and version."""
+        """The empty string: samples that are not in memory are known by name and version."""
         return ""
 
     def identity(self):
-        """Nothing besides the params of the data set."""
+        """None: the params of the data set are the key of recorded results."""
 
     def check(self, classes: int, shape: tuple[int, ...], name: str) -> None:
         """Raise `ValueError` unless the first batch passes `Split.check`."""
@@ -196,21 +196,21 @@ class Stream:
     def _batch(self, item) -> Batch:
         """Check what the loader yielded, and move it to the device."""
         x, y, index = _tensors(item, self.name)
-        (inputs, labels), found = (_kind(part.x, part.y, self.task) for part in (
-            self.first, Batch(x, y, index)))
-        if found != (inputs, labels):
-            raise ValueError(f"Expected batches alike in {self.name}, inputs of shape {inputs} and "
-                             f"labels {labels}, got {found[0]} and labels {found[1]}.")
+        y = each(lambda y: self.task.take(y, self.name), y)
+        if y is not None and y.device.type == "cpu":  # on a GPU the check would wait for it
+            self.task.check(y, self.classes, self.name)
+        x, y, index = (each(self._to_device, part) for part in (x, y, index))
+        x, index = as_inputs(x, self.task), each(torch.Tensor.long, index)
+        found, expected = _kind(x, y, self.task), _kind(self.first.x, self.first.y, self.task)
+        if found != expected:
+            raise ValueError(f"Expected batches alike in {self.name}, inputs of shape {expected}, "
+                             f"got {found}.")
         parts = [*(x.values() if isinstance(x, dict) else [x]), y, index]
         shapes = [list(part.shape) for part in parts if part is not None]
         if len({shape[0] for shape in shapes}) > 1 or shapes[0][0] == 0:
             raise ValueError(f"Expected as many labels (and ids) as inputs in {self.name}, and at "
                              f"least one, got shapes {shapes}.")
-        y = each(lambda y: self.task.take(y, self.name), y)
-        if y is not None and y.device.type == "cpu":  # on a GPU the check would wait for it
-            self.task.check(y, self.classes, self.name)
-        x, y, index = (each(self._to_device, part) for part in (x, y, index))
-        return Batch(as_inputs(x, self.task), y, each(torch.Tensor.long, index), task=self.task)
+        return Batch(x, y, index, task=self.task)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if torch.device(self.device).type == "cuda" and tensor.device.type == "cpu":
@@ -219,18 +219,14 @@ class Stream:
 
 
 class _Missing:
-    """In the place of a test split that was not given: raises where its samples are used."""
+    """The place of a test split that was not given: raises where its samples are used."""
 
     count = None
 
     def check(self, classes, shape, name) -> None:
         """Pass: a data set may have no test split."""
 
-    def digest(self) -> str:
-        return ""
-
-    def identity(self):
-        """Nothing."""
+    digest, identity = Stream.digest, Stream.identity
 
     def _refuse(self, *_):
         raise ValueError('Expected a test split, got none. Give test=… to from_loaders, or use '
@@ -302,21 +298,13 @@ def _tensors(item, name: str) -> list:
                          f"({error}). Convert them in the dataset or in collate_fn.") from None
 
 
-def _kind(x, y, task: Task) -> tuple:
+def _kind(x, y, task: Task) -> str:
     """What must be alike in all batches of a loader; sequences may differ in their length."""
     any_length = isinstance(x, dict) or task.keeps_inputs
-
-    def shape(tensor):
-        return ["any"] * (tensor.ndim - 1) if any_length else list(tensor.shape[1:])
-
-    if not any_length and x.ndim == 3:
-        x = x[:, None]  # [B, H, W]: one channel
-    if y is None:
-        return each(shape, x), "None"
-    if y.ndim == 1 and not task.has_classes:
-        y = y[:, None]
-    dtype = torch.float32 if y.is_floating_point() else torch.int64
-    return each(shape, x), f"{shape(y)} of {dtype}"
+    shape = lambda t: ["any"] * (t.ndim - 1) if any_length else list(t.shape[1:])  # noqa: E731
+    labels = "no labels" if y is None else f"labels {shape(y)} of {y.dtype}"
+    inputs = dict(sorted(x.items())) if isinstance(x, dict) else x
+    return f"{each(shape, inputs)} and {labels}"
 
 
 def _joined(parts: list):
