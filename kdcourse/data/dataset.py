@@ -43,7 +43,9 @@ class Batch:
         return len(first(self.x))
 
     def __getitem__(self, places) -> "Batch":
-        """Select samples, by a slice or a tensor of places."""
+        """Select samples, by a slice or a tensor of places on any device."""
+        if isinstance(places, torch.Tensor):
+            places = places.to(first(self.x).device)
         x, y, index = (each(lambda t: t[places], part) for part in (self.x, self.y, self.index))
         return Batch(x, y, index, self.view, self.task)
 
