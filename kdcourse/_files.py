@@ -1,4 +1,4 @@
-"""Where kdcourse keeps things, and how it writes them: whole or not at all."""
+"""Where kdcourse keeps files, and how it writes them: as a whole or not at all."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from platformdirs import user_cache_dir
 
 
 def home() -> Path:
-    """The folder for trained teachers, downloads and recorded rows; made when it is missing.
+    """Return the folder for trained teachers, downloads and recorded rows; make it if missing.
 
     `KDCOURSE_HOME` names it; the default is the platform's cache folder.
     """
@@ -23,14 +23,12 @@ def home() -> Path:
 
 
 def make_folder(folder: Path) -> Path:
-    """Make `folder` and its parents, or say in a sentence why that is not possible."""
+    """Make `folder` and its parents. Raises `OSError` where that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise NotADirectoryError(
-            f"Expected a folder at {folder}, got a file. "
-            "Move that file away, or set KDCOURSE_HOME to another folder."
-        ) from None
+        raise NotADirectoryError(f"Expected a folder at {folder}, got a file. Move that file away, "
+                                 "or set KDCOURSE_HOME to another folder.") from None
     except OSError as error:
         raise OSError(error.errno, f"Could not make the folder {folder} ({error.strerror}). "
                       "Set KDCOURSE_HOME to a folder that you may write to.") from None
@@ -38,11 +36,10 @@ def make_folder(folder: Path) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write `content` to `path`: a reader sees the old file or the whole new one, never a half.
+    """Write `content` to `path`: a reader gets the old file or the new one, never a part of it.
 
-    Raises `OSError` in a sentence when the disk is full; the old file is then untouched.
+    Raises `OSError` when the disk is full; the old file is then unchanged.
     """
-    path = Path(path)
     make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -51,36 +48,30 @@ def write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # else a power cut can leave an empty file under the new name
         os.replace(partial, path)
-    except BaseException as error:
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        size = f"{len(content) / 1e6:.1f} MB"
+        raise OSError(error.errno, f"The disk is full: {path} needs {size}. Free some space, or "
+                      "set KDCOURSE_HOME to a folder on another disk.") from None
+    finally:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                error.errno,
-                f"The disk is full: {path} needs {len(content) / 1e6:.1f} MB. "
-                "Free some space, or set KDCOURSE_HOME to a folder on another disk.",
-            ) from None
-        raise
 
 
 @contextlib.contextmanager
 def warn_if_not_kept(sentence: str):
-    """What was computed is handed over even where it cannot be kept: a warning, no error.
+    """Turn an error while a result is written into a warning: the result is returned all the same.
 
     sentence: what was not kept; the reason follows it.
     """
     try:
         yield
-    except (OSError, ValueError) as error:  # the disk; a file that somebody broke meanwhile
+    except (OSError, ValueError) as error:  # ValueError: the file was damaged in the meantime
         warnings.warn(f"{sentence} {getattr(error, 'strerror', None) or error}", stacklevel=4)
 
 
-def write_json(path: Path, value) -> None:
-    """`write` of `value` as readable JSON."""
-    write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
-
-
 def digest(*parts) -> str:
-    """SHA-256 of the parts, in hex: bytes as they are, everything else by its JSON form.
+    """Return the SHA-256 of the parts, in hex: bytes as they are, everything else by its JSON form.
 
     A NumPy whole number counts as the Python number that it equals.
     """
@@ -93,5 +84,5 @@ def digest(*parts) -> str:
 
 
 def smoke() -> bool:
-    """True in smoke mode (`KDCOURSE_SMOKE=1`): a token amount of work, to see that code runs."""
+    """Whether smoke mode is on (`KDCOURSE_SMOKE=1`): as little work as shows that code runs."""
     return os.environ.get("KDCOURSE_SMOKE", "") not in ("", "0")

@@ -1,4 +1,4 @@
-"""Where something was computed: hardware, versions, day; and where to compute by default."""
+"""The default device, and the hardware and versions with which something was computed."""
 
 import datetime
 import importlib.metadata
@@ -6,25 +6,24 @@ import platform
 
 import torch
 
-# The number of the numerics: raised by hand when the same arm would give other results. Recorded
-# rows and trained teachers of another number are not used.
+# The version of the numerics: raised by hand when the same arm would give other results. Recorded
+# rows and trained teachers of another version are not used.
 RESULTS = 1
 
 
 def default_device() -> torch.device:
-    """The device that Hugging Face accelerate picks: a GPU where there is one, else the CPU."""
-    from accelerate import PartialState  # a second to import
+    """Return the device that Hugging Face accelerate picks: a GPU where there is one, else CPU."""
+    from accelerate import PartialState  # takes a second to import
 
     return PartialState().device
 
 
 def where(device: str = "cpu") -> dict:
-    """Hardware, versions and day, as every recorded row has them."""
+    """Return the hardware, versions and day, as every recorded row has them."""
     if device.startswith("cuda"):
         hardware = torch.cuda.get_device_name()
     else:
-        capability = torch.backends.cpu.get_cpu_capability()
-        threads = torch.get_num_threads()
+        threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
         hardware = (f"{threads} CPU thread{'s' * (threads > 1)} "
                     f"({platform.machine()}, {capability}, {platform.system()})")
     return {"hardware": hardware, "torch": torch.__version__.split("+")[0],

@@ -1,4 +1,4 @@
-"""Chance: streams of random numbers that do not disturb each other."""
+"""Streams of random numbers that are independent of each other."""
 
 import contextlib
 
@@ -8,10 +8,10 @@ from kdcourse import _files
 
 
 def generator(*key) -> torch.Generator:
-    """A CPU random generator for a key such as `(seed, "order", epoch)`.
+    """Return a CPU random generator for a key such as `(seed, "order", epoch)`.
 
-    Different keys give independent streams, so that initialisation, data order and augmentation
-    do not disturb each other.
+    Different keys give independent streams: of initialisation, data order and augmentation, none
+    depends on how much another draws.
 
     >>> torch.rand(1, generator=generator(0, "a")) == torch.rand(1, generator=generator(0, "a"))
     tensor([True])
@@ -21,8 +21,7 @@ def generator(*key) -> torch.Generator:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None = None):
-    """Seed torch's global generators inside the block, that of the CPU and that of a GPU; outside
-    they are as they were."""
+    """Seed torch's global generators, of the CPU and of a GPU, inside the block only."""
     gpu = device is not None and device.type == "cuda"
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if gpu else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU

@@ -1,4 +1,4 @@
-"""Digests of tensors, and a few numbers by which two machines can tell whether theirs are alike."""
+"""Digests of tensors, and sketches: a few numbers by which two machines compare their tensors."""
 
 import numpy as np
 import torch
@@ -7,48 +7,44 @@ from torch import nn
 from kdcourse import _files
 
 BUCKETS = 32  # numbers in a sketch
-TOLERANCE = 0.3  # relative distance at which two tensors count as two trainings of one thing
+TOLERANCE = 0.3  # relative distance below which two tensors count as two trainings of one thing
 
 
 def sketch(tensor: torch.Tensor) -> list[float]:
-    """`BUCKETS` numbers: every entry, with a sign drawn for it, is added to a bucket drawn for it.
-
-    Scaled by the length of the tensor and rounded to three digits.
-    """
+    """Add every entry, with a random sign, to one of `BUCKETS` random buckets; return the sums,
+    divided by the tensor's norm and rounded to three digits, and the norm."""
     flat = tensor.detach().flatten().double().cpu().nan_to_num(posinf=1e6, neginf=-1e6)
     rng = torch.Generator().manual_seed(0)
     bucket = torch.randint(2 * BUCKETS, flat.shape, generator=rng)
     sign = 1 - 2 * (bucket % 2)
     sums = torch.zeros(BUCKETS, dtype=torch.float64).index_add_(0, bucket // 2, sign * flat)
-    length = float(flat.norm())
-    return [round(value, 3) for value in (sums / (length or 1)).tolist()] + [
-        float(f"{length:.3g}")]
+    norm = float(flat.norm())
+    return [round(value, 3) for value in (sums / (norm or 1)).tolist()] + [float(f"{norm:.3g}")]
 
 
 def distance(one: list[float], other: list[float]) -> float:
-    """The relative distance of two tensors, from their sketches."""
+    """Estimate the relative distance of two tensors from their sketches."""
     a, b = (np.array(numbers[:-1]) * numbers[-1] for numbers in (one, other))
     return float(np.linalg.norm(a - b) / max(one[-1], other[-1], 1e-12))
 
 
-def fingerprint(source: nn.Module | torch.Tensor | dict) -> str:
-    """SHA-256 of a tensor, of a dict of tensors, or of all that a network's `state_dict` holds:
-    weights, buffers, extra states."""
-    if isinstance(source, dict):
+def fingerprint(source: nn.Module | torch.Tensor | dict | None) -> str:
+    """SHA-256 of a tensor, of a dict of tensors, or of all values in a network's `state_dict`."""
+    if not isinstance(source, nn.Module):
         return _files.digest(*parts_bytes(source))
-    values = [source] if isinstance(source, torch.Tensor) else source.state_dict().values()
-    return _files.digest(*(tensor_bytes(value) if isinstance(value, torch.Tensor) else
-                           repr(value).encode() for value in values))
+    return _files.digest(*(
+        tensor_bytes(value) if isinstance(value, torch.Tensor) else repr(value).encode()
+        for value in source.state_dict().values()))
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """The numbers of a tensor of any type and layout, as bytes."""
+    """Return the numbers of a tensor of any type and layout as bytes."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
 
 
-def parts_bytes(x) -> list[bytes]:
-    """The numbers of a tensor, of each in a dict with its name, or of nothing."""
+def parts_bytes(x: torch.Tensor | dict | None) -> list[bytes]:
+    """Return the bytes of a tensor, or of each in a dict with its name; of None, an empty list."""
     if isinstance(x, dict):
         return [part for name, t in sorted(x.items()) for part in (name.encode(), tensor_bytes(t))]
     return [] if x is None else [tensor_bytes(x)]

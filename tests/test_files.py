@@ -2,7 +2,6 @@
 
 import ast
 import errno
-import json
 import os
 import time
 from pathlib import Path
@@ -111,12 +110,6 @@ def test_killed_while_writing_again_and_again(tmp_path, start):
     process.wait()
     seen.add((tmp_path / "file").read_bytes())
     assert {(len(content), len(set(content))) for content in seen} == {(3_000_000, 1)}
-
-
-def test_json_round_trip(tmp_path):
-    value = {"name": "glyphs – ü", "list": [1, 2.5, None, True], "nested": {"a": []}}
-    _files.write_json(tmp_path / "value.json", value)
-    assert json.loads((tmp_path / "value.json").read_text(encoding="utf-8")) == value
 
 
 def test_digest():

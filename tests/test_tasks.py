@@ -431,7 +431,7 @@ scheme = kd.Distiller(net(0), net(1), losses.CE() + losses.KD(T=2) + losses.DKD(
 recipe = kd.Recipe(epochs=2, batch=12, lr=0.1, optimizer="sgd", accumulate=2)
 history = kd.fit(scheme, data, recipe, device="cpu")
 assert world == (dist.get_world_size() if dist.is_initialized() else 1)
-kd._files.write_json(f"{folder}/{rank}.json", history.to_dict())
+json.dump(history.to_dict(), open(f"{folder}/{rank}.json", "w"))
 torch.save(scheme.state_dict(), f"{folder}/{rank}.pt")
 """
 

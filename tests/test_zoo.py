@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 from conftest import network, state
@@ -47,10 +48,20 @@ def fits(monkeypatch, home):
     return runs
 
 
-def folder() -> Path:
-    """Where the tiny teacher lies."""
-    (found,) = (_files.home() / "teachers").glob("tiny-*")
+def files() -> list[Path]:
+    """Everything in the folder of the teachers but locks."""
+    return [path for path in (_files.home() / "teachers").iterdir() if path.suffix != ".lock"]
+
+
+def stored() -> Path:
+    """The file of the tiny teacher."""
+    (found,) = (_files.home() / "teachers").glob("tiny-*.safetensors")
     return found
+
+
+def header(path: Path) -> dict:
+    with safetensors.safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["kdcourse"])
 
 
 # --- trained once -------------------------------------------------------------------------------
@@ -77,7 +88,7 @@ def test_a_teacher_comes_frozen(fits):
 
 def test_the_card_says_what_the_teacher_is(fits):
     model = kd.teacher("tiny")
-    card = json.loads((folder() / "card.json").read_text(encoding="utf-8"))
+    card = header(stored())["card"]
     assert card == model.card
     own = kd.data.glyphs(**ENTRY["data"])
     assert card["accuracy"] == kd.measure.accuracy(kd.models.predict(model, own.val.x), own.val.y)
@@ -85,14 +96,13 @@ def test_the_card_says_what_the_teacher_is(fits):
     assert card["data"] == ENTRY["data"]
     assert card["model"] == network().spec
     assert card["fingerprint"] == kd.data.glyphs_fingerprint()
-    assert card["sha256"] == _files.digest((folder() / "model.safetensors").read_bytes())
     assert card["seconds"] > 0
     assert {"hardware", "torch", "python", "kdcourse", "date", "results"} <= set(card)
 
 
 def test_nothing_but_the_teacher_is_left_behind(fits):
     kd.teacher("tiny")
-    assert {path.name for path in folder().iterdir()} <= {"model.safetensors", "card.json", "lock"}
+    assert files() == [stored()]
 
 
 def test_a_distiller_takes_it_and_a_cache_knows_its_name(fits, data):
@@ -132,11 +142,11 @@ def test_refresh_trains_anew(fits):
     first = kd.teacher("tiny")
     assert state(kd.teacher("tiny", refresh=True)) == state(first)
     assert len(fits) == 2
-    assert len(list((_files.home() / "teachers").iterdir())) == 1
+    assert files() == [stored()]
 
 
 @pytest.mark.parametrize("change", ["recipe", "data", "model", "results", "fonts"])
-def test_another_teacher_is_another_folder(fits, monkeypatch, change):
+def test_another_teacher_is_another_file(fits, monkeypatch, change):
     kd.teacher("tiny")
     changed = {"recipe": {"recipe": kd.Recipe(epochs=1, batch=36)},
                "data": {"data": ENTRY["data"] | {"seed": 8}},
@@ -149,7 +159,7 @@ def test_another_teacher_is_another_folder(fits, monkeypatch, change):
         monkeypatch.setattr(kd.data, "glyphs_fingerprint", lambda: "another font")
     kd.teacher("tiny")
     assert len(fits) == 2
-    assert len(list((_files.home() / "teachers").iterdir())) == 2
+    assert len(files()) == 2
 
 
 def test_smoke_mode_trains_a_token_teacher_only_where_there_is_none(fits, monkeypatch):
@@ -160,6 +170,9 @@ def test_smoke_mode_trains_a_token_teacher_only_where_there_is_none(fits, monkey
     assert state(whole) != state(token) and len(fits) == 2
     monkeypatch.setenv("KDCOURSE_SMOKE", "1")
     assert state(kd.teacher("tiny")) == state(whole) and len(fits) == 2
+    assert state(kd.teacher("tiny", refresh=True)) == state(token) and len(fits) == 3
+    monkeypatch.delenv("KDCOURSE_SMOKE")
+    assert state(kd.teacher("tiny")) == state(whole) and len(fits) == 3  # it was not replaced
 
 
 # --- altered files ------------------------------------------------------------------------------
@@ -171,43 +184,55 @@ def flip(path):
     path.write_bytes(content)
 
 
-def rewrite(**changes):
+def rewrite(weights=None, **changes):
+    """Change the file's header; its checksum stays that of the weights that were trained."""
+
     def alter(path):
-        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes))
+        own = safetensors.torch.load_file(path) if weights is None else weights
+        changed = {key: value for key, value in (header(path) | changes).items()
+                   if value is not None}
+        safetensors.torch.save_file(own, path, {"kdcourse": json.dumps(changed)})
 
     return alter
 
 
+def settings(**changes):
+    return lambda path: rewrite(settings=header(path)["settings"] | changes)(path)
+
+
+BROKEN = "that is cut short, altered or of another kind"
 DAMAGE = {
-    "altered weights": ("model.safetensors", flip),
-    "weights cut short": ("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-100])),
-    "empty weights": ("model.safetensors", lambda p: p.write_bytes(b"")),
-    "no weights": ("model.safetensors", lambda p: p.unlink()),
-    "weights of another": ("model.safetensors", lambda p: p.write_bytes(
-        safetensors.torch.save({"fc.weight": torch.zeros(2)}))),
-    "card cut short": ("card.json", lambda p: p.write_bytes(p.read_bytes()[:100])),
-    "empty card": ("card.json", lambda p: p.write_bytes(b"")),
-    "card that is a list": ("card.json", lambda p: p.write_text("[]")),
-    "card in no known text": ("card.json", lambda p: p.write_bytes(b"\xff\xfe\xfa")),
-    "card of another recipe": ("card.json", rewrite(recipe="Recipe(epochs=9)")),
-    "card of another teacher": ("card.json", rewrite(name="digits", model="vit()")),
-    "card of other fonts": ("card.json", rewrite(fingerprint="0" * 64)),
-    "card of other weights": ("card.json", rewrite(sha256="0" * 64)),
-    "card without a checksum": ("card.json", rewrite(sha256=None)),
+    "altered weights": (flip, BROKEN),
+    "cut short": (lambda p: p.write_bytes(p.read_bytes()[:-100]), BROKEN),
+    "header cut short": (lambda p: p.write_bytes(p.read_bytes()[:100]), BROKEN),
+    "empty": (lambda p: p.write_bytes(b""), BROKEN),
+    "no safetensors": (lambda p: p.write_bytes(b"\xff\xfe\xfa" * 100), BROKEN),
+    "without a header": (lambda p: safetensors.torch.save_file(
+        safetensors.torch.load_file(p), p), BROKEN),
+    "header that is a list": (lambda p: safetensors.torch.save_file(
+        safetensors.torch.load_file(p), p, {"kdcourse": "[]"}), BROKEN),
+    "weights of another": (rewrite({"fc.weight": torch.zeros(2)}), BROKEN),
+    "another kind": (rewrite(kind="stored answers"), BROKEN),
+    "another checksum": (rewrite(sha256="0" * 64), BROKEN),
+    "no checksum": (rewrite(sha256=None), BROKEN),
+    "no settings": (rewrite(settings=None), BROKEN),
+    "another recipe": (settings(recipe="Recipe(epochs=9)"), r"of recipe .*got Recipe\(epochs=9\)"),
+    "another teacher": (settings(name="digits"), "of name tiny, got digits"),
+    "other fonts": (settings(fingerprint="0" * 64), "of fingerprint .*, got 000"),
+    "smoke mode": (settings(smoke=True), "of smoke False, got True"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_files_that_do_not_match_are_named_and_left_alone(fits, damage):
+def test_a_file_that_does_not_match_is_named_and_left_alone(fits, damage):
     first = state(kd.teacher("tiny"))
-    name, alter = DAMAGE[damage]
-    alter(folder() / name)
-    found = {path.name: path.read_bytes() for path in folder().iterdir()}
-    named = "model.safetensors" if damage.startswith("card of other w") or damage.endswith(
-        "checksum") else name
-    with pytest.raises(ValueError, match=rf"Expected .*{named}.*refresh=True\), to train it again"):
+    alter, words = DAMAGE[damage]
+    alter(stored())
+    found = stored().read_bytes()
+    with pytest.raises(ValueError, match=rf"Expected a trained teacher in .*tiny-.*{words}.*not "
+                                         r"used.*refresh=True\), to train it again"):
         kd.teacher("tiny")
-    assert {path.name: path.read_bytes() for path in folder().iterdir()} == found
+    assert stored().read_bytes() == found
     assert len(fits) == 1
     assert state(kd.teacher("tiny", refresh=True)) == first
     assert state(kd.teacher("tiny")) == first
@@ -234,8 +259,8 @@ def test_killed_half_way_and_started_again(home, start):
     time.sleep(0.3)
     process.kill()
     process.wait()
-    assert [path.name for path in folder().iterdir() if path.name != "lock"] == []
-    # The same teacher again, with its recipe cut short behind the card's back.
+    assert files() == []
+    # The same teacher again, trained by a shorter recipe than its settings name.
     zoo.TEACHERS["tiny"] = ENTRY | {"recipe": kd.Recipe(epochs=10**6, batch=36)}
     fit = zoo.fit
     try:
@@ -245,7 +270,7 @@ def test_killed_half_way_and_started_again(home, start):
     finally:
         zoo.fit = fit
         del zoo.TEACHERS["tiny"]
-    assert (folder() / "card.json").exists()
+    assert stored().exists()
 
 
 def test_of_two_processes_one_trains(home, start):
@@ -267,7 +292,7 @@ def test_a_full_disk_does_not_cost_the_teacher(fits, monkeypatch):
     assert caught[0].filename == __file__  # it points to the call
     assert model.card["accuracy"] >= 0
     assert state(model) != state(network())
-    assert [path.name for path in folder().iterdir() if path.name != "lock"] == []
+    assert files() == []
     assert state(kd.teacher("tiny")) == state(model)
     assert len(fits) == 2
 

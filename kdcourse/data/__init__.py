@@ -1,4 +1,4 @@
-"""WHAT is seen: data sets, batches, augmentation."""
+"""Data sets, batches, augmentation."""
 
 from kdcourse._random import generator
 from kdcourse.data.arrays import from_arrays

@@ -1,34 +1,35 @@
-"""What a training step sees: batches, splits, and data sets of three splits.
+"""Batches, splits, and data sets of three splits.
 
 Shapes: N samples, B batch, K classes, C channels, H W height and width.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from kdcourse import _files
 from kdcourse._random import generator
 from kdcourse._tensors import parts_bytes
 from kdcourse.tasks import ONE_LABEL, Task, each, first
 
+SPLITS = ("train", "val", "test")
+
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What one training step sees.
+    """The samples of one training step.
 
-    x: inputs [B, C, H, W], raw in [0, 1]; each model normalises for itself. Or a dict of tensors,
+    x: inputs [B, C, H, W] in [0, 1], which each model normalises for itself; or a dict of tensors,
         which a network gets as arguments by name.
-    y: labels [B], or soft labels [B, K]; of another shape in another task; None where there are
-        none.
-    index: sample ids [B], the row of each sample in its split; None where a loader gives none.
-    view: which augmentation was drawn; 0 is the sample as it is.
+    y: labels [B], or soft labels [B, K]; of another shape in another task; or None.
+    index: the row of each sample in its split, [B]; None where a loader gives none.
+    view: the number of the augmentation; 0 is the sample as it is.
     task: how outputs and labels are cut into rows, see `kdcourse.tasks`.
-    total: for a part of a batch, by what its sums over rows are divided, so that the parts' losses,
-        each weighted by its share of the samples, add up to that of the batch; else None.
+    total: for a part of a batch, the number by which sums over its rows are divided, so that the
+        parts' losses, weighted by their shares of the samples, add up to that of the batch.
     """
 
     x: torch.Tensor | dict[str, torch.Tensor]
@@ -42,14 +43,14 @@ class Batch:
         return len(first(self.x))
 
     def __getitem__(self, places) -> "Batch":
-        """Some of the samples, by a slice or a tensor of places."""
+        """Select samples, by a slice or a tensor of places on any device."""
         if isinstance(places, torch.Tensor):
             places = places.to(first(self.x).device)
         x, y, index = (each(lambda t: t[places], part) for part in (self.x, self.y, self.index))
         return Batch(x, y, index, self.view, self.task)
 
     def split(self, parts: int) -> list["Batch"]:
-        """The batch cut into so many parts, as even as can be; at least one sample in each."""
+        """Cut the batch into parts of nearly equal size, with at least one sample in each."""
         if parts == 1:
             return [self]
         places = np.array_split(range(len(self)), min(parts, len(self)))
@@ -58,12 +59,15 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Inputs `x` [N, C, H, W] in float32 and labels `y` [N] int64 (or [N, K] float32); in general a
-    tensor or a dict of tensors, and what the task says, or None."""
+    """Samples in memory.
+
+    x: inputs [N, C, H, W], float32; in general a tensor or a dict of tensors.
+    y: labels [N] int64, or [N, K] float32; of another shape in another task; or None.
+    """
 
     x: torch.Tensor | dict[str, torch.Tensor]
     y: torch.Tensor | None
-    task: Task = dataclasses.field(default=ONE_LABEL, kw_only=True)  # a data set gives it its own
+    task: Task = dataclasses.field(default=ONE_LABEL, kw_only=True)  # replaced by a data set's own
 
     def __len__(self) -> int:
         return len(first(self.x))
@@ -74,11 +78,11 @@ class Split:
         return each(lambda t: tuple(t.shape[1:]), self.x)
 
     def head(self, count: int):
-        """The inputs of the first samples, [count, C, H, W]."""
+        """Return the inputs of the first samples, [count, C, H, W]."""
         return each(lambda t: t[:count], self.x)
 
     def __getitem__(self, places) -> "Split":
-        """Some of the samples, by a slice or a tensor of places: a plain split of them."""
+        """Select samples, by a slice or a tensor of places, as a plain split."""
         return Split(*(each(lambda t: t[places], part) for part in (self.x, self.y)),
                      task=self.task)
 
@@ -87,62 +91,62 @@ class Split:
         return _files.digest(*parts_bytes(self.x), *parts_bytes(self.y))
 
     def identity(self):
-        """Inputs and labels: what recorded results are found by."""
+        """Inputs and labels: its part of the key of recorded results."""
         return [self.x, self.y]
 
     def check(self, classes: int, shape: tuple[int, ...], name: str) -> None:
-        """Raise `ValueError` unless it can be the split `name` of a data set with so many classes
-        and inputs of this shape."""
+        """Raise `ValueError` for no samples, inputs that are not finite or of another shape, and
+        labels that do not fit so many classes. name: that of the split, for the message."""
         if len(self) == 0:
             raise ValueError(f"Expected at least one sample in {name}, got none.")
-        check_split(self, classes, name)
+        for x in self.x.values() if isinstance(self.x, dict) else [self.x]:
+            finite = x.isfinite()
+            if not finite.all():
+                bad = int((~finite).flatten(1).any(1).nonzero()[0])
+                raise ValueError(f"Expected finite inputs in {name}, got NaN or inf (first in "
+                                 f"sample {bad}). Remove or repair those samples.")
+        if self.y is not None:
+            self.task.check(self.y, classes, name)
         if self.shape != shape:
-            mine, train = (found if isinstance(found, dict) else list(found)
-                           for found in (self.shape, shape))
-            raise ValueError(f"Expected inputs of one shape, got {mine} in {name} and {train} in "
-                             "train.")
+            raise ValueError(f"Expected inputs of one shape, got {each(list, self.shape)} in "
+                             f"{name} and {each(list, shape)} in train.")
 
     def to(self, device) -> "Split":
-        """The same split on another device."""
+        """Copy the split to another device."""
         x, y = (each(lambda t: t.to(device), part) for part in (self.x, self.y))
         return dataclasses.replace(self, x=x, y=y)
 
     def batches(self, size: int, seed: int | None = None, epoch: int = 0) -> Iterator[Batch]:
         """Yield batches of `size` samples.
 
-        With a `seed` the order is drawn afresh for each (seed, epoch), and the last incomplete
-        batch is left out, so that every step sees `size` samples. Without a seed: every sample
-        once, in order.
+        With a `seed`: in an order drawn for (seed, epoch), without the last incomplete batch, so
+        that every step has `size` samples. Without: every sample once, in order.
         """
         count = len(self)
         if size < 1:
             raise ValueError(f"Expected a batch size of at least 1, got {size}.")
-        if seed is None:
-            order = torch.arange(count, device=first(self.x).device)
-        else:
+        order = torch.arange(count)
+        if seed is not None:
             if size > count:
-                raise ValueError(
-                    f"Expected a batch of at most {count} samples (all there are), got {size}. "
-                    "Lower Recipe(batch=…) or bring more data."
-                )
+                raise ValueError(f"Expected a batch of at most {count} samples (all there are), "
+                                 f"got {size}. Lower Recipe(batch=…) or bring more data.")
             order = torch.randperm(count, generator=generator(seed, "order", epoch))
-            order = order[: count - count % size].to(first(self.x).device)
-        for index in order.split(size):  # index_select is faster than x[index]
-            x, y = (each(lambda t, rows=index: t.index_select(0, rows), part)
+            order = order[: count - count % size]
+        for index in order.to(first(self.x).device).split(size):
+            x, y = (each(lambda t, index=index: t.index_select(0, index), part)  # faster than t[…]
                     for part in (self.x, self.y))
             yield Batch(x, y, index, task=self.task)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Three splits and what they are called.
+    """Three splits and the names of their classes.
 
-    Each is a `Split`, in memory, or does what one does: see `kdcourse.data.from_loaders`.
-
+    train, val, test: each a `Split`, or a `Stream` of `kdcourse.data.from_loaders`.
     params: what reproduces the data (`{"name": "glyphs", "train": 4000, "seed": 0, …}`).
+    made: a digest of the samples at the time when `params` alone gave them; as long as it is that
+        of the samples, recorded results are found by the params.
     task: what the labels are, see `kdcourse.tasks`; its splits have the same.
-    made: a digest of the samples that `params` gave, where this package drew them: other samples
-        under the same params are noticed by it.
     """
 
     train: Split
@@ -154,7 +158,7 @@ class Dataset:
     task: Task = ONE_LABEL
 
     def __post_init__(self):
-        for name in ("train", "val", "test"):
+        for name in SPLITS:
             split = getattr(self, name)
             if getattr(split, "task", self.task) != self.task:
                 split = dataclasses.replace(split, task=self.task)
@@ -165,22 +169,22 @@ class Dataset:
     def name(self) -> str:
         return self.params["name"]
 
-    def digest(self) -> str:
-        """SHA-256 of all samples; of a stream, which nobody can read ahead, nothing."""
-        return _files.digest([[str(type(split)), split.digest()]
-                              for split in (self.train, self.val, self.test)])
-
-    def identity(self):
-        """What recorded results are found by: the params; and the samples, where the params do not
-        say it all."""
-        splits = [] if self.made == self.digest() else [self.train, self.val, self.test]
-        # Rows were recorded before there were tasks: the usual one is no part of the key.
-        return [self.params, self.classes, splits, *([] if self.task == ONE_LABEL else [self.task])]
-
     @property
     def shape(self) -> tuple[int, ...] | dict:
         """The shape of one input, [C, H, W]; of a dict, that of each entry."""
         return self.train.shape
+
+    def digest(self) -> str:
+        """SHA-256 of all samples in memory."""
+        splits = (self.train, self.val, self.test)
+        return _files.digest([[str(type(split)), split.digest()] for split in splits])
+
+    def identity(self):
+        """Params, and the samples where params alone do not give them: its part of the key of
+        recorded results."""
+        splits = [] if self.made == self.digest() else [self.train, self.val, self.test]
+        # Rows were recorded before there were tasks: the usual one is no part of the key.
+        return [self.params, self.classes, splits, *([] if self.task == ONE_LABEL else [self.task])]
 
     def __repr__(self):
         settings = ", ".join(f"{k}={v!r}" for k, v in self.params.items() if k != "name")
@@ -194,38 +198,25 @@ class Dataset:
         if isinstance(self.shape, dict) or len(self.shape) != 3 or self.shape[0] not in (1, 3):
             raise ValueError("Expected images [C, H, W] with 1 or 3 channels to draw, got inputs "
                              f"of shape {self.shape}.")
-        rows = math.ceil(min(len(part), rows * columns) / columns)
+        x = part.x[: rows * columns].cpu().clamp(0, 1).expand(-1, 3, -1, -1)
+        rows = -(-len(x) // columns)
         if ax is None:
             _, ax = plt.subplots(figsize=(0.62 * columns, 0.95 * rows), layout="constrained")
-        height, width = self.shape[1:]
-        gap = round(0.55 * height)  # room for the class name above each picture
-        sheet = np.ones((rows * (height + gap), columns * (width + 2), 3), dtype=np.float32)
-        for i in range(min(len(part), rows * columns)):
-            row, column = divmod(i, columns)
-            top, left = row * (height + gap) + gap, column * (width + 2) + 1
-            picture = part.x[i].cpu().permute(1, 2, 0).expand(-1, -1, 3).clamp(0, 1)
-            sheet[top : top + height, left : left + width] = picture.numpy()
-            if self.task != ONE_LABEL or part.y is None:
-                continue
-            label = part.y[i] if part.y.ndim == 1 else part.y[i].argmax()
-            ax.text(left + width / 2, top - 2, self.classes[int(label)], ha="center", va="bottom")
-        ax.imshow(sheet, interpolation="nearest")
+        gap = round(0.55 * self.shape[1])  # room for the class name above each picture
+        x = F.pad(x, (1, 1, gap, 0, 0, 0, 0, rows * columns - len(x)), value=1)
+        height, width = x.shape[2:]
+        sheet = x.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2)
+        ax.imshow(sheet.reshape(rows * height, columns * width, 3).numpy(), interpolation="nearest")
         ax.set_axis_off()
+        if self.task == ONE_LABEL and part.y is not None:
+            for i, label in enumerate(part.y[: rows * columns]):
+                row, column = divmod(i, columns)
+                name = self.classes[int(label if label.ndim == 0 else label.argmax())]
+                ax.text((column + 0.5) * width, row * height + gap - 2, name, ha="center",
+                        va="bottom")
         return ax
 
 
-def drawn(data: Dataset) -> Dataset:
-    """The same data, with a note that its params say all about its samples as they are now."""
+def with_digest(data: Dataset) -> Dataset:
+    """Return the data set with the digest of its samples: its params alone give them."""
     return dataclasses.replace(data, made=data.digest())
-
-
-def check_split(split: Split, classes: int, name: str) -> None:
-    """Raise `ValueError` unless inputs are finite and labels fit so many classes."""
-    for x in split.x.values() if isinstance(split.x, dict) else (split.x,):
-        finite = torch.isfinite(x) if x.is_floating_point() else torch.ones(1, 1)
-        if not finite.all():
-            bad = int((~finite).flatten(1).any(1).nonzero()[0])
-            raise ValueError(f"Expected finite inputs in {name}, got NaN or inf (first in sample "
-                             f"{bad}). Remove or repair those samples.")
-    if split.y is not None:
-        split.task.check(split.y, classes, name)

@@ -1,4 +1,4 @@
-"""Letters and digits in many typefaces, drawn here and now.
+"""Letters and digits, drawn in many typefaces.
 
 Shapes: N samples, C channels, H W height and width.
 """
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from kdcourse import _files
 from kdcourse._random import generator
-from kdcourse.data.dataset import Dataset, Split, drawn
+from kdcourse.data.dataset import Dataset, Split, with_digest
 
 GLYPHS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -28,7 +28,7 @@ FACES = tuple(
 
 @functools.cache
 def _atlas() -> tuple[torch.Tensor, str]:
-    """Every glyph in every face, [faces, 36, 48, 48] in [0, 1], and its SHA-256."""
+    """Every glyph in every face, [faces, 36, 48, 48] in [0, 1], and the SHA-256 of it all."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
@@ -37,16 +37,15 @@ def _atlas() -> tuple[torch.Tensor, str]:
     atlas = np.zeros((len(FACES), len(GLYPHS), side, side), dtype=np.uint8)
     for i, face in enumerate(FACES):
         # The basic layout engine: the other one depends on a library that is not everywhere.
-        def font(size, path=str(folder / f"{face}.ttf")):
-            return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-
-        _, top, _, bottom = font(100).getbbox("H")
-        scaled = font(round(100 * height / (bottom - top)))
+        font = functools.partial(ImageFont.truetype, str(folder / f"{face}.ttf"),
+                                 layout_engine=ImageFont.Layout.BASIC)
+        _, top, _, bottom = font(size=100).getbbox("H")
+        scaled = font(size=round(100 * height / (bottom - top)))
         for j, glyph in enumerate(GLYPHS):
             left, top, right, bottom = scaled.getbbox(glyph)
             canvas = Image.new("L", (side, side))
-            place = ((side - left - right) / 2, (side - top - bottom) / 2)
-            ImageDraw.Draw(canvas).text(place, glyph, fill=255, font=scaled)
+            corner = ((side - left - right) / 2, (side - top - bottom) / 2)
+            ImageDraw.Draw(canvas).text(corner, glyph, fill=255, font=scaled)
             atlas[i, j] = np.asarray(canvas)
     return torch.from_numpy(atlas).float() / 255, _files.digest(atlas.tobytes())
 
@@ -57,39 +56,36 @@ def _draw_glyphs(count: int, size: int, rng: torch.Generator) -> Split:
     def uniform(low, high, *shape):
         return torch.rand(count, *shape, generator=rng) * (high - low) + low
 
-    y = torch.arange(count) % len(GLYPHS)  # as balanced as the count allows
-    y = y[torch.randperm(count, generator=rng)]
+    y = torch.randperm(count, generator=rng) % len(GLYPHS)  # as balanced as the count allows
     face = torch.randint(len(FACES), (count,), generator=rng)
     angle, shear = uniform(-0.25, 0.25), uniform(-0.25, 0.25)  # radians; share of the height
     scale, shift = uniform(0.7, 1.0), uniform(-0.12, 0.12, 2) * 2  # grid units: the image is 2 wide
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
-    place = torch.stack(
-        [torch.stack([cos, sin + shear * cos], 1), torch.stack([-sin, cos - shear * sin], 1)], 1
-    )
-    # Where the picture's own coordinates land on the glyph: place @ (position - shift).
-    grid_map = torch.cat([place, -place @ shift[:, :, None]], 2)
-    ink, paper = uniform(0.5, 1.0), uniform(0.0, 0.4, 1, 4, 4)
+    # From a position in the image to one on the glyph: matrix @ (position - shift).
+    matrix = torch.stack([cos, sin + shear * cos, -sin, cos - shear * sin], 1).view(count, 2, 2)
+    grid_map = torch.cat([matrix, -matrix @ shift[:, :, None]], 2)
+    ink, paper = uniform(0.5, 1.0), uniform(0.0, 0.4, 1, 4, 4)  # grey values
     noise = uniform(0.0, 0.15)
     x = torch.empty(count, 1, size, size)
     for part in torch.arange(count).split(2000):  # keeps the memory small
         grid = F.affine_grid(grid_map[part], (len(part), 1, size, size), align_corners=False)
         glyph = F.grid_sample(atlas[face[part], y[part]][:, None], grid, align_corners=False)
-        cloud = F.interpolate(paper[part], size=(size, size), mode="bicubic", align_corners=False)
-        drawn = cloud + (ink[part, None, None, None] - cloud) * glyph
-        drawn += noise[part, None, None, None] * torch.randn(drawn.shape, generator=rng)
-        x[part] = (drawn.clamp(0, 1) * 255).round() / 255  # 8 bits, as a camera would store it
+        ground = F.interpolate(paper[part], size=(size, size), mode="bicubic", align_corners=False)
+        image = ground + (ink[part, None, None, None] - ground) * glyph
+        image += noise[part, None, None, None] * torch.randn(image.shape, generator=rng)
+        x[part] = (image.clamp(0, 1) * 255).round() / 255  # 8 bits, as in an image file
     return Split(x, y)
 
 
 def glyphs(train: int = 4000, val: int = 2000, test: int = 4000, seed: int = 0, size: int = 28):
-    """36 classes (0-9 and A-Z) in 20 typefaces, drawn here and now. Nothing is downloaded.
+    """Draw 36 classes (0-9 and A-Z) in 20 typefaces. Nothing is downloaded.
 
     Each image [1, size, size] in [0, 1] is a glyph of a face that ships with matplotlib: turned by
     up to 0.25 rad, sheared by up to 0.25, scaled by 0.7 to 1, moved by up to 12 % of the width,
-    on a cloudy background, with noise of up to 0.15. O and 0, I and 1, S and 5 really look alike.
+    on a cloudy background, with noise of up to 0.15. O and 0, I and 1, S and 5 look alike.
 
     The three splits are drawn from three different streams of `seed`: the same call gives the
-    same images, another seed gives fresh ones. A longer split does not begin with a shorter one.
+    same images, another seed other ones. A longer split does not begin with a shorter one.
 
     Raises `ValueError` when a split is empty.
 
@@ -101,14 +97,12 @@ def glyphs(train: int = 4000, val: int = 2000, test: int = 4000, seed: int = 0, 
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"Expected at least one sample in {name}, got {count}.")
-    splits = {
-        name: _draw_glyphs(count, size, generator(seed, "glyphs", name))
-        for name, count in counts.items()
-    }
+    splits = {name: _draw_glyphs(count, size, generator(seed, "glyphs", name))
+              for name, count in counts.items()}
     params = {"name": "glyphs", **counts, "seed": seed, "size": size}
-    return drawn(Dataset(**splits, classes=tuple(GLYPHS), params=params))
+    return with_digest(Dataset(**splits, classes=tuple(GLYPHS), params=params))
 
 
 def glyphs_fingerprint() -> str:
-    """SHA-256 of all that `glyphs` draws from. Another font file or rasteriser changes it."""
+    """SHA-256 of the pictures that `glyphs` draws from: of font files and rasteriser."""
     return _atlas()[1]
