@@ -95,16 +95,12 @@ def convnet(width=16, channels=1, classes=36, size=28, seed=0) -> nn.Module:
                          nn.Linear(4 * width, classes))
 
 
-def _mean_over_image(x):
-    # Not nn.AdaptiveAvgPool2d(1), whose gradient allocates memory, in channels-first order.
-    return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
-
-
 class MeanOverImage(nn.Module):
     """Take the mean over height and width: [B, C, H, W] to [B, C, 1, 1]."""
 
     def forward(self, x):
-        return _mean_over_image(x)
+        # Not nn.AdaptiveAvgPool2d(1), whose gradient allocates memory, in channels-first order.
+        return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
 
 
 class BasicBlock(nn.Module):
@@ -141,7 +137,7 @@ class ResNet(nn.Module):
     def forward(self, x):
         x = F.relu(self.stem(self.normalize(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(_mean_over_image(x).flatten(1))
+        return self.fc(x.sum((2, 3)) / (x.shape[2] * x.shape[3]))
 
 
 def _stage(inputs, outputs, stride, blocks):

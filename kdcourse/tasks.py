@@ -325,6 +325,13 @@ def first(x) -> torch.Tensor:
     return next(iter(x.values())) if isinstance(x, dict) else x
 
 
+def select(x, index: torch.Tensor):
+    """Take rows by their numbers; leave None as it is."""
+    if isinstance(x, torch.Tensor):
+        return x.index_select(0, index)  # faster than x[index]
+    return each(lambda part: part.index_select(0, index), x)
+
+
 def pieces(x, size: int) -> list:
     """Cut inputs into pieces of `size` samples."""
     return [each(lambda part, start=start: part[start : start + size], x)
