@@ -7,7 +7,6 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -112,9 +111,15 @@ def peak_memory(model: nn.Module, shape, batch: int = 1) -> float | None:
     backend, sizes = getattr(torch, device.type, None), []
     with evaluating(model), torch.inference_mode():
         if device.type == "cpu":
-            with register_module_forward_hook(  # with the module, args, kwargs and output
-                    lambda _, *tensors: sizes.append(_bytes(tensors)), with_kwargs=True):
+            # Not one hook for all modules: torch keeps a mark of it, and torch.compile warns later.
+            handles = [module.register_forward_hook(
+                lambda _, *tensors: sizes.append(_bytes(tensors)), with_kwargs=True)
+                for module in model.modules()]
+            try:
                 call(model, _inputs(shape, batch, device))
+            finally:
+                for handle in handles:
+                    handle.remove()
         elif hasattr(backend, "max_memory_allocated"):
             for _ in range(2):  # the first call also allocates workspaces
                 before = backend.memory_allocated(device)

@@ -149,3 +149,10 @@ def test_peak_memory_on_a_gpu_is_little_more_than_that_of_the_cpu():
     theirs = measure.peak_memory(model.cuda(), (4096,), batch=256)
     assert len(other) == 10_000_000
     assert ours <= theirs < 1.1 * ours
+
+
+def test_the_memory_is_measured_without_a_mark_on_torch():
+    """`torch.compile` warns about hooks on all modules for ever, when one is left."""
+    module = torch.nn.modules.module
+    kd.measure.peak_memory(kd.models.mlp(hidden=(8,)), (1, 28, 28))
+    assert not module._global_forward_hooks and not module._global_forward_hooks_with_kwargs
