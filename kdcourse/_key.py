@@ -4,13 +4,13 @@ What goes into a key:
 
 * of a class or function defined outside installed packages: its source, and the value of every
   global variable that it reads, in the same way;
-* of a class of this package: its name and the constructor arguments that differ from the default,
-  so that a file or an attribute may be renamed, and an argument with a default added;
+* of a class of this package: its name; of its objects: what `identity()` returns, or the fields
+  that differ from their default; so a file may be renamed, and an argument with a default added;
 * of a module outside installed packages: its file; of any other object: its class and attributes;
 * of a network: how it was made, while its weights are still those made then (see `stamp`);
   otherwise its weights.
 
-An object with a method `identity()` is described by what that returns: anything that has a key.
+Any object may have a method `identity()`; it returns whatever the key is to be made from.
 """
 
 import contextlib
@@ -108,22 +108,6 @@ def _state(model: nn.Module) -> str:
     return _files.digest([fingerprint(model), key_of(model, tensors, strict=False).exact])
 
 
-def arguments(thing) -> dict:
-    """Return the constructor arguments of an object that do not equal their default.
-
-    Raises `ValueError` unless each argument is kept as an attribute of its name.
-    """
-    values = {}
-    for name, parameter in inspect.signature(thing.__init__).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        if not hasattr(thing, name):
-            raise ValueError(f"Expected {type(thing).__name__} to keep its argument {name!r} as an "
-                             "attribute of that name, for the key under which results are kept.")
-        values[name] = getattr(thing, name)
-    return unlike_defaults(type(thing), values)
-
-
 def unlike_defaults(kind: type, values: dict) -> dict:
     """Return those of the constructor arguments of a class that do not equal their default."""
     parameters = inspect.signature(kind.__init__).parameters
@@ -136,6 +120,17 @@ def _equal(value, default) -> bool:
         return bool(value == default)
     except (RuntimeError, ValueError):  # a tensor or an array of several numbers
         return False
+
+
+def _changed_fields(thing) -> list[tuple]:
+    """The fields of a dataclass object that are not of the type and value of their default."""
+    changed = []
+    for field in dataclasses.fields(thing):
+        factory, value = field.default_factory, getattr(thing, field.name)
+        default = field.default if factory is dataclasses.MISSING else factory()
+        if type(value) is not type(default) or not _equal(value, default):
+            changed.append((field.name, value))
+    return changed
 
 
 class _Reader:
@@ -160,7 +155,7 @@ class _Reader:
         if isinstance(thing, _PLAIN):
             return [type(thing).__name__, repr(thing)]
         if isinstance(thing, (list, tuple)):
-            return [content for _, content in self.pairs(enumerate(thing), place)]
+            return [part for _, part in self.pairs(enumerate(thing), place)]
         if isinstance(thing, dict):
             return [type(thing).__name__, self.pairs(thing.items(), place)]
         if isinstance(thing, (set, frozenset)):
@@ -170,6 +165,9 @@ class _Reader:
             self.known[id(thing)] = ["refers to itself"], thing
             self.known[id(thing)] = self.compound(thing, place), thing
         return self.known[id(thing)][0]
+
+    def each(self, things, place: str) -> list:
+        return [self.read(thing, place) for thing in things]
 
     def pairs(self, items, place: str) -> list:
         return [[self.read(name, place), self.read(part, f"{place}.{name}".strip("."))]
@@ -181,10 +179,9 @@ class _Reader:
             own = file and not _installed(thing) and Path(file).is_file()
             return ["module", thing.__name__, _files.digest(Path(file).read_bytes()) if own else ""]
         if isinstance(thing, functools.partial):
-            return ["partial", *(self.read(part, place) for part in (
-                thing.func, thing.args, thing.keywords))]
+            return ["partial", *self.each([thing.func, thing.args, thing.keywords], place)]
         if isinstance(thing, types.MethodType):
-            return ["method", self.read(thing.__func__, place), self.read(thing.__self__, place)]
+            return ["method", *self.each([thing.__func__, thing.__self__], place)]
         if isinstance(thing, torch.Generator):
             return ["generator", _files.digest(thing.get_state().numpy().tobytes())]
         if isinstance(thing, type):
@@ -243,42 +240,31 @@ class _Reader:
         if hasattr(thing, "identity"):
             content = self.read(thing.identity(), place)
         elif dataclasses.is_dataclass(thing):
-            content = self.pairs([(field.name, getattr(thing, field.name))
-                                  for field in dataclasses.fields(thing)
-                                  if not _is_default(getattr(thing, field.name), field)], place)
-        elif _ours(kind):
-            content = self.read(arguments(thing), place)
-        elif hasattr(thing, "__dict__"):
+            content = self.pairs(_changed_fields(thing), place)
+        elif hasattr(thing, "__dict__") and not _ours(kind):
             return ["object", name, self.attributes(thing, place)]
+        elif " at 0x" not in repr(thing):
+            return ["text", name, repr(thing)]
+        elif self.strict:
+            where = f" in {place}" if place else ""
+            raise ValueError("Expected something whose content can be read, for the key under "
+                             f"which results are kept, got {thing!r}{where}. Give its class a "
+                             "method identity() that returns what tells it apart.")
         else:
-            return self.text(thing, name, place)
+            return name
         if _ours(kind):
-            replaced = [value for value in vars(thing).values() if self.strict
-                        and isinstance(value, types.FunctionType) and not _ours(value)]
-            return [name, content, *(self.read(method, place) for method in replaced)]
+            replaced = [f for f in _functions(thing).values() if self.strict and not _ours(f)]
+            return [name, content, *self.each(replaced, place)]
         if any("identity" in vars(base) for base in kind.__mro__ if not _ours(base)):
             return [name, content]
         own = self.parts if isinstance(thing, nn.Module) else self.attributes
         return [name, content, own(thing, place)]
 
-    def text(self, thing, name, place: str):
-        """Return the `repr` of an object, or only its class where that is an address."""
-        text = repr(thing)
-        if " at 0x" not in text:
-            return ["text", name, text]
-        if self.strict:
-            raise ValueError(f"Expected something whose content can be read, for the key under "
-                             f"which results are kept, got {text}{f' in {place}' if place else ''}"
-                             ". Give its class a method identity() that returns what tells it "
-                             "apart.")
-        return name
-
     def attributes(self, thing, place: str):
-        private = {name for base in type(thing).__mro__ if _ours(base)
-                   for name in _stored(base) if name.startswith("_")}
+        skipped = _SKIPPED.union(*map(_private, filter(_ours, type(thing).__mro__)))
         with self.lenient(_installed(type(thing))):
             return self.pairs([(name, value) for name, value in sorted(vars(thing).items())
-                               if name not in _SKIPPED | private], place)
+                               if name not in skipped], place)
 
     @contextlib.contextmanager
     def lenient(self, installed: bool = True):
@@ -288,14 +274,12 @@ class _Reader:
         self.strict = strict
 
     def class_(self, kind: type, place: str):
-        if _ours(kind):  # only methods that were replaced from outside are read
-            return ["kdcourse", kind.__qualname__, *(
-                self.function(value, place) for _, value in sorted(vars(kind).items())
-                if isinstance(value, types.FunctionType) and not _installed(value))]
+        if _ours(kind):
+            replaced = [f for _, f in sorted(_functions(kind).items()) if not _installed(f)]
+            return ["kdcourse", kind.__qualname__, *self.each(replaced, place)]
         if _installed(kind):
             return [kind.__module__, kind.__qualname__]
-        bases = [self.read(base, place) for base in kind.__bases__]
-        body = []
+        bases, body = self.each(kind.__bases__, place), []
         for name, value in sorted(vars(kind).items()):
             value = getattr(value, "__func__", getattr(value, "fget", value))
             if isinstance(value, types.FunctionType) or not name.startswith(("__", "_abc_")):
@@ -315,8 +299,7 @@ class _Reader:
         variables = function.__globals__
         used = sorted(_names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME") & variables.keys())
         return ["function", name.rpartition("<locals>.")[2], _source(function),
-                self.read(function.__defaults__, place),
-                self.read(function.__kwdefaults__, place), self.read(cells, place),
+                *self.each([function.__defaults__, function.__kwdefaults__, cells], place),
                 self.pairs([(name, variables[name]) for name in used], "")]
 
 
@@ -327,11 +310,16 @@ def _names(code, *operations: str) -> set[str]:
                          if isinstance(inner, types.CodeType)))
 
 
+def _functions(owner) -> dict[str, types.FunctionType]:
+    return {name: value for name, value in vars(owner).items()
+            if isinstance(value, types.FunctionType)}
+
+
 @functools.cache
-def _stored(kind: type) -> set[str]:
-    """The names of the attributes that the methods of a class set."""
-    return set().union(*(_names(method.__code__, "STORE_ATTR") for method in vars(kind).values()
-                         if isinstance(method, types.FunctionType)))
+def _private(kind: type) -> set[str]:
+    """The private attributes that the methods of a class set."""
+    return {name for function in _functions(kind).values()
+            for name in _names(function.__code__, "STORE_ATTR") if name.startswith("_")}
 
 
 def _source(function) -> list:
@@ -367,12 +355,6 @@ def _filled(cell) -> bool:
         return cell.cell_contents is not None
     except ValueError:  # a function that refers to itself and is not complete yet
         return False
-
-
-def _is_default(value, field: dataclasses.Field) -> bool:
-    if field.default_factory is not dataclasses.MISSING:
-        return value == field.default_factory()
-    return type(value) is type(field.default) and value == field.default
 
 
 def _ours(thing) -> bool:

@@ -75,8 +75,8 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
         runs.append(_Run(name, keys[0], texts | run_texts, store))
 
     def compute(run: _Run, label: str) -> dict:
-        scheme = _fresh(run.arm, arms[run.arm], run.seed)
-        history = fit(scheme, data, recipes[run.arm], run.seed, label=label)
+        scheme = _fresh(run.name, arms[run.name], run.seed)
+        history = fit(scheme, data, recipes[run.name], run.seed, label=label)
         if history.interrupted:
             raise KeyboardInterrupt
         logits = teacher_logits() if teacher is not None else _own_teacher_logits(scheme, part)
@@ -93,7 +93,7 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
     if results:
         _print_counts(done, "runs")
     complete = collections.Counter(run.seed for run in done)
-    rows = [{"arm": run.arm, **run.row} for run in done if complete[run.seed] == len(arms)]
+    rows = [{"arm": run.name, **run.row} for run in done if complete[run.seed] == len(arms)]
     if not rows:
         raise KeyboardInterrupt("Stopped before the first seed was complete for all arms.")
     return Comparison(rows, baseline)
@@ -158,15 +158,15 @@ def record(function: Callable[[int], dict[str, dict]], seeds: Iterable[int] = ra
 class _Run:
     """One row to load or to compute. row: the recorded one, if any."""
 
-    def __init__(self, arm: str, key: Key | None, texts: dict, store: Store):
-        self.arm, self.key, self.texts, self.seed = arm, key, texts, texts["seed"]
+    def __init__(self, name: str, key: Key | None, texts: dict, store: Store):
+        self.name, self.key, self.texts, self.seed = name, key, texts, texts["seed"]
         self.row, self.loaded = store.find(key, texts), False
 
 
 def _finish(runs: list[_Run], compute, store: Store, rerun: bool, note: str) -> Iterator[_Run]:
     """Yield the runs with their rows: recorded ones, or else what `compute` returns, kept at once.
 
-    In smoke mode the first seed is computed in any case, and of the others only the second one.
+    Smoke mode computes the first seed in any case, and stops after two where a row is missing.
     """
     seeds = list(dict.fromkeys(run.seed for run in runs))
     recorded = [run.row for run in runs if run.row]
@@ -180,7 +180,7 @@ def _finish(runs: list[_Run], compute, store: Store, rerun: bool, note: str) -> 
     for number, run in enumerate(runs, 1):
         run.loaded = bool(run.row) and not rerun
         if not run.loaded or (_files.smoke() and run.seed == seeds[0]):
-            found = compute(run, f"{number}/{len(runs)} {run.arm}")
+            found = compute(run, f"{number}/{len(runs)} {run.name}")
         if not run.loaded:
             run.row = store.keep(run.key, found)
         yield run
