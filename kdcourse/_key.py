@@ -1,16 +1,13 @@
 """Keys made from content, by which rows, stored answers, checkpoints and teachers are found.
 
-What goes into a key:
+A key contains:
 
-* of a class or function defined outside installed packages: its source, and the value of every
-  global variable that it reads, in the same way;
-* of a class of this package: its name; of its objects: what `identity()` returns, or the fields
-  that differ from their default; so a file may be renamed, and an argument with a default added;
-* of a module outside installed packages: its file; of any other object: its class and attributes;
+* of a class or function outside installed packages: its source, and every global that it reads;
+* of an object of this package: the name of its class, and what `identity()` returns or else the
+  fields that differ from their default; so files may be renamed, and arguments added;
 * of a network: how it was made, while its weights are still those made then (see `stamp`);
-  otherwise its weights.
-
-Any object may have a method `identity()`; it returns whatever the key is to be made from.
+  otherwise its weights;
+* of anything else: what its own `identity()` returns, its class and its attributes.
 """
 
 import contextlib
@@ -34,13 +31,13 @@ from torch import nn
 from kdcourse import _files
 from kdcourse._tensors import TOLERANCE, distance, fingerprint, sketch, tensor_bytes
 
-# Attributes that are no part of a key: notes that change no output; torch's hooks, parts and mode.
+# Attributes that are no part of a key: notes that change no output, and those that torch sets.
 _SKIPPED = {"provenance", "card", "spec", *vars(nn.Module())}
 _PLAIN = (complex, bytes, torch.dtype, torch.device, torch.Size, torch.memory_format, torch.layout,
           enum.Enum, type(...), range, slice, Path)
 _INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) + os.sep
                    for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-_HEAPTYPE = 1 << 9  # CPython's flag of a class that a class statement made
+_HEAPTYPE = 1 << 9  # CPython's flag of a class that a class statement defined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +45,8 @@ class Key:
     """Identify a thing by its content.
 
     exact: SHA-256 of all that is the same on every machine.
-    bits: SHA-256 of its floating-point tensors, which differ in rounding between machines where
-        they come from a training; "" where there are none.
+    bits: SHA-256 of floating-point tensors, which training rounds differently on other machines;
+        "" without any.
     sketch: 32 numbers for each of those tensors. The relative distance of two sketches is, to
         about 25 %, that of the tensors (a count sketch: Charikar, Chen & Farach-Colton 2002).
     """
@@ -69,8 +66,8 @@ def key_of(thing, without=(), sketched: bool = False, strict: bool = True) -> Ke
 
     without: tensors that are no part of the key, such as all that a checkpoint restores.
     sketched: whether the key has sketches, which take about as long as the digest.
-    strict: False takes the class of an object whose content cannot be read (an iterator, a file);
-        True raises `ValueError`.
+    strict: whether an object that cannot be read (an iterator, a file) raises `ValueError`;
+        otherwise its class is taken.
 
     >>> key_of({"T": 4}) == key_of({"T": 4}), key_of({"T": 4}) == key_of({"T": 2})
     (True, False)
@@ -161,7 +158,7 @@ class _Reader:
         if isinstance(thing, (set, frozenset)):
             return ["set", sorted(map(repr, thing))]
         if id(thing) not in self.known:
-            # The object is kept as well, so that its id is not given to another one meanwhile.
+            # The object is kept as well: its id could be that of another one otherwise.
             self.known[id(thing)] = ["refers to itself"], thing
             self.known[id(thing)] = self.compound(thing, place), thing
         return self.known[id(thing)][0]
@@ -230,9 +227,9 @@ class _Reader:
 
     def parts(self, module: nn.Module, place: str):
         """Return the content of a module's own tensors and children, and of its attributes."""
-        named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False),
-                 *module.named_children()]
-        return [self.pairs(named, place), self.attributes(module, place)]
+        members = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False),
+                   *module.named_children()]
+        return [self.pairs(members, place), self.attributes(module, place)]
 
     def object(self, thing, place: str):
         kind = type(thing)
@@ -290,8 +287,10 @@ class _Reader:
         name = function.__qualname__
         if not hasattr(function, "__code__") and hasattr(function, "__wrapped__"):
             return ["wrapped", self.read(function.__wrapped__, place)]  # by functools.cache
-        cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()
-                 if _filled(cell)]
+        cells = []
+        for cell in getattr(function, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # a function in itself, not complete yet
+                cells += [] if cell.cell_contents is None else [cell.cell_contents]
         if _installed(function) or not hasattr(function, "__code__"):
             module = "kdcourse" if _ours(function) else getattr(function, "__module__", None)
             with self.lenient():
@@ -323,8 +322,7 @@ def _private(kind: type) -> set[str]:
 
 
 def _source(function) -> list:
-    """The expression of a lambda; the lines of another function without comments and blank lines;
-    the bytecode where there is no source."""
+    """The expression of a lambda, the lines of code of a function, or bytecode without a source."""
     code = function.__code__
     try:
         lines = inspect.findsource(function)[0]
@@ -348,13 +346,6 @@ def _expression(code, lines: list[str]) -> str:
     part[-1] = part[-1][:right]
     part[0] = part[0][left:]
     return " ".join(b" ".join(part).decode().split())
-
-
-def _filled(cell) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # a function that refers to itself and is not complete yet
-        return False
 
 
 def _ours(thing) -> bool:

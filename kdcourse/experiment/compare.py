@@ -64,7 +64,7 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
     teacher_logits = functools.cache(lambda: answers(teacher.predict, part)[0])
     digests = {name: key_of(function).exact for name, function in also.items()} if results else {}
     store = Store(results, digests)
-    shared = key_of([data, teacher, split, RESULTS], sketched=store.sketched) if results else None
+    shared = store.key_of([data, teacher, split, RESULTS])
     texts = {"data": repr(data), "teacher": repr(teacher), "split": split, "results": RESULTS}
     runs = []
     for seed, (name, arm) in itertools.product(seeds, arms.items()):
@@ -79,8 +79,8 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
         history = fit(scheme, data, recipes[run.name], run.seed, label=label)
         if history.interrupted:
             raise KeyboardInterrupt
-        logits = teacher_logits() if teacher is not None else _own_teacher_logits(scheme, part)
-        found = run.texts | _measured(scheme, data, part, logits, history)
+        reference = teacher_logits() if teacher is not None else None
+        found = run.texts | _measured(scheme, data, part, reference, history)
         if taken := also.keys() & {"arm", "also", *KEYS, *found}:
             raise ValueError(f"Expected names for `also` that a row does not have yet, got "
                              f"{sorted(taken)}. Choose another name.")
@@ -123,11 +123,9 @@ def record(function: Callable[[int], dict[str, dict]], seeds: Iterable[int] = ra
     seeds, of, store = _checked_seeds(seeds, split), list(of), Store(results)
     texts = {"scheme": name, "recipe": "", "data": "; ".join(map(repr, of)), "teacher": "",
              "split": split, "results": RESULTS}
-    keys = dict.fromkeys(seeds)
-    if results:
-        shared = key_of([function, name, of, split, RESULTS], sketched=store.sketched)
-        keys = {seed: dataclasses.replace(shared, exact=_files.digest([shared.exact, seed])[:20])
-                for seed in seeds}
+    shared = store.key_of([function, name, of, split, RESULTS])
+    keys = [shared and dataclasses.replace(shared, exact=_files.digest([shared.exact, seed])[:20])
+            for seed in seeds]
 
     def compute(run: _Run, label: str) -> dict:
         start = time.perf_counter()
@@ -139,7 +137,7 @@ def record(function: Callable[[int], dict[str, dict]], seeds: Iterable[int] = ra
         return run.texts | {"arms": rounded(arms), "seconds": time.perf_counter() - start,
                             **where(default_device().type)}
 
-    runs = [_Run(name, key, texts | {"seed": seed}, store) for seed, key in keys.items()]
+    runs = [_Run(name, key, texts | {"seed": seed}, store) for seed, key in zip(seeds, keys)]
     done, rows = [], []
     for run in _finish(runs, compute, store, rerun, "record measures one or two seeds"):
         done.append(run)
@@ -232,30 +230,26 @@ def _run_key(own: list, shared: Key | None, store: Store) -> Key | None:
     """The key of what belongs to one run, joined with the key of what all runs share."""
     if shared is None:
         return None
-    key = key_of([*own, shared.exact], sketched=store.sketched)
+    key = store.key_of([*own, shared.exact])
     return Key(key.exact, key.bits + shared.bits, key.sketch | {
         f"shared.{name}": numbers for name, numbers in shared.sketch.items()})
 
 
-def _own_teacher_logits(scheme: Scheme, part: Split):
-    teacher = getattr(scheme, "teacher", None)
-    return answers(teacher.predict, part)[0] if isinstance(teacher, Teacher) else None
-
-
-def _measured(scheme: Scheme, data: Dataset, part: Split, teacher_logits, history: History) -> dict:
-    student = functools.partial(predict, scheme.student)
+def _measured(scheme: Scheme, data: Dataset, part: Split, reference, history: History) -> dict:
+    """What every row has. reference: logits to agree with; None: those of the scheme's teacher."""
+    student, own = functools.partial(predict, scheme.student), getattr(scheme, "teacher", None)
     logits, labels = answers(student, part)
-    if teacher_logits is not None and teacher_logits.shape != logits.shape:
-        teacher_logits = None  # of other classes
-    task = ONE_LABEL if data.task.has_classes else data.task
-    found = {"agreement": None, "teacher_kl": None}
-    found |= measure.evaluate(logits, labels, teacher_logits, task)
+    if reference is None and isinstance(own, Teacher):
+        reference = answers(own.predict, part)[0]
+    if reference is not None and reference.shape != logits.shape:
+        reference = None  # of other classes
+    found = {"agreement": None, "teacher_kl": None} | measure.evaluate(
+        logits, labels, reference, ONE_LABEL if data.task.has_classes else data.task)
     if data.task.has_classes and labels is not None:
-        found |= {
-            "train_accuracy": measure.accuracy(*answers(student, data.train)),
-            "per_class": measure.per_class(logits, labels, len(data.classes)),
-            "reliability": [[row["count"], row["confidence"], row["accuracy"]]
-                            for row in measure.reliability(logits, labels)]}
+        found |= {"train_accuracy": measure.accuracy(*answers(student, data.train)),
+                  "per_class": measure.per_class(logits, labels, len(data.classes)),
+                  "reliability": [[row["count"], row["confidence"], row["accuracy"]]
+                                  for row in measure.reliability(logits, labels)]}
     curve = [[epoch, history["loss"][epoch - 1], score]
              for epoch, score in history.validated.items()]
-    return rounded({**found, "curve": curve, "seconds": history.seconds, **where(history.device)})
+    return rounded(found | {"curve": curve, "seconds": history.seconds, **where(history.device)})

@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from kdcourse import _files
-from kdcourse._key import Key
+from kdcourse._key import Key, key_of
 
 SHIPPED = Path(__file__).parents[1] / "results"  # the rows that come with the package
 KEYS = ("key", "bits", "sketch")
@@ -35,12 +35,11 @@ class Store:
     """Find the rows of a chapter, and keep new ones at once, so that a stop loses none.
 
     chapter: such as "01"; None for a store that stays empty.
-    also: quantities that a row must have beside the usual ones: by name, a digest of the function
-        that measures it.
+    also: further quantities that rows must have: by name, a digest of the function.
 
-    A row is found by its `key` (see `kdcourse._key`). The floating-point tensors behind it, such as
-    a teacher's answers, must have the same bits in a row of this computer. The rows that come with
-    the package were computed on other machines: there the tensors must agree by their sketch.
+    A row is found by its key. The floating-point tensors behind it, such as a teacher's answers,
+    must have the same bits in a row of this computer. In the rows of the package, which other
+    machines computed, they must agree by their sketch.
 
     `KDCOURSE_RECORD` is for those who make the package: "1" writes new rows into the package;
     "moved" gives rows that are found by their texts a new key, after a change of code that changes
@@ -59,21 +58,21 @@ class Store:
         self.shipped = set(self.rows)
         self.rows |= {_id(row): row for row in _read(own)["rows"]}
 
-    @property
-    def sketched(self) -> bool:
-        """Whether keys need sketches: to find rows of other machines, or to write rows for them."""
-        return bool(self.shipped) or (self.path is not None and self.mode in ("1", "moved"))
+    def key_of(self, thing) -> Key | None:
+        """Return a key, with sketches where rows of other machines are read, or written for them;
+        None in a store that stays empty."""
+        if self.path is None:
+            return None
+        return key_of(thing, sketched=bool(self.shipped) or self.mode in ("1", "moved"))
 
     def find(self, key: Key | None, texts: dict) -> dict | None:
         """Return the row of a key, if it has all quantities. texts: the run, described in words."""
         if self.path is None:
             return None
-        row = self._find(key)
-        if row is None and self.mode == "moved":
-            row = self._move(key, texts)
+        row = self._find(key) or (self._move(key, texts) if self.mode == "moved" else None)
+        if row is None and self.mode in ("check", "moved"):
+            raise ValueError(f"Expected a recorded row for each run, got none for {texts}.")
         if row is None:
-            if self.mode in ("check", "moved"):
-                raise ValueError(f"Expected a recorded row for each run, got none for {texts}.")
             return None
         _found[self.path].add(_id(row))
         if self.mode == "check":
@@ -129,8 +128,7 @@ class Store:
 
 
 def _keyed(key: Key) -> dict:
-    sketch = {"sketch": key.sketch} if key.bits else {}
-    return {"key": key.exact, "bits": key.bits} | sketch
+    return {"key": key.exact, "bits": key.bits} | ({"sketch": key.sketch} if key.bits else {})
 
 
 def rounded(value):
