@@ -1,16 +1,13 @@
-"""Keys made from content: by them rows, stored answers, checkpoints and teachers are found.
+"""Keys made from content, by which rows, stored answers, checkpoints and teachers are found.
 
-What goes into a key:
+A key contains:
 
-* of a class or function that was defined outside installed packages: its source, and the value of
-  every global variable that it reads, in the same way;
-* of a class of this package: its name and the constructor arguments that differ from the default,
-  so that a file or an attribute may be renamed, and an argument with a default added;
-* of a module of one's own, its file; of any other object, its class and its attributes;
-* of a network: how it was made, as long as its weights are still those that were made then (see
-  `stamp`); otherwise its weights.
-
-An object may say by `identity()` what identifies it; it returns anything that has a key itself.
+* of a class or function outside installed packages: its source, and every global that it reads;
+* of an object of this package: the name of its class, and what `identity()` returns or else the
+  fields that differ from their default; so files may be renamed, and arguments added;
+* of a network: how it was made, while its weights are still those made then (see `stamp`);
+  otherwise its weights;
+* of anything else: what its own `identity()` returns, its class and its attributes.
 """
 
 import contextlib
@@ -34,20 +31,24 @@ from torch import nn
 from kdcourse import _files
 from kdcourse._tensors import TOLERANCE, distance, fingerprint, sketch, tensor_bytes
 
-_SKIPPED = {"provenance", "card", "spec"}  # notes on a network that change no output
-_TORCH = set(vars(nn.Module()))  # what torch keeps in a module: hooks, its parts, its mode
+# Attributes that are no part of a key: notes that change no output, and those that torch sets.
+_SKIPPED = {"provenance", "card", "spec", *vars(nn.Module())}
+_PLAIN = (complex, bytes, torch.dtype, torch.device, torch.Size, torch.memory_format, torch.layout,
+          enum.Enum, type(...), range, slice, Path)
+_INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) + os.sep
+                   for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_HEAPTYPE = 1 << 9  # CPython's flag of a class that a class statement defined
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """The key of something.
+    """Identify a thing by its content.
 
     exact: SHA-256 of all that is the same on every machine.
-    bits: SHA-256 of its floating-point tensors, which differ in rounding between machines where
-        they come from a training; "" where there are none.
-    sketch: 32 numbers for each of those tensors, by which two machines can tell whether they hold
-        the same thing. The relative distance of two sketches is, to about 25 %, that of the
-        tensors (a count sketch: Charikar, Chen & Farach-Colton 2002).
+    bits: SHA-256 of floating-point tensors, which training rounds differently on other machines;
+        "" without any.
+    sketch: 32 numbers for each of those tensors. The relative distance of two sketches is, to
+        about 25 %, that of the tensors (a count sketch: Charikar, Chen & Farach-Colton 2002).
     """
 
     exact: str
@@ -55,21 +56,18 @@ class Key:
     sketch: dict[str, list[float]]
 
     def close(self, sketch: dict[str, list[float]]) -> bool:
-        """Whether the tensors of this key lie within `TOLERANCE` of those with that sketch."""
-        if sketch.keys() != self.sketch.keys():
-            return False
-        return all(distance(self.sketch[name], numbers) < TOLERANCE
-                   for name, numbers in sketch.items())
+        """Return whether the tensors of this key lie within `TOLERANCE` of those of a sketch."""
+        return sketch.keys() == self.sketch.keys() and all(
+            distance(self.sketch[name], numbers) < TOLERANCE for name, numbers in sketch.items())
 
 
 def key_of(thing, without=(), sketched: bool = False, strict: bool = True) -> Key:
-    """The key of a thing that consists of plain values, tensors, networks, functions and objects.
+    """Make the key of a thing built of plain values, tensors, networks, functions and objects.
 
-    without: tensors that are no part of the key, such as all that a checkpoint brings itself.
+    without: tensors that are no part of the key, such as all that a checkpoint restores.
     sketched: whether the key has sketches, which take about as long as the digest.
-
-    strict: False takes the class of an object whose content cannot be read (an iterator, a file);
-        True raises `ValueError`.
+    strict: whether an object that cannot be read (an iterator, a file) raises `ValueError`;
+        otherwise its class is taken.
 
     >>> key_of({"T": 4}) == key_of({"T": 4}), key_of({"T": 4}) == key_of({"T": 2})
     (True, False)
@@ -81,75 +79,68 @@ def key_of(thing, without=(), sketched: bool = False, strict: bool = True) -> Ke
 
 
 def named(thing, without=()) -> str:
-    """A text for people, and a part of the key, which decides."""
+    """Return the `repr` of a thing, without addresses, and a digest of its content."""
     key = key_of(thing, without, strict=False)
     text = re.sub(r"( at 0x|#)[0-9a-f]+", "", repr(thing))
     return f"{text} (content {_files.digest([key.exact, key.bits])[:10]})"
 
 
 def stamp(model: nn.Module, how) -> None:
-    """Note on a network how it was made: from here on that is its key, in place of its weights.
+    """Note on a network how it was made: this is its key from now on, in place of its weights.
 
-    The note holds as long as the network is as it is now: its weights to the bit, its modules and
-    their attributes. how: None takes it away.
+    The note holds while the network stays as it is: the bits of its weights, its modules and their
+    attributes. how: None removes the note.
     """
     model.provenance = None if how is None else {"how": how, "state": _state(model)}
 
 
 def is_as_made(model: nn.Module) -> bool:
-    """Whether the note of `stamp` on a network holds."""
-    made = getattr(model, "provenance", None)
-    return bool(made) and made["state"] == _state(model)
+    """Return whether a network has a note of `stamp` that holds."""
+    note = getattr(model, "provenance", None)
+    return bool(note) and note["state"] == _state(model)
 
 
 def _state(model: nn.Module) -> str:
-    """A digest of everything in a network."""
     tensors = [*model.parameters(), *model.buffers()]
     return _files.digest([fingerprint(model), key_of(model, tensors, strict=False).exact])
 
 
-def arguments(thing) -> dict:
-    """The constructor arguments of an object that keeps each one under its own name.
-
-    Those that equal their default are left out.
-    """
-    kept = {}
-    for name, parameter in inspect.signature(type(thing).__init__).parameters.items():
-        several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if name == "self" or several:
-            continue
-        if not hasattr(thing, name):
-            raise ValueError(f"Expected {type(thing).__name__} to keep its argument {name!r} as an "
-                             "attribute of that name, for the key under which results are kept.")
-        kept[name] = getattr(thing, name)
-    return unlike_defaults(type(thing), kept)
-
-
 def unlike_defaults(kind: type, values: dict) -> dict:
-    """Those of the constructor arguments `values` of a class that do not equal their default."""
+    """Return those of the constructor arguments of a class that do not equal their default."""
     parameters = inspect.signature(kind.__init__).parameters
-    found = {}
-    for name, value in values.items():
-        try:
-            default = name in parameters and bool(value == parameters[name].default)
-        except (RuntimeError, ValueError):  # a tensor: neither equal nor not
-            default = False
-        if not default:
-            found[name] = value
-    return found
+    return {name: value for name, value in values.items()
+            if name not in parameters or not _equal(value, parameters[name].default)}
+
+
+def _equal(value, default) -> bool:
+    try:
+        return bool(value == default)
+    except (RuntimeError, ValueError):  # a tensor or an array of several numbers
+        return False
+
+
+def _changed_fields(thing) -> list[tuple]:
+    """The fields of a dataclass object that are not of the type and value of their default."""
+    changed = []
+    for field in dataclasses.fields(thing):
+        factory, value = field.default_factory, getattr(thing, field.name)
+        default = field.default if factory is dataclasses.MISSING else factory()
+        if type(value) is not type(default) or not _equal(value, default):
+            changed.append((field.name, value))
+    return changed
 
 
 class _Reader:
-    """Turns things into what JSON can hold; floating-point tensors are noted beside it."""
+    """Turn things into what JSON can hold, and collect their floating-point tensors."""
 
     def __init__(self, without, sketched: bool, strict: bool):
         self.sketched, self.strict = sketched, strict
-        self.without = {id(tensor): tensor for tensor in without}
+        self.without = {id(tensor) for tensor in without}
         self.bits, self.sketches, self.known = [], {}, {}
-        self.weights = None  # of the network that is being read: they share one sketch
+        self.weights = None  # of the outermost network that is being read: they share one sketch
 
     def read(self, thing, place: str):
-        """The content of `thing`; `place` says where it was found."""
+        """Return the content of a thing; its place, such as "teacher.0", names its sketches."""
         if thing is None or isinstance(thing, (bool, int)):
             return thing
         if isinstance(thing, str):
@@ -158,21 +149,26 @@ class _Reader:
             return float.__repr__(thing)  # JSON has no inf
         if isinstance(thing, (torch.Tensor, np.ndarray, np.generic)):
             return self.tensor(thing, place)
-        if isinstance(thing, (complex, bytes, torch.dtype, torch.device, torch.Size, enum.Enum,
-                              torch.memory_format, torch.layout, type(...), range, slice, Path)):
+        if isinstance(thing, _PLAIN):
             return [type(thing).__name__, repr(thing)]
         if isinstance(thing, (list, tuple)):
-            return [self.read(item, f"{place}.{i}".strip(".")) for i, item in enumerate(thing)]
+            return [part for _, part in self.pairs(enumerate(thing), place)]
         if isinstance(thing, dict):
-            return [type(thing).__name__, [[self.read(name, place), self.read(
-                value, f"{place}.{name}".strip("."))] for name, value in thing.items()]]
+            return [type(thing).__name__, self.pairs(thing.items(), place)]
         if isinstance(thing, (set, frozenset)):
             return ["set", sorted(map(repr, thing))]
         if id(thing) not in self.known:
-            # The object is kept as well, so that its id is not given to another one meanwhile.
+            # The object is kept as well: its id could be that of another one otherwise.
             self.known[id(thing)] = ["refers to itself"], thing
             self.known[id(thing)] = self.compound(thing, place), thing
         return self.known[id(thing)][0]
+
+    def each(self, things, place: str) -> list:
+        return [self.read(thing, place) for thing in things]
+
+    def pairs(self, items, place: str) -> list:
+        return [[self.read(name, place), self.read(part, f"{place}.{name}".strip("."))]
+                for name, part in items]
 
     def compound(self, thing, place: str):
         if isinstance(thing, types.ModuleType):
@@ -180,16 +176,15 @@ class _Reader:
             own = file and not _installed(thing) and Path(file).is_file()
             return ["module", thing.__name__, _files.digest(Path(file).read_bytes()) if own else ""]
         if isinstance(thing, functools.partial):
-            return ["partial", *(self.read(part, place) for part in (
-                thing.func, thing.args, thing.keywords))]
+            return ["partial", *self.each([thing.func, thing.args, thing.keywords], place)]
         if isinstance(thing, types.MethodType):
-            return ["method", self.read(thing.__func__, place), self.read(thing.__self__, place)]
+            return ["method", *self.each([thing.__func__, thing.__self__], place)]
         if isinstance(thing, torch.Generator):
             return ["generator", _files.digest(thing.get_state().numpy().tobytes())]
         if isinstance(thing, type):
             return self.class_(thing, place)
         if isinstance(thing, nn.Module):
-            return self.module(thing, place)
+            return self.network(thing, place)
         if callable(thing) and hasattr(thing, "__qualname__"):
             return self.function(thing, place)
         return self.object(thing, place)
@@ -205,103 +200,83 @@ class _Reader:
             return ["tensor", *shape, _files.digest(tensor_bytes(tensor))]
         self.bits.append(tensor_bytes(tensor))
         if self.sketched and self.weights is None:
-            self.note(tensor, place)
+            self.add_sketch(tensor, place)
         elif self.sketched:
             self.weights.append(tensor.detach().flatten().float().cpu())
         return ["floats", *shape]
 
-    def note(self, tensor: torch.Tensor, place: str) -> None:
-        """Keep the sketch of a tensor under the place where it was found."""
+    def add_sketch(self, tensor: torch.Tensor, place: str) -> None:
         name = place or "tensor"
         while name in self.sketches:
             name += "'"
         self.sketches[name] = sketch(tensor)
 
-    def module(self, module: nn.Module, place: str):
+    def network(self, module: nn.Module, place: str):
         tensors = [*module.parameters(), *module.buffers()]
-        apart = not any(id(tensor) in self.without for tensor in tensors)
-        if apart and is_as_made(module):
+        if self.without.isdisjoint(map(id, tensors)) and is_as_made(module):
             return ["made", self.read(module.provenance["how"], place)]
         if hasattr(module, "identity"):
             return self.object(module, place)
-        outermost, kind = self.weights is None, self.read(type(module), place)
-        if outermost:
-            self.weights = []
-        found = self.inside(module, place)
-        if outermost:
-            if self.weights:
-                self.note(torch.cat(self.weights), place)
-            self.weights = None
-        return ["network", kind, found]
+        kind, outer = self.read(type(module), place), self.weights
+        self.weights = [] if outer is None else outer
+        content = self.parts(module, place)
+        if outer is None and self.weights:
+            self.add_sketch(torch.cat(self.weights), place)
+        self.weights = outer
+        return ["network", kind, content]
 
-    def inside(self, module: nn.Module, place: str):
-        """A network's own tensors and attributes, and its children."""
-        named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False),
-                 *module.named_children()]
-        return [[[name, self.read(part, f"{place}.{name}".strip("."))] for name, part in named],
-                self.attributes(module, place)]
+    def parts(self, module: nn.Module, place: str):
+        """Return the content of a module's own tensors and children, and of its attributes."""
+        members = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False),
+                   *module.named_children()]
+        return [self.pairs(members, place), self.attributes(module, place)]
 
     def object(self, thing, place: str):
         kind = type(thing)
         name = self.read(kind, place)
         if hasattr(thing, "identity"):
-            said = self.read(thing.identity(), place)
+            content = self.read(thing.identity(), place)
         elif dataclasses.is_dataclass(thing):
-            said = [[field.name, self.read(getattr(thing, field.name),
-                                           f"{place}.{field.name}".strip("."))]
-                    for field in dataclasses.fields(thing)
-                    if not _is_default(getattr(thing, field.name), field)]
-        elif _ours(kind):
-            said = self.read(arguments(thing), place)
-        elif hasattr(thing, "__dict__"):
+            content = self.pairs(_changed_fields(thing), place)
+        elif hasattr(thing, "__dict__") and not _ours(kind):
             return ["object", name, self.attributes(thing, place)]
+        elif " at 0x" not in repr(thing):
+            return ["text", name, repr(thing)]
+        elif self.strict:
+            where = f" in {place}" if place else ""
+            raise ValueError("Expected something whose content can be read, for the key under "
+                             f"which results are kept, got {thing!r}{where}. Give its class a "
+                             "method identity() that returns what tells it apart.")
         else:
-            text = repr(thing)
-            if " at 0x" in text and not self.strict:
-                return name
-            if " at 0x" in text:
-                raise ValueError(
-                    f"Expected something whose content can be read, for the key under which "
-                    f"results are kept, got {text}{f' in {place}' if place else ''}. Give its "
-                    "class a method identity() that returns what tells it apart.")
-            return ["text", name, text]
+            return name
         if _ours(kind):
-            patched = [value for value in vars(thing).values() if isinstance(
-                value, types.FunctionType) and not _ours(value)] if self.strict else []
-            return [name, said, *(self.read(value, place) for value in patched)]
+            replaced = [f for f in _functions(thing).values() if self.strict and not _ours(f)]
+            return [name, content, *self.each(replaced, place)]
         if any("identity" in vars(base) for base in kind.__mro__ if not _ours(base)):
-            return [name, said]
-        own = self.inside if isinstance(thing, nn.Module) else self.attributes
-        return [name, said, own(thing, place)]
+            return [name, content]
+        own = self.parts if isinstance(thing, nn.Module) else self.attributes
+        return [name, content, own(thing, place)]
 
     def attributes(self, thing, place: str):
-        named = {name: value for name, value in vars(thing).items()
-                 if name not in _SKIPPED and name not in _TORCH}
-        ours = [base for base in type(thing).__mro__ if _ours(base)]
-        named = {name: value for name, value in named.items()
-                 if not name.startswith("_") or name not in _stored(*ours)}
-        with self.lenient() if _installed(type(thing)) else contextlib.nullcontext():
-            return [[name, self.read(value, f"{place}.{name}".strip("."))]
-                    for name, value in sorted(named.items())]
+        skipped = _SKIPPED.union(*map(_private, filter(_ours, type(thing).__mro__)))
+        with self.lenient(_installed(type(thing))):
+            return self.pairs([(name, value) for name, value in sorted(vars(thing).items())
+                               if name not in skipped], place)
 
     @contextlib.contextmanager
-    def lenient(self):
-        """What a library's object holds may be unreadable: its class will do."""
-        before, self.strict = self.strict, False
-        try:
-            yield
-        finally:
-            self.strict = before
+    def lenient(self, installed: bool = True):
+        """Accept the class of what cannot be read inside an object of an installed package."""
+        strict, self.strict = self.strict, self.strict and not installed
+        yield
+        self.strict = strict
 
     def class_(self, kind: type, place: str):
-        if _ours(kind):  # unless somebody replaced a method of it
-            return ["kdcourse", kind.__qualname__, *(
-                self.function(value, place) for _, value in sorted(vars(kind).items())
-                if isinstance(value, types.FunctionType) and not _installed(value))]
+        if _ours(kind):
+            replaced = [f for _, f in sorted(_functions(kind).items()) if not _installed(f)]
+            return ["kdcourse", kind.__qualname__, *self.each(replaced, place)]
         if _installed(kind):
             return [kind.__module__, kind.__qualname__]
-        bases = [self.read(base, place) for base in kind.__bases__]
-        body = []
+        bases, body = self.each(kind.__bases__, place), []
         for name, value in sorted(vars(kind).items()):
             value = getattr(value, "__func__", getattr(value, "fget", value))
             if isinstance(value, types.FunctionType) or not name.startswith(("__", "_abc_")):
@@ -312,79 +287,65 @@ class _Reader:
         name = function.__qualname__
         if not hasattr(function, "__code__") and hasattr(function, "__wrapped__"):
             return ["wrapped", self.read(function.__wrapped__, place)]  # by functools.cache
-        cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()
-                 if _filled(cell)]
+        cells = []
+        for cell in getattr(function, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # a function in itself, not complete yet
+                cells += [] if cell.cell_contents is None else [cell.cell_contents]
         if _installed(function) or not hasattr(function, "__code__"):
             module = "kdcourse" if _ours(function) else getattr(function, "__module__", None)
             with self.lenient():
                 return [module, name, self.read(cells, place)]
-        reads = {name: function.__globals__[name] for name in _globals(function.__code__)
-                 if name in function.__globals__}
+        variables = function.__globals__
+        used = sorted(_names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME") & variables.keys())
         return ["function", name.rpartition("<locals>.")[2], _source(function),
-                self.read(function.__defaults__, place),
-                self.read(function.__kwdefaults__, place), self.read(cells, place),
-                [[name, self.read(value, name)] for name, value in sorted(reads.items())]]
+                *self.each([function.__defaults__, function.__kwdefaults__, cells], place),
+                self.pairs([(name, variables[name]) for name in used], "")]
 
 
-def _globals(code) -> set[str]:
-    """The global names that a function reads, also in functions inside it."""
-    names = {step.argval for step in dis.get_instructions(code)
-             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _globals(constant)
-    return names
+def _names(code, *operations: str) -> set[str]:
+    """The names that bytecode has in these operations, also in functions inside it."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname in operations}
+    return names.union(*(_names(inner, *operations) for inner in code.co_consts
+                         if isinstance(inner, types.CodeType)))
 
 
-def _source(function):
-    """The lines of a function without comments and blank lines, of a lambda its expression; the
-    bytecode where there is no source."""
-    code = function.__code__
-    try:
-        lines = inspect.findsource(function)[0]
-        if function.__name__ == "<lambda>":  # one of several, perhaps, in its line
-            return [*code.co_varnames[: code.co_argcount], _between(code, lines)]
-        lines = textwrap.dedent("".join(inspect.getblock(lines[code.co_firstlineno - 1 :])))
-        lines = lines.splitlines()
-    except (OSError, TypeError, IndexError, ValueError):
-        constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-        inner = [c.co_code.hex() for c in code.co_consts if isinstance(c, types.CodeType)]
-        return [code.co_code.hex(), inner, repr(constants), list(code.co_names)]
-    return [line.rstrip() for line in lines if line.strip() and not line.strip().startswith("#")]
-
-
-def _between(code, lines: list[str]) -> str:
-    """The source from the first to the last position that bytecode names."""
-    places = [place for place in code.co_positions() if None not in place and place[2] < place[3]]
-    (top, left), (bottom, right) = (min((line, column) for line, _, column, _ in places),
-                                    max((line, column) for _, line, _, column in places))
-    part = [line.encode() for line in lines[top - 1 : bottom]]
-    part[-1] = part[-1][:right]
-    part[0] = part[0][left:]
-    return " ".join(b" ".join(part).decode().split())
+def _functions(owner) -> dict[str, types.FunctionType]:
+    return {name: value for name, value in vars(owner).items()
+            if isinstance(value, types.FunctionType)}
 
 
 @functools.cache
-def _stored(*kinds: type) -> set[str]:
-    """The attributes that methods of these classes set: their own business."""
-    functions = [value for kind in kinds for value in vars(kind).values()
-                 if isinstance(value, types.FunctionType)]
-    return {step.argval for function in functions
-            for step in dis.get_instructions(function) if step.opname == "STORE_ATTR"}
+def _private(kind: type) -> set[str]:
+    """The private attributes that the methods of a class set."""
+    return {name for function in _functions(kind).values()
+            for name in _names(function.__code__, "STORE_ATTR") if name.startswith("_")}
 
 
-def _filled(cell) -> bool:
+def _source(function) -> list:
+    """The expression of a lambda, the lines of code of a function, or bytecode without a source."""
+    code = function.__code__
     try:
-        return cell.cell_contents is not None
-    except ValueError:  # a function that refers to itself and is not complete yet
-        return False
+        lines = inspect.findsource(function)[0]
+        if function.__name__ == "<lambda>":  # its line may hold several
+            return [*code.co_varnames[: code.co_argcount], _expression(code, lines)]
+        block = inspect.getblock(lines[code.co_firstlineno - 1 :])
+    except (OSError, TypeError, IndexError, ValueError):
+        inner = [c.co_code.hex() for c in code.co_consts if isinstance(c, types.CodeType)]
+        constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
+        return [code.co_code.hex(), inner, repr(constants), list(code.co_names)]
+    lines = textwrap.dedent("".join(block)).splitlines()
+    return [line.rstrip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
-def _is_default(value, field) -> bool:
-    if field.default_factory is not dataclasses.MISSING:
-        return value == field.default_factory()
-    return field.default is not dataclasses.MISSING and (
-        type(value) is type(field.default) and value == field.default)
+def _expression(code, lines: list[str]) -> str:
+    """The source from the first to the last position of the bytecode."""
+    places = [place for place in code.co_positions() if None not in place and place[2] < place[3]]
+    top, left = min((line, column) for line, _, column, _ in places)
+    bottom, right = max((line, column) for _, line, _, column in places)
+    part = [line.encode() for line in lines[top - 1 : bottom]]  # columns count bytes
+    part[-1] = part[-1][:right]
+    part[0] = part[0][left:]
+    return " ".join(b" ".join(part).decode().split())
 
 
 def _ours(thing) -> bool:
@@ -392,19 +353,12 @@ def _ours(thing) -> bool:
     return (getattr(thing, "__module__", None) or "").partition(".")[0] == "kdcourse"
 
 
-@functools.cache
-def _places() -> tuple[str, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return tuple(os.path.realpath(sysconfig.get_paths()[name]) + os.sep for name in names)
-
-
 def _installed(thing) -> bool:
-    """Whether a module, class or function comes with Python or an installed package, this one
-    included."""
+    """Whether a module, class or function belongs to Python or an installed package, or to ours."""
     name = getattr(thing, "__module__", None) or getattr(thing, "__name__", "")
-    if name == "builtins":  # also what exec() defines without a name for its module
-        return not hasattr(thing, "__code__") and not getattr(thing, "__flags__", 0) & 1 << 9
+    if name == "builtins":  # exec() gives it, too, to what it defines without a module's name
+        return not hasattr(thing, "__code__") and not getattr(thing, "__flags__", 0) & _HEAPTYPE
     if _ours(thing) or name.partition(".")[0] in (*sys.builtin_module_names, "torch"):
         return True
     file = getattr(sys.modules.get(name), "__file__", None)
-    return file is not None and os.path.realpath(file).startswith(_places())
+    return file is not None and os.path.realpath(file).startswith(_INSTALLED)

@@ -4,37 +4,30 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import operator
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from kdcourse import _files, measure
 from kdcourse._key import Key, key_of
 from kdcourse._machine import RESULTS, default_device, where
 from kdcourse.data import Dataset, Split
 from kdcourse.experiment.comparison import Comparison, minutes
-from kdcourse.experiment.records import KEYS, Store, keyed, rounded
+from kdcourse.experiment.records import KEYS, Store, rounded
 from kdcourse.schemes import Scheme
 from kdcourse.taps import answers, predict
 from kdcourse.tasks import ONE_LABEL
 from kdcourse.teachers import Teacher, as_teacher
-from kdcourse.training import Recipe, fit
+from kdcourse.training import History, Recipe, fit
 
 
-def compare(
-    arms: dict[str, Callable[[int], Scheme]],
-    data: Dataset,
-    recipe: Recipe | dict[str, Recipe] | None = None,
-    seeds: Iterable[int] = range(5),
-    *,
-    split: str = "val",
-    baseline: str | None = None,
-    teacher=None,
-    also: dict[str, Callable[[Scheme, Split], float | list]] | None = None,
-    results: str | None = None,
-    rerun: bool = False,
-) -> Comparison:
+def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
+            recipe: Recipe | dict[str, Recipe] | None = None, seeds: Iterable[int] = range(5), *,
+            split: str = "val", baseline: str | None = None, teacher=None,
+            also: dict[str, Callable[[Scheme, Split], float | list]] | None = None,
+            results: str | None = None, rerun: bool = False) -> Comparison:
     """Train every arm on every seed, with the same data order for all arms of one seed.
 
     arms: by name, a function of the seed that returns a fresh scheme.
@@ -43,97 +36,80 @@ def compare(
     baseline: the arm to compare with; the first one by default.
     teacher: with whom agreement is measured; by default each scheme's own teacher, if any.
     also: more quantities of the trained student, by name: a function of the scheme and the split
-        that returns a float, or a list of floats. They stand in the rows beside the others. A
-        recorded row that lacks one, or has that of another function, is computed again.
-    results: a chapter's number, such as "01". Rows that were computed earlier for an arm of the
-        same content (the source of classes and functions that are not this package's, arguments,
-        attributes, first weights, the teacher), recipe, data, seed and `kdcourse.RESULTS` are
-        loaded; the others are computed and kept in `KDCOURSE_HOME/results`, one by one, so that
-        nothing is lost when it stops. A line says how many were loaded and how many computed.
-    rerun: compute all rows anew, and say first how long that took last time.
+        that returns a float, or a list of floats. A recorded row that lacks one, or has that of
+        another function, is computed again.
+    results: a chapter's number, such as "01". Rows recorded for an arm of the same content (source
+        of classes and functions outside this package, arguments, attributes, first weights,
+        teacher), recipe, data, seed and `kdcourse.RESULTS` are loaded; the others are computed and
+        kept one by one in `KDCOURSE_HOME/results`. The numbers of both are printed.
+    rerun: compute all rows anew, and print first how long that took last time.
 
-    Ctrl-C stops, and returns the rows that are complete for all arms of a seed.
+    Ctrl-C stops, and returns the rows of the seeds that are complete for all arms.
 
     Raises `ValueError` when there are no arms or no seeds, when an arm does not return a fresh
     scheme each time, or when a quantity has the name of one that every row has.
     """
-    also = also or {}
-    seeds = _checked(seeds, split)
+    seeds, also = _checked_seeds(seeds, split), also or {}
     if not arms:
         raise ValueError("Expected at least one arm, got none.")
     if isinstance(recipe, dict) and set(recipe) != set(arms):
         raise ValueError(f"Expected a recipe for each of the arms {list(arms)}, got recipes for "
                          f"{list(recipe)}.")
-    baseline = baseline or next(iter(arms))
-    if baseline not in arms:
-        raise ValueError(f"Expected the baseline among {list(arms)}, got {baseline!r}.")
-    measured = getattr(data, split)
-    _ = data.train.x, measured.x  # a stream says in a sentence what to do instead
-    store, told = Store(results), _Answers(teacher, measured)
-    texts = {"data": repr(data), "teacher": repr(told.teacher), "split": split,
-             "results": RESULTS}
-    jobs = [_Job(name, arm, (recipe[name] if isinstance(recipe, dict) else recipe) or Recipe(),
-                 seed) for seed in seeds for name, arm in arms.items()]
-    rest = key_of([data, told.teacher, split, RESULTS], sketched=store.sketched)
-    for job in jobs:
-        job.prepare(store, rest, texts, also, again=job.seed == seeds[0])
-    if _files.smoke():
-        print("KDCOURSE_SMOKE=1: compare makes two steps for each arm; nothing is recorded.")
-        if not all(job.row for job in jobs):  # two seeds are enough for every interval to exist
-            jobs = [job for job in jobs if job.seed in seeds[:2]]
-    elif rerun:
-        _print_cost([job.row for job in jobs])
+    recipes = {name: (recipe[name] if isinstance(recipe, dict) else recipe) or Recipe()
+               for name in arms}
+    baseline = _checked_baseline(baseline, list(arms))
+    part = getattr(data, split)
+    _ = data.train.x, part.x  # raises for a stream, which has no x
+    teacher = as_teacher(teacher) if teacher is not None else None
+    teacher_logits = functools.cache(lambda: answers(teacher.predict, part)[0])
+    digests = {name: key_of(function).exact for name, function in also.items()} if results else {}
+    store = Store(results, digests)
+    shared = store.key_of([data, teacher, split, RESULTS])
+    texts = {"data": repr(data), "teacher": repr(teacher), "split": split, "results": RESULTS}
+    runs = []
+    for seed, (name, arm) in itertools.product(seeds, arms.items()):
+        schemes = [_fresh(name, arm, seed) for _ in range(2 if seed == seeds[0] else 1)]
+        keys = [_run_key([scheme, recipes[name], seed], shared, store) for scheme in schemes]
+        _check_repeatable(name, schemes, keys)
+        run_texts = {"scheme": repr(schemes[0]), "recipe": repr(recipes[name]), "seed": seed}
+        runs.append(_Run(name, keys[0], texts | run_texts, store))
 
-    rows, loaded = [], 0
-    with contextlib.suppress(KeyboardInterrupt):  # while a student is measured
-        for number, job in enumerate(jobs, 1):
-            row = None if rerun else job.row
-            loaded += row is not None
-            if row is None or (_files.smoke() and job.seed == seeds[0]):
-                scheme = _fresh(job.name, job.arm, job.seed)
-                history = fit(scheme, data, job.recipe, job.seed,
-                              label=f"{number}/{len(jobs)} {job.name}")
-                if history.interrupted:
-                    break
-                found = job.texts | _measured(scheme, data, split, told, history)
-                if twice := also.keys() & {"arm", "also", *KEYS, *found}:
-                    raise ValueError(f"Expected names for `also` that a row does not have yet, "
-                                     f"got {sorted(twice)}. Choose another name.")
-                found |= rounded({name: ask(scheme, measured) for name, ask in also.items()})
-                if row is None:
-                    row = job.kept(found)
-                    store.add(row)
-            rows.append({"arm": job.name, **row})
+    def compute(run: _Run, label: str) -> dict:
+        scheme = _fresh(run.name, arms[run.name], run.seed)
+        history = fit(scheme, data, recipes[run.name], run.seed, label=label)
+        if history.interrupted:
+            raise KeyboardInterrupt
+        reference = teacher_logits() if teacher is not None else None
+        found = run.texts | _measured(scheme, data, part, reference, history)
+        if taken := also.keys() & {"arm", "also", *KEYS, *found}:
+            raise ValueError(f"Expected names for `also` that a row does not have yet, got "
+                             f"{sorted(taken)}. Choose another name.")
+        return found | rounded({name: function(scheme, part) for name, function in also.items()})
+
+    done = []
+    with contextlib.suppress(KeyboardInterrupt):
+        for run in _finish(runs, compute, store, rerun, "compare makes two steps for each arm"):
+            done.append(run)
     if results:
-        print(f"{len(rows)} runs: {loaded} loaded, {len(rows) - loaded} computed.")
-    done = collections.Counter(row["seed"] for row in rows)
-    whole = [row for row in rows if done[row["seed"]] == len(arms)]
-    if not whole:
+        _print_counts(done, "runs")
+    complete = collections.Counter(run.seed for run in done)
+    rows = [{"arm": run.name, **run.row} for run in done if complete[run.seed] == len(arms)]
+    if not rows:
         raise KeyboardInterrupt("Stopped before the first seed was complete for all arms.")
-    return Comparison(whole, baseline)
+    return Comparison(rows, baseline)
 
 
-def record(
-    function: Callable[[int], dict[str, dict]],
-    seeds: Iterable[int] = range(5),
-    *,
-    name: str,
-    of: Iterable = (),
-    split: str = "val",
-    baseline: str | None = None,
-    results: str | None = None,
-    rerun: bool = False,
-) -> Comparison:
-    """What `compare` is for schemes, for anything else that is measured over seeds.
+def record(function: Callable[[int], dict[str, dict]], seeds: Iterable[int] = range(5), *,
+           name: str, of: Iterable = (), split: str = "val", baseline: str | None = None,
+           results: str | None = None, rerun: bool = False) -> Comparison:
+    """Measure over seeds what is not one scheme per arm, such as an ensemble, and keep the rows.
 
-    Generations that teach each other, an ensemble, a student that is repaired after training: one
-    function of the seed computes it all, and returns its quantities (float, list or None) by arm:
-    `{"generation 1": {"accuracy": 0.81}, "generation 2": {"accuracy": 0.83}}`.
-    `kd.measure.evaluate` makes such a dict from logits.
-
-    name: says in a few words what is measured.
-    of: what it depends on besides, such as data and recipe: kept with the rows for people.
-    split: on which split the function measures; it is only noted down.
+    function: of the seed; it computes all arms and returns the quantities (float, list or None) of
+        each: `{"generation 1": {"accuracy": 0.81}, "generation 2": {"accuracy": 0.83}}`.
+        `kd.measure.evaluate` makes such a dict from logits.
+    name: a few words on what is measured.
+    of: what it depends on besides, such as data and recipe.
+    split: on which split the function measures; it is only noted in the row.
     baseline, results, rerun: as in `compare`. A call of `function` is recorded as a whole, and
         found by the function's source and by all that it reads.
 
@@ -144,50 +120,76 @@ def record(
     >>> made.values("coin")  # of the seeds 0 to 4
     [0, 1, 0, 1, 0]
     """
-    seeds, store = _checked(seeds, split), Store(results)
+    seeds, of, store = _checked_seeds(seeds, split), list(of), Store(results)
     texts = {"scheme": name, "recipe": "", "data": "; ".join(map(repr, of)), "teacher": "",
              "split": split, "results": RESULTS}
-    keys = dict.fromkeys(seeds)
+    shared = store.key_of([function, name, of, split, RESULTS])
+    keys = [shared and dataclasses.replace(shared, exact=_files.digest([shared.exact, seed])[:20])
+            for seed in seeds]
+
+    def compute(run: _Run, label: str) -> dict:
+        start = time.perf_counter()
+        arms = function(run.seed)
+        if not isinstance(arms, dict) or not arms or not all(
+                isinstance(quantities, dict) for quantities in arms.values()):
+            raise ValueError("Expected the function to return a dict of quantities for each arm, "
+                             f'such as {{"arm": {{"accuracy": 0.9}}}}, got {arms!r}.')
+        return run.texts | {"arms": rounded(arms), "seconds": time.perf_counter() - start,
+                            **where(default_device().type)}
+
+    runs = [_Run(name, key, texts | {"seed": seed}, store) for seed, key in zip(seeds, keys)]
+    done, rows = [], []
+    for run in _finish(runs, compute, store, rerun, "record measures one or two seeds"):
+        done.append(run)
+        arms, first = list(run.row["arms"]), list(done[0].row["arms"])
+        if arms != first:
+            raise ValueError(f"Expected the arms {first} for every seed, got {arms} for seed "
+                             f"{run.seed}.")
+        common = {field: value for field, value in run.row.items() if field != "arms"}
+        common["seconds"] /= len(arms)  # the arms' seconds add up to those of the call
+        rows += [common | {"arm": arm} | found for arm, found in run.row["arms"].items()]
     if results:
-        shared = key_of([function, name, list(of), split, RESULTS], sketched=store.sketched)
-        keys = {seed: dataclasses.replace(shared, exact=_files.digest([shared.exact, seed])[:20])
-                for seed in seeds}
-    known = {seed: store.find(key, texts | {"seed": seed}) for seed, key in keys.items()}
+        _print_counts(done, "seeds")
+    return Comparison(rows, _checked_baseline(baseline, first))
+
+
+class _Run:
+    """One row to load or to compute. row: the recorded one, if any."""
+
+    def __init__(self, name: str, key: Key | None, texts: dict, store: Store):
+        self.name, self.key, self.texts, self.seed = name, key, texts, texts["seed"]
+        self.row, self.loaded = store.find(key, texts), False
+
+
+def _finish(runs: list[_Run], compute, store: Store, rerun: bool, note: str) -> Iterator[_Run]:
+    """Yield the runs with their rows: recorded ones, or else what `compute` returns, kept at once.
+
+    Smoke mode computes the first seed in any case, and stops after two where a row is missing.
+    """
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    recorded = [run.row for run in runs if run.row]
     if _files.smoke():
-        print("KDCOURSE_SMOKE=1: record measures one or two seeds; nothing is recorded.")
-        seeds = seeds if all(known.values()) else seeds[:2]
-    elif rerun:
-        _print_cost(known.values())
-    rows, first, loaded = [], None, 0
-    for seed in seeds:
-        row = None if rerun else known[seed]
-        loaded += row is not None
-        if row is None or (_files.smoke() and seed == seeds[0]):
-            start = time.perf_counter()
-            arms = function(seed)
-            if not isinstance(arms, dict) or not arms or not all(
-                    isinstance(found, dict) for found in arms.values()):
-                raise ValueError("Expected the function to return a dict of quantities for each "
-                                 f'arm, such as {{"arm": {{"accuracy": 0.9}}}}, got {arms!r}.')
-            row = row or (keyed(keys[seed]) if results else {}) | texts | {
-                "seed": seed, "arms": rounded(arms), "seconds": time.perf_counter() - start,
-                **where(default_device().type)}
-            store.add(row)
-        first = first or list(row["arms"])
-        if list(row["arms"]) != first:
-            raise ValueError(f"Expected the arms {first} for every seed, got {list(row['arms'])} "
-                             f"for seed {seed}.")
-        shared = {field: value for field, value in row.items() if field != "arms"}
-        shared["seconds"] /= len(first)  # of the whole: so that their sum is right
-        rows += [shared | {"arm": arm} | found for arm, found in row["arms"].items()]
-    if results:
-        print(f"{len(seeds)} seeds: {loaded} loaded, {len(seeds) - loaded} computed.")
-    if baseline is not None and baseline not in first:
-        raise ValueError(f"Expected the baseline among {first}, got {baseline!r}.")
-    return Comparison(rows, baseline or first[0])
+        print(f"KDCOURSE_SMOKE=1: {note}; nothing is recorded.")
+        if len(recorded) < len(runs):  # two seeds are enough for every interval to exist
+            runs = [run for run in runs if run.seed in seeds[:2]]
+    elif rerun and recorded:
+        print(f"Computing {len(runs)} runs; {len(recorded)} of them took "
+              f"{minutes(sum(row['seconds'] for row in recorded))} on {recorded[0]['hardware']}.")
+    for number, run in enumerate(runs, 1):
+        run.loaded = bool(run.row) and not rerun
+        if not run.loaded or (_files.smoke() and run.seed == seeds[0]):
+            found = compute(run, f"{number}/{len(runs)} {run.name}")
+        if not run.loaded:
+            run.row = store.keep(run.key, found)
+        yield run
 
 
-def _checked(seeds: Iterable[int], split: str) -> list[int]:
+def _print_counts(done: list[_Run], unit: str) -> None:
+    loaded = sum(run.loaded for run in done)
+    print(f"{len(done)} {unit}: {loaded} loaded, {len(done) - loaded} computed.")
+
+
+def _checked_seeds(seeds: Iterable[int], split: str) -> list[int]:
     seeds = [operator.index(seed) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"Expected at least one seed, each once, got {seeds}.")
@@ -196,59 +198,10 @@ def _checked(seeds: Iterable[int], split: str) -> list[int]:
     return seeds
 
 
-def _print_cost(rows) -> None:
-    """What the recorded ones of the rows took, before they are computed anew."""
-    known = [row for row in rows if row]
-    if known:
-        print(f"Computing {len(rows)} runs; {len(known)} of them took "
-              f"{minutes(sum(row['seconds'] for row in known))} on {known[0]['hardware']}.")
-
-
-class _Job:
-    """One run: an arm, its recipe, a seed, and the row that was recorded for it, if any."""
-
-    def __init__(self, name, arm, recipe: Recipe, seed: int):
-        self.name, self.arm, self.recipe, self.seed = name, arm, recipe, seed
-        self.key = self.row = self.old = None
-
-    def prepare(self, store: Store, rest, texts: dict, also: dict, again: bool) -> None:
-        """Make the key and look for the row. again: make the scheme twice and compare the two."""
-        scheme = _fresh(self.name, self.arm, self.seed)
-        self.texts = texts | {"scheme": repr(scheme), "recipe": repr(self.recipe),
-                              "seed": self.seed}
-        other = _fresh(self.name, self.arm, self.seed) if again else None
-        if other is not None:
-            _check_distinct(self.name, scheme, other)
-        if store.path is None:
-            return
-        self.key = self._key(scheme, rest, store.sketched)
-        if other is not None and self._key(other, rest, store.sketched) != self.key:
-            warnings.warn(
-                f"The schemes of arm {self.name!r} differ from call to call with the same seed, so "
-                "recorded rows cannot be found again. Let the first weights follow from the seed: "
-                "torch.manual_seed(seed) in the arm, before the network is made.", stacklevel=3)
-        self.also = {name: key_of(ask).exact for name, ask in also.items()}
-        self.old = store.find(self.key, self.texts)
-        known = self.old or {}
-        if store.mode == "moved" and self.old:
-            self.old["also"] = known.get("also", {}) | {
-                name: digest for name, digest in self.also.items() if name in known}
-            store.add(self.old)
-        if self.old and all(known.get("also", {}).get(name) == digest
-                            for name, digest in self.also.items()):
-            self.row = self.old
-
-    def kept(self, found: dict) -> dict:
-        """The row with what was found, and what an earlier row of this run has besides."""
-        if self.key is None:
-            return found
-        row = keyed(self.key) | (self.old or {}) | found
-        return row | {"also": row.get("also", {}) | self.also}
-
-    def _key(self, scheme: Scheme, rest: Key, sketched: bool) -> Key:
-        own = key_of([scheme, self.recipe, self.seed, rest.exact], sketched=sketched)
-        return Key(own.exact, own.bits + rest.bits, own.sketch | {
-            f"shared.{name}": numbers for name, numbers in rest.sketch.items()})
+def _checked_baseline(baseline, arms: list):
+    if baseline is not None and baseline not in arms:
+        raise ValueError(f"Expected the baseline among {arms}, got {baseline!r}.")
+    return arms[0] if baseline is None else baseline
 
 
 def _fresh(name: str, arm, seed: int) -> Scheme:
@@ -261,52 +214,42 @@ def _fresh(name: str, arm, seed: int) -> Scheme:
     return scheme
 
 
-def _check_distinct(name: str, first: Scheme, second: Scheme) -> None:
-    if first.student is second.student:
+def _check_repeatable(name: str, schemes: list[Scheme], keys: list[Key]) -> None:
+    if len(schemes) == 2 and schemes[0].student is schemes[1].student:
         raise ValueError(f"Expected a fresh student from every call of arm {name!r}, got the same "
                          "object twice: the second run would go on where the first ended. "
                          "Make the student inside the function.")
+    if keys[0] != keys[-1]:
+        warnings.warn(
+            f"The schemes of arm {name!r} differ from call to call with the same seed, so recorded "
+            "rows cannot be found again. Let the first weights follow from the seed: "
+            "torch.manual_seed(seed) in the arm, before the network is made.", stacklevel=3)
 
 
-class _Answers:
-    """A teacher's logits on a split, computed at the first use."""
-
-    def __init__(self, teacher, split):
-        self.teacher = as_teacher(teacher) if teacher is not None else None
-        self.split, self.name = split, repr(self.teacher)
-        self._logits = None
-
-    def for_scheme(self, scheme):
-        if self.teacher is None:
-            own = getattr(scheme, "teacher", None)
-            return answers(own.predict, self.split)[0] if isinstance(own, Teacher) else None
-        if self._logits is None:
-            self._logits = answers(self.teacher.predict, self.split)[0]
-        return self._logits
+def _run_key(own: list, shared: Key | None, store: Store) -> Key | None:
+    """The key of what belongs to one run, joined with the key of what all runs share."""
+    if shared is None:
+        return None
+    key = store.key_of([*own, shared.exact])
+    return Key(key.exact, key.bits + shared.bits, key.sketch | {
+        f"shared.{name}": numbers for name, numbers in shared.sketch.items()})
 
 
-def _measured(scheme, data, split, teacher, history) -> dict:
-    part = getattr(data, split)
-    ask = functools.partial(predict, scheme.student)
-    logits, labels = answers(ask, part)
-    told = teacher.for_scheme(scheme)
-    if told is not None and told.shape != logits.shape:
-        told = None  # for other classes: no term compared the two
-    found = {"agreement": None, "teacher_kl": None}
-    found |= measure.evaluate(logits, labels, told,
-                              ONE_LABEL if data.task.has_classes else data.task)
+def _measured(scheme: Scheme, data: Dataset, part: Split, reference, history: History) -> dict:
+    """What every row has. reference: logits to agree with; None: those of the scheme's teacher."""
+    student, own = functools.partial(predict, scheme.student), getattr(scheme, "teacher", None)
+    logits, labels = answers(student, part)
+    if reference is None and isinstance(own, Teacher):
+        reference = answers(own.predict, part)[0]
+    if reference is not None and reference.shape != logits.shape:
+        reference = None  # of other classes
+    found = {"agreement": None, "teacher_kl": None} | measure.evaluate(
+        logits, labels, reference, ONE_LABEL if data.task.has_classes else data.task)
     if data.task.has_classes and labels is not None:
-        found |= {
-            "train_accuracy": measure.accuracy(*answers(ask, data.train)),
-            "per_class": measure.per_class(logits, labels, len(data.classes)),
-            "reliability": [[row["count"], row["confidence"], row["accuracy"]]
-                            for row in measure.reliability(logits, labels)]}
-    return rounded({
-        **found,
-        "curve": [[epoch, history["loss"][epoch - 1], score]
-                  for epoch, score in history.validated.items()],
-        "seconds": history.seconds,
-        **where(history.device),
-    })
-
-
+        found |= {"train_accuracy": measure.accuracy(*answers(student, data.train)),
+                  "per_class": measure.per_class(logits, labels, len(data.classes)),
+                  "reliability": [[row["count"], row["confidence"], row["accuracy"]]
+                                  for row in measure.reliability(logits, labels)]}
+    curve = [[epoch, history["loss"][epoch - 1], score]
+             for epoch, score in history.validated.items()]
+    return rounded(found | {"curve": curve, "seconds": history.seconds, **where(history.device)})

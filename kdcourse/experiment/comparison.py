@@ -6,11 +6,12 @@ import math
 from kdcourse import measure
 
 LOWER_IS_BETTER = ("nll", "ece", "teacher_kl", "rmse", "teacher_rmse", "seconds")
+_EXTRA_COLUMNS = {"ece": ("ECE", ".3f"), "agreement": ("agreement", ".1%")}
 
 
 @dataclasses.dataclass
 class Comparison:
-    """The rows of several arms on the same seeds. Shows itself as a table.
+    """Hold the rows of several arms on the same seeds, and show them as a table.
 
     rows: one dict per run: arm, seed, accuracy, nll, ece, agreement …, and where it was run.
     baseline: the arm that the others are paired with.
@@ -26,12 +27,24 @@ class Comparison:
 
     @property
     def main(self) -> str:
-        """The quantity that the table compares: accuracy, or what there is in its place."""
+        """The quantity that the table compares: accuracy, or the first that exists instead."""
         return next((name for name in ("accuracy", "r2", "agreement")
                      if self.rows[0].get(name) is not None), "seconds")
 
+    @property
+    def seconds(self) -> float:
+        """The time of all runs, recorded ones included."""
+        return sum(row["seconds"] for row in self.rows)
+
+    @property
+    def split(self) -> str:
+        return self.rows[0]["split"]
+
     def values(self, arm: str, quantity: str | None = None) -> list:
-        """One quantity of one arm, a value per seed; by default the `main` one, the accuracy."""
+        """Return one quantity of one arm, a value per seed; by default the `main` one.
+
+        Raises `KeyError` for an unknown arm or quantity.
+        """
         quantity = quantity or self.main
         rows = [row for row in self.rows if row["arm"] == arm]
         if not rows:
@@ -41,39 +54,31 @@ class Comparison:
         return [row[quantity] for row in rows]
 
     def mean(self, arm: str, quantity: str | None = None) -> float:
-        """The mean over the seeds."""
-        return measure.interval(self.values(arm, quantity))[0]
+        """Return the mean over the seeds."""
+        return self.interval(arm, quantity)[0]
 
     def interval(self, arm: str, quantity: str | None = None):
-        """Mean and 95 % confidence interval over the seeds."""
+        """Return the mean over the seeds and its 95 % confidence interval."""
         return measure.interval(self.values(arm, quantity))
 
     def difference(self, arm: str, baseline: str | None = None, quantity: str | None = None):
-        """Mean and 95 % interval of `arm - baseline`, paired by seed."""
-        return measure.paired_difference(
-            self.values(arm, quantity), self.values(baseline or self.baseline, quantity))
+        """Return the mean of `arm - baseline`, paired by seed, and its 95 % interval."""
+        baseline = self.baseline if baseline is None else baseline
+        return measure.paired_difference(self.values(arm, quantity),
+                                         self.values(baseline, quantity))
 
     def best(self, quantity: str | None = None) -> str:
-        """The arm with the best mean. Choose on validation rows only."""
+        """Return the arm with the best mean. Choose on validation rows only."""
         pick = min if (quantity or self.main) in LOWER_IS_BETTER else max
         return pick(self.arms, key=lambda arm: self.mean(arm, quantity))
 
-    @property
-    def seconds(self) -> float:
-        """What all runs took, also those that were recorded earlier."""
-        return sum(row["seconds"] for row in self.rows)
-
-    @property
-    def split(self) -> str:
-        return self.rows[0]["split"]
-
-    def cells(self):
-        """The table as text: header, and a line per arm."""
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Return the table as text: the header, and a line per arm."""
+        extra = {name: column for name, column in _EXTRA_COLUMNS.items()
+                 if all(name in row for row in self.rows)}
         header = ["", "runs", f"{self.main} ({self.split})", "95 % interval",
                   f"minus {self.baseline}", "95 % interval"]
-        more = [(title, name) for title, name in (("ECE", "ece"), ("agreement", "agreement"))
-                if all(name in row for row in self.rows)]
-        header += [title for title, _ in more]
+        header += [title for title, _ in extra.values()]
         lines = []
         for arm in self.arms:
             mean, low, high = self.interval(arm)
@@ -83,30 +88,25 @@ class Comparison:
             else:
                 gain, low, high = self.difference(arm)
                 line += [f"{100 * gain:+.1f}", _range(low, high, sign="+")]
-            for _, name in more:
-                if None in self.values(arm, name):
-                    line.append("–")
-                else:
-                    line.append(f"{self.mean(arm, name):.3f}" if name == "ece"
-                                else f"{self.mean(arm, name):.1%}")
+            line += ["–" if None in self.values(arm, name) else f"{self.mean(arm, name):{form}}"
+                     for name, (_, form) in extra.items()]
             lines.append(line)
         return header, lines
 
     def cost(self) -> str:
-        """Where, when and how long the rows were computed, in a sentence."""
+        """Return a sentence: where, when and in what time the rows were computed."""
         hardware = " and ".join(sorted({row["hardware"] for row in self.rows}))
-        days = sorted({row["date"] for row in self.rows})
-        span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
         versions = " and ".join(sorted({f"torch {row['torch']}" for row in self.rows}))
-        return (f"{len(self.rows)} runs, {minutes(self.seconds)} on {hardware}, {versions}, "
-                f"{span}")
+        days = sorted({row["date"] for row in self.rows})
+        span = " to ".join(dict.fromkeys([days[0], days[-1]]))
+        return f"{len(self.rows)} runs, {minutes(self.seconds)} on {hardware}, {versions}, {span}"
 
     def to_dict(self) -> dict:
-        """Plain Python, for a results file."""
+        """Return plain Python, for a results file."""
         return dataclasses.asdict(self)
 
     def identity(self):
-        """What was measured, without seconds and machine."""
+        """Return what was measured, without seconds and machine."""
         return [[row["arm"], row["seed"], row.get("accuracy")] for row in self.rows]
 
     def __repr__(self):
@@ -123,5 +123,5 @@ def _range(low: float, high: float, sign: str = "") -> str:
 
 
 def minutes(seconds: float) -> str:
-    """A time in words."""
+    """Return a time in words."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

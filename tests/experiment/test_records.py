@@ -17,7 +17,6 @@ RECIPE = kd.Recipe(epochs=1, batch=36)
 @pytest.fixture
 def shipped(home, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "SHIPPED", tmp_path / "shipped")
-    monkeypatch.setattr(records, "_CURRENT", set())
     return tmp_path / "shipped" / "01.json"
 
 
