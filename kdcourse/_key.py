@@ -349,12 +349,13 @@ def _expression(code, lines: list[str]) -> str:
 
 
 def _ours(thing) -> bool:
-    """Whether a class or function belongs to this package."""
-    return (getattr(thing, "__module__", None) or "").partition(".")[0] == "kdcourse"
+    """Return whether a module, class or function belongs to this package."""
+    name = getattr(thing, "__module__", None) or getattr(thing, "__name__", "")
+    return name.partition(".")[0] == "kdcourse"
 
 
 def _installed(thing) -> bool:
-    """Whether a module, class or function belongs to Python or an installed package, or to ours."""
+    """Return whether a thing belongs to Python, an installed package or this one."""
     name = getattr(thing, "__module__", None) or getattr(thing, "__name__", "")
     if name == "builtins":  # exec() gives it, too, to what it defines without a module's name
         return not hasattr(thing, "__code__") and not getattr(thing, "__flags__", 0) & _HEAPTYPE

@@ -222,6 +222,17 @@ def test_a_module_of_ones_own_and_a_cached_function_are_read(tmp_path, monkeypat
     assert keys[0][0] != keys[2][0] and keys[0][1] != keys[2][1]
 
 
+def test_the_files_of_this_package_do_not_count(tmp_path, monkeypatch):
+    """In a checkout and installed, before and after an edit of a file, a key is the same."""
+    arm = made("def arm(seed):\n    return kd.Supervised(kd.models.mlp(seed=seed))", kd=kd)
+    before = key_of([arm, kd, kd.measure])
+    for module in (kd, kd.measure):
+        edited = tmp_path / f"{module.__name__}.py"
+        edited.write_text("# another line\n")
+        monkeypatch.setattr(module, "__file__", str(edited))
+    assert key_of([arm, kd, kd.measure]) == before
+
+
 def test_a_method_replaced_on_one_scheme_counts():
     plain, patched = kd.Supervised(network(0)), kd.Supervised(network(0))
     patched.after_step = lambda: None
