@@ -16,6 +16,7 @@ from kdcourse.losses.response.hinton import kd, KD, hinton, soft_cross_entropy
 from kdcourse.losses.response.logit_mse import logit_mse, LogitMSE
 from kdcourse.losses.response.deit import hard_label, HardLabel
 from kdcourse.losses.response.dkd import dkd, DKD
+from kdcourse.losses.response.mlkd import mlkd, MLKD
 from kdcourse.losses.response.dist import dist, DIST
 from kdcourse.losses.response.logit_std import logit_standardization, LogitStd
 from kdcourse.losses.response.divergences import jensen_shannon, JS, reverse_kl, ReverseKL

@@ -17,6 +17,8 @@ def numbers(B=5, seed=0, D=3):
     return randn(B, D, seed=seed + 1), None, randn(B, D, seed=seed + 2)
 
 
+DDOF = {None: None, "paper": 0, "code": 1}  # by `standardize`: the variance over K - ddof
+
 ROWS = [
     *[Law("kd", f"T={T}",
           call=lambda s, t, y, T=T: losses.kd(s, t, T),
@@ -85,6 +87,26 @@ ROWS = [
           tempered=lambda T, a=(alpha, beta): lambda s, t, y: losses.dkd(s, t, y, *a, T),
           equal=same, classes=True)
       for alpha, beta, T in [(1, 8, 4), (1, 0, 1), (0, 1, 1), (0.5, 2, 10)]],
+    *[Law("dkd", f"alpha={alpha} beta={beta} T={T} standardize={how}",
+          call=lambda s, t, y, a=(alpha, beta, T), h=how: losses.dkd(s, t, y, *a, standardize=h),
+          values=lambda s, t, y, a=(alpha, beta, T), h=how: losses.dkd(s, t, y, *a, "none",
+                                                                       standardize=h),
+          oracle=lambda s, t, y, a=(alpha, beta, T), h=how: oracles.dkd(s, t, y, *a, DDOF[h]),
+          term=lambda a=(alpha, beta, T), h=how: losses.DKD(*a, standardize=h),
+          tempered=lambda T, a=(alpha, beta), h=how: (
+              lambda s, t, y: losses.dkd(s, t, y, *a, T, standardize=h)),
+          equal=lambda t: 3 * t + 1, classes=True, masked="no")
+      for alpha, beta, T, how in [(9, 72, 2, "code"), (1, 2, 1, "paper")]],
+    *[Law("mlkd", f"T={T} weights={weights} standardize={how}",
+          call=lambda s, t, y, a=(T, *weights, how): losses.mlkd(s, t, *a),
+          oracle=lambda s, t, y, a=(T, *weights, DDOF[how]): oracles.mlkd(s, t, *a),
+          term=lambda a=(T, *weights), h=how: losses.MLKD(*a, standardize=h),
+          equal=same, classes=True,
+          masked="no" if how else "counts" if weights[2] else "adds 0")
+      for T, weights, how in [((2, 3, 4, 5, 6), (1, 1, 1), None), ((4, 1), (1, 0, 0), None),
+                              ((0.5,), (0, 2, 0), None), ((1, 3), (0, 0, 3), None),
+                              ((2, 2, 3, 5, 6), (4.5, 1, 2), "code"),
+                              ((3,), (1, 0.5, 0), "paper")]],
     *[Law("logit_mse", variant,
           call=lambda s, t, y, v=variant: losses.logit_mse(s, t, v),
           values=lambda s, t, y, v=variant: losses.logit_mse(s, t, v, "none"),

@@ -133,8 +133,9 @@ def dkd_parts(student, teacher, labels, T):
     return np.array(pairs)
 
 
-def dkd(student, teacher, labels, alpha, beta, T):
-    """Zhao et al. 2022, equation 8, times T²."""
+def dkd(student, teacher, labels, alpha, beta, T, ddof=None):
+    """Zhao et al. 2022, equation 8, times T²; of z-scores unless `ddof` is None."""
+    student, teacher = z_scores(student, ddof), z_scores(teacher, ddof)
     return np.array([T**2 * (alpha * target + beta * others)
                      for target, others in dkd_parts(student, teacher, labels, T)])
 
@@ -177,6 +178,33 @@ def logit_standardization(student, teacher, T, variant):
         T**2 * kl(log_softmax(z_score(t, T, ddof)), log_softmax(z_score(s, T, ddof)))
         for s, t in zip(student, teacher, strict=True)
     ])
+
+
+def z_scores(x, ddof):
+    """Rows of z-scores; None leaves them as they are."""
+    return x if ddof is None else [z_score(row, 1, ddof) for row in x]
+
+
+def gram(rows):
+    """Inner products of all pairs of rows."""
+    return [[sum(a * b for a, b in zip(one, other, strict=True)) for other in rows]
+            for one in rows]
+
+
+def mlkd(student, teacher, temperatures, instance, batch, classes, ddof=None):
+    """Jin et al. 2023: KL of samples, Gram matrices of samples and of classes, added over T."""
+    B, K = len(student), len(student[0])
+    loss = 0.0
+    for T in temperatures:
+        q, p = ([softmax(row, T) for row in x] for x in (student, teacher))
+        loss += instance * sum(kd(z_scores(student, ddof), z_scores(teacher, ddof), T)) / B
+        for weight, size, one, other in ((batch, B, q, p),
+                                         (classes, K, [*zip(*q, strict=True)],
+                                          [*zip(*p, strict=True)])):
+            loss += weight / size * sum(
+                (a - b) ** 2 for row_a, row_b in zip(gram(one), gram(other), strict=True)
+                for a, b in zip(row_a, row_b, strict=True))
+    return loss
 
 
 def pearson_distance(a, b):

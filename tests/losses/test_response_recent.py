@@ -1,0 +1,100 @@
+"""Losses on logits of 2022 to 2024, beyond the laws of `test_laws.py`."""
+
+import pytest
+import torch
+from helpers.laws import logits
+
+from kdcourse import losses
+from kdcourse._key import key_of
+from kdcourse.losses import CE, DKD, MLKD
+
+# --- several levels -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("T", [(4,), (1, 3), (2, 3, 4, 5, 6)])
+def test_the_instance_level_is_kd_at_every_temperature(T):
+    s, t, _ = logits()
+    expected = sum(losses.kd(s, t, one) for one in T)
+    torch.testing.assert_close(losses.mlkd(s, t, T, 1, 0, 0), expected)
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_how_the_levels_grow_with_the_batch(times):
+    """A batch repeated n times: n² as many pairs of samples over n B, and n times the Gram matrix
+    of the classes, squared."""
+    s, t, _ = logits()
+    for weights, factor in (((1, 0, 0), 1), ((0, 1, 0), times), ((0, 0, 1), times**2)):
+        once = losses.mlkd(s, t, (2, 4), *weights)
+        more = losses.mlkd(s.repeat(times, 1), t.repeat(times, 1), (2, 4), *weights)
+        torch.testing.assert_close(more, factor * once)
+
+
+def test_the_levels_add_up_with_their_weights():
+    s, t, _ = logits()
+    parts = [losses.mlkd(s, t, 3, *weights) for weights in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    torch.testing.assert_close(losses.mlkd(s, t, 3, 2, 0.5, 0.1),
+                               2 * parts[0] + 0.5 * parts[1] + 0.1 * parts[2])
+
+
+# --- standardised logits ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["paper", "code"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+def test_standardised_losses_compare_neither_scale_nor_shift(how, scale):
+    s, t, y = logits()
+    moved = scale * s + 7
+    for loss in (lambda s: losses.dkd(s, t, y, 9, 18, 2, standardize=how),
+                 lambda s: losses.mlkd(s, t, (2, 5), 1, 0, 0, how)):
+        torch.testing.assert_close(loss(moved), loss(s))
+
+
+@pytest.mark.parametrize("how", ["paper", "code"])
+def test_all_three_take_the_same_z_scores(how):
+    s, t, y = logits()
+    expected = losses.logit_standardization(s, t, 2, how)
+    torch.testing.assert_close(losses.mlkd(s, t, 2, 1, 0, 0, how), expected)
+    z, v = ((x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True, correction=how == "code")
+            for x in (s, t))
+    torch.testing.assert_close(losses.kd(z, v, 2), expected)
+    torch.testing.assert_close(losses.dkd(s, t, y, 9, 18, 2, standardize=how),
+                               losses.dkd(z, v, y, 9, 18, 2))
+
+
+def test_the_setting_leaves_what_was_there():
+    assert repr(DKD()) == "DKD(alpha=1, beta=8, T=4)"
+    assert repr(DKD(1, 2, 3, "fc")) == "DKD(alpha=1, beta=2, T=3, student='fc')"
+    assert DKD(1, 2).identity() == [{"beta": 2}, (), ()]
+    assert key_of(DKD(standardize="code")) != key_of(DKD()) == key_of(DKD(standardize=None))
+
+
+# --- all of them --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("term", "sentence"), [
+    (MLKD(), "MLKD(T=(2, 3, 4, 5, 6), instance=1, batch=1, classes=1)"),
+    (0.1 * CE() + 4.5 * MLKD([2, 5], batch=0, standardize="code"),
+     "0.1 * CE() + 4.5 * MLKD(T=(2, 5), instance=1, batch=0, classes=1, standardize='code')"),
+    (MLKD(3, student="fc"), "MLKD(T=(3,), instance=1, batch=1, classes=1, student='fc')"),
+    (DKD(9, 72, 2, standardize="code"), "DKD(alpha=9, beta=72, T=2, standardize='code')"),
+])
+def test_a_term_reads_as_it_is_written(term, sentence):
+    assert repr(term) == sentence
+
+
+X, Y = torch.zeros(2, 3), torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: MLKD(()), "at least one temperature"),
+    (lambda: MLKD((2, 0)), "temperature T above 0, got 0"),
+    (lambda: losses.mlkd(X, X, (4, -1)), "temperature T above 0, got -1"),
+    (lambda: MLKD(instance=0, batch=0, classes=0), "above 0 for instance or batch or classes"),
+    (lambda: losses.mlkd(X, X, batch=-1), "a weight batch of 0 or more, got -1"),
+    (lambda: MLKD(standardize="yes"), "standardize None, .*, got 'yes'"),
+    (lambda: DKD(standardize=True), 'standardize None, "paper" or "code", got True'),
+    (lambda: losses.dkd(X, X, Y, standardize="z"), "standardize None, .*, got 'z'"),
+])
+def test_bad_input_gets_a_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
