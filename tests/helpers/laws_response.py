@@ -73,6 +73,19 @@ ROWS = [
       for beta, T, variant in [(0.5, 1, "scaled"), (0.1, 4, "scaled"), (0.8, 2, "scaled"),
                                (0, 2, "scaled"), (1, 2, "scaled"), (1e-3, 1, "scaled"),
                                (0.999, 1, "scaled"), (0.5, 2, "paper"), (0.3, 1, "paper")]],
+    *[Law(function.__name__, f"{setting}={share} T={T}",
+          call=lambda s, t, y, f=function, a=(share, T): f(s, t, *a),
+          values=lambda s, t, y, f=function, a=(share, T): f(s, t, *a, "none"),
+          oracle=lambda s, t, y, f=oracle, a=(share, T): f(s, t, *a),
+          term=lambda kind=kind, a=(share, T): kind(*a),
+          tempered=lambda T, f=function, share=share: lambda s, t, y: f(s, t, share, T),
+          equal=same, classes=True)
+      for function, oracle, kind, setting, shares in [
+          (losses.skew_kl, oracles.skew_kl, losses.SkewKL, "alpha", (0, 0.1, 0.6)),
+          (losses.skew_reverse_kl, oracles.skew_reverse_kl, losses.SkewReverseKL, "alpha",
+           (0, 0.1, 0.6)),
+          (losses.symmetric_kl, oracles.symmetric_kl, losses.SymmetricKL, "beta", (0, 0.5, 0.9))]
+      for share, T in zip(shares, (2, 1, 3), strict=True)],
     *[Law("total_variation", f"T={T}",
           call=lambda s, t, y, T=T: losses.total_variation(s, t, T),
           values=lambda s, t, y, T=T: losses.total_variation(s, t, T, "none"),

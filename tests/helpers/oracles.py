@@ -110,6 +110,31 @@ def jensen_shannon(student, teacher, beta, T, variant):
     return np.array(values)
 
 
+def mixed(log_a, log_b, share):
+    """log(share a + (1 - share) b)."""
+    sums = [share * math.exp(a) + (1 - share) * math.exp(b)
+            for a, b in zip(log_a, log_b, strict=True)]
+    return [math.log(x) if x > 0 else -math.inf for x in sums]
+
+
+def skew_kl(student, teacher, alpha, T):
+    """T² KL(p || alpha p + (1 - alpha) q), one value per sample (Ko et al. 2024, section 3.1)."""
+    return np.array([T**2 * kl(log_p, mixed(log_p, log_q, alpha))
+                     for log_q, log_p in answers(student, teacher, T)])
+
+
+def skew_reverse_kl(student, teacher, alpha, T):
+    """T² KL(q || (1 - alpha) p + alpha q), one value per sample."""
+    return np.array([T**2 * kl(log_q, mixed(log_q, log_p, alpha))
+                     for log_q, log_p in answers(student, teacher, T)])
+
+
+def symmetric_kl(student, teacher, beta, T):
+    """T² times the weighted mean of both KL divergences, one value per sample."""
+    return np.array([T**2 * ((1 - beta) * kl(log_p, log_q) + beta * kl(log_q, log_p))
+                     for log_q, log_p in answers(student, teacher, T)])
+
+
 def total_variation(student, teacher, T):
     """Half the sum of |p - q|, one value per sample."""
     return np.array([

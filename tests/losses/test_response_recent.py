@@ -6,7 +6,7 @@ from helpers.laws import logits
 
 from kdcourse import losses
 from kdcourse._key import key_of
-from kdcourse.losses import CE, DKD, MLKD
+from kdcourse.losses import CE, DKD, MLKD, SkewKL, SkewReverseKL, SymmetricKL
 
 # --- several levels -----------------------------------------------------------------------------
 
@@ -68,6 +68,65 @@ def test_the_setting_leaves_what_was_there():
     assert key_of(DKD(standardize="code")) != key_of(DKD()) == key_of(DKD(standardize=None))
 
 
+# --- skewed and symmetric divergences -----------------------------------------------------------
+
+SKEWED = {"skew_kl": ("kd", losses.skew_kl), "skew_reverse_kl": ("reverse_kl",
+                                                                 losses.skew_reverse_kl)}
+skewed = pytest.mark.parametrize("name", SKEWED)
+
+
+@skewed
+@pytest.mark.parametrize("T", [0.5, 1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_a_share_of_itself_it_is_the_divergence(name, T, dtype):
+    s, t, _ = (x.to(dtype) if x.is_floating_point() else x for x in logits())
+    plain, skew = SKEWED[name]
+    expected = getattr(losses, plain)(s, t, T)
+    torch.testing.assert_close(skew(s, t, 0, T), expected)
+    for alpha in (1e-45, 1e-30, 1e-14):  # no jump at 0
+        torch.testing.assert_close(skew(s, t, alpha, T), expected, rtol=1e-4, atol=1e-5)
+
+
+@skewed
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exactly_zero_where_both_agree(name, alpha, dtype):
+    _, t, _ = logits()
+    t = t.to(dtype)
+    assert torch.equal(SKEWED[name][1](t, t, alpha, 1, "none"), torch.zeros(5, dtype=dtype))
+
+
+@skewed
+@pytest.mark.parametrize("alpha", [1e-3, 0.1, 0.9])
+@pytest.mark.parametrize("gap", [60.0, 1e3, float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_answers_that_have_nothing_in_common(name, alpha, gap, dtype):
+    """KL(a || alpha a) = -log alpha: the largest value, finite."""
+    s = torch.tensor([[0.0, -gap]], dtype=dtype, requires_grad=True)
+    loss = SKEWED[name][1](s, s.detach().flip(1), alpha)
+    torch.testing.assert_close(loss, -torch.tensor(alpha, dtype=dtype).log())
+    assert torch.autograd.grad(loss, s)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 0.7])
+def test_jensen_shannon_is_made_of_both(alpha):
+    """D_beta = beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q."""
+    s, t, _ = logits()
+    torch.testing.assert_close(
+        losses.jensen_shannon(s, t, alpha, 2, "paper"),
+        alpha * losses.skew_kl(s, t, alpha, 2)
+        + (1 - alpha) * losses.skew_reverse_kl(s, t, 1 - alpha, 2))
+
+
+@pytest.mark.parametrize("beta", [0, 0.25, 0.5, 1])
+def test_the_symmetric_divergence_is_a_weighted_mean(beta):
+    s, t, _ = logits()
+    torch.testing.assert_close(
+        losses.symmetric_kl(s, t, beta, 3),
+        (1 - beta) * losses.kd(s, t, 3) + beta * losses.reverse_kl(s, t, 3))
+    torch.testing.assert_close(losses.symmetric_kl(s, t), losses.symmetric_kl(t, s))
+
+
 # --- all of them --------------------------------------------------------------------------------
 
 
@@ -76,6 +135,9 @@ def test_the_setting_leaves_what_was_there():
     (0.1 * CE() + 4.5 * MLKD([2, 5], batch=0, standardize="code"),
      "0.1 * CE() + 4.5 * MLKD(T=(2, 5), instance=1, batch=0, classes=1, standardize='code')"),
     (MLKD(3, student="fc"), "MLKD(T=(3,), instance=1, batch=1, classes=1, student='fc')"),
+    (SkewKL(), "SkewKL(alpha=0.1, T=1)"),
+    (SkewReverseKL(0.2, 2), "SkewReverseKL(alpha=0.2, T=2)"),
+    (SymmetricKL(0.9), "SymmetricKL(beta=0.9, T=1)"),
     (DKD(9, 72, 2, standardize="code"), "DKD(alpha=9, beta=72, T=2, standardize='code')"),
 ])
 def test_a_term_reads_as_it_is_written(term, sentence):
@@ -93,6 +155,10 @@ X, Y = torch.zeros(2, 3), torch.tensor([0, 1])
     (lambda: losses.mlkd(X, X, batch=-1), "a weight batch of 0 or more, got -1"),
     (lambda: MLKD(standardize="yes"), "standardize None, .*, got 'yes'"),
     (lambda: DKD(standardize=True), 'standardize None, "paper" or "code", got True'),
+    (lambda: SkewKL(1), "alpha from 0 to below 1, got 1"),
+    (lambda: losses.skew_reverse_kl(X, X, -0.1), "alpha from 0 to below 1, got -0.1"),
+    (lambda: losses.skew_kl(X, X, 0.1, 0), "temperature T above 0, got 0"),
+    (lambda: SymmetricKL(1.5), "beta between 0 and 1, got 1.5"),
     (lambda: losses.dkd(X, X, Y, standardize="z"), "standardize None, .*, got 'z'"),
 ])
 def test_bad_input_gets_a_sentence(call, message):
