@@ -19,6 +19,7 @@ from kdcourse.losses.response.dkd import dkd, DKD
 from kdcourse.losses.response.mlkd import mlkd, MLKD
 from kdcourse.losses.response.dist import dist, DIST
 from kdcourse.losses.response.logit_std import logit_standardization, LogitStd
+from kdcourse.losses.response.ctkd import ctkd, CTKD
 from kdcourse.losses.response.divergences import jensen_shannon, JS, reverse_kl, ReverseKL
 from kdcourse.losses.response.divergences import total_variation, TV
 from kdcourse.losses.response.divergences import skew_kl, SkewKL, skew_reverse_kl, SkewReverseKL

@@ -1,5 +1,7 @@
 """The rows of losses on logits."""
 
+import torch
+
 from helpers import oracles
 from helpers.laws import Law, randn
 from kdcourse import losses
@@ -120,6 +122,14 @@ ROWS = [
                               ((0.5,), (0, 2, 0), None), ((1, 3), (0, 0, 3), None),
                               ((2, 2, 3, 5, 6), (4.5, 1, 2), "code"),
                               ((3,), (1, 0.5, 0), "paper")]],
+    *[Law("ctkd", f"T={T}",
+          call=lambda s, t, y, T=T: losses.ctkd(s, t, torch.tensor(T)),
+          values=lambda s, t, y, T=T: losses.ctkd(s, t, torch.tensor(T), reduction="none"),
+          oracle=lambda s, t, y, T=T: oracles.kd(s, t, T),
+          term=lambda: losses.CTKD(samples=5), projects=True,
+          tempered=lambda T: lambda s, t, y: losses.ctkd(s, t, torch.tensor(T)),
+          equal=same, classes=True)
+      for T in (0.5, 4.0)],
     *[Law("logit_mse", variant,
           call=lambda s, t, y, v=variant: losses.logit_mse(s, t, v),
           values=lambda s, t, y, v=variant: losses.logit_mse(s, t, v, "none"),
