@@ -16,10 +16,14 @@ from kdcourse.losses.response.hinton import kd, KD, hinton, soft_cross_entropy
 from kdcourse.losses.response.logit_mse import logit_mse, LogitMSE
 from kdcourse.losses.response.deit import hard_label, HardLabel
 from kdcourse.losses.response.dkd import dkd, DKD
+from kdcourse.losses.response.mlkd import mlkd, MLKD
 from kdcourse.losses.response.dist import dist, DIST
 from kdcourse.losses.response.logit_std import logit_standardization, LogitStd
+from kdcourse.losses.response.ctkd import ctkd, CTKD
 from kdcourse.losses.response.divergences import jensen_shannon, JS, reverse_kl, ReverseKL
 from kdcourse.losses.response.divergences import total_variation, TV
+from kdcourse.losses.response.divergences import skew_kl, SkewKL, skew_reverse_kl, SkewReverseKL
+from kdcourse.losses.response.divergences import symmetric_kl, SymmetricKL
 from kdcourse.losses.response.labels import cross_entropy, CE, label_smoothing, LabelSmoothing
 from kdcourse.losses.response.tf_kd import virtual_teacher, TfKD
 from kdcourse.losses.response.numbers import squared_error, SquaredError

@@ -1,5 +1,7 @@
 """The rows of losses on logits."""
 
+import torch
+
 from helpers import oracles
 from helpers.laws import Law, randn
 from kdcourse import losses
@@ -16,6 +18,8 @@ def soft_labels(B=5, seed=0, K=7):
 def numbers(B=5, seed=0, D=3):
     return randn(B, D, seed=seed + 1), None, randn(B, D, seed=seed + 2)
 
+
+DDOF = {None: None, "paper": 0, "code": 1}  # by `standardize`: the variance over K - ddof
 
 ROWS = [
     *[Law("kd", f"T={T}",
@@ -71,6 +75,19 @@ ROWS = [
       for beta, T, variant in [(0.5, 1, "scaled"), (0.1, 4, "scaled"), (0.8, 2, "scaled"),
                                (0, 2, "scaled"), (1, 2, "scaled"), (1e-3, 1, "scaled"),
                                (0.999, 1, "scaled"), (0.5, 2, "paper"), (0.3, 1, "paper")]],
+    *[Law(function.__name__, f"{setting}={share} T={T}",
+          call=lambda s, t, y, f=function, a=(share, T): f(s, t, *a),
+          values=lambda s, t, y, f=function, a=(share, T): f(s, t, *a, "none"),
+          oracle=lambda s, t, y, f=oracle, a=(share, T): f(s, t, *a),
+          term=lambda kind=kind, a=(share, T): kind(*a),
+          tempered=lambda T, f=function, share=share: lambda s, t, y: f(s, t, share, T),
+          equal=same, classes=True)
+      for function, oracle, kind, setting, shares in [
+          (losses.skew_kl, oracles.skew_kl, losses.SkewKL, "alpha", (0, 0.1, 0.6)),
+          (losses.skew_reverse_kl, oracles.skew_reverse_kl, losses.SkewReverseKL, "alpha",
+           (0, 0.1, 0.6)),
+          (losses.symmetric_kl, oracles.symmetric_kl, losses.SymmetricKL, "beta", (0, 0.5, 0.9))]
+      for share, T in zip(shares, (2, 1, 3), strict=True)],
     *[Law("total_variation", f"T={T}",
           call=lambda s, t, y, T=T: losses.total_variation(s, t, T),
           values=lambda s, t, y, T=T: losses.total_variation(s, t, T, "none"),
@@ -85,6 +102,34 @@ ROWS = [
           tempered=lambda T, a=(alpha, beta): lambda s, t, y: losses.dkd(s, t, y, *a, T),
           equal=same, classes=True)
       for alpha, beta, T in [(1, 8, 4), (1, 0, 1), (0, 1, 1), (0.5, 2, 10)]],
+    *[Law("dkd", f"alpha={alpha} beta={beta} T={T} standardize={how}",
+          call=lambda s, t, y, a=(alpha, beta, T), h=how: losses.dkd(s, t, y, *a, standardize=h),
+          values=lambda s, t, y, a=(alpha, beta, T), h=how: losses.dkd(s, t, y, *a, "none",
+                                                                       standardize=h),
+          oracle=lambda s, t, y, a=(alpha, beta, T), h=how: oracles.dkd(s, t, y, *a, DDOF[h]),
+          term=lambda a=(alpha, beta, T), h=how: losses.DKD(*a, standardize=h),
+          tempered=lambda T, a=(alpha, beta), h=how: (
+              lambda s, t, y: losses.dkd(s, t, y, *a, T, standardize=h)),
+          equal=lambda t: 3 * t + 1, classes=True, masked="no")
+      for alpha, beta, T, how in [(9, 72, 2, "code"), (1, 2, 1, "paper")]],
+    *[Law("mlkd", f"T={T} weights={weights} standardize={how}",
+          call=lambda s, t, y, a=(T, *weights, how): losses.mlkd(s, t, *a),
+          oracle=lambda s, t, y, a=(T, *weights, DDOF[how]): oracles.mlkd(s, t, *a),
+          term=lambda a=(T, *weights), h=how: losses.MLKD(*a, standardize=h),
+          equal=same, classes=True,
+          masked="no" if how else "counts" if weights[2] else "adds 0")
+      for T, weights, how in [((2, 3, 4, 5, 6), (1, 1, 1), None), ((4, 1), (1, 0, 0), None),
+                              ((0.5,), (0, 2, 0), None), ((1, 3), (0, 0, 3), None),
+                              ((2, 2, 3, 5, 6), (4.5, 1, 2), "code"),
+                              ((3,), (1, 0.5, 0), "paper")]],
+    *[Law("ctkd", f"T={T}",
+          call=lambda s, t, y, T=T: losses.ctkd(s, t, torch.tensor(T)),
+          values=lambda s, t, y, T=T: losses.ctkd(s, t, torch.tensor(T), reduction="none"),
+          oracle=lambda s, t, y, T=T: oracles.kd(s, t, T),
+          term=lambda: losses.CTKD(samples=5), projects=True,
+          tempered=lambda T: lambda s, t, y: losses.ctkd(s, t, torch.tensor(T)),
+          equal=same, classes=True)
+      for T in (0.5, 4.0)],
     *[Law("logit_mse", variant,
           call=lambda s, t, y, v=variant: losses.logit_mse(s, t, v),
           values=lambda s, t, y, v=variant: losses.logit_mse(s, t, v, "none"),

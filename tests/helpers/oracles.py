@@ -110,6 +110,31 @@ def jensen_shannon(student, teacher, beta, T, variant):
     return np.array(values)
 
 
+def mixed(log_a, log_b, share):
+    """log(share a + (1 - share) b)."""
+    sums = [share * math.exp(a) + (1 - share) * math.exp(b)
+            for a, b in zip(log_a, log_b, strict=True)]
+    return [math.log(x) if x > 0 else -math.inf for x in sums]
+
+
+def skew_kl(student, teacher, alpha, T):
+    """T² KL(p || alpha p + (1 - alpha) q), one value per sample (Ko et al. 2024, section 3.1)."""
+    return np.array([T**2 * kl(log_p, mixed(log_p, log_q, alpha))
+                     for log_q, log_p in answers(student, teacher, T)])
+
+
+def skew_reverse_kl(student, teacher, alpha, T):
+    """T² KL(q || (1 - alpha) p + alpha q), one value per sample."""
+    return np.array([T**2 * kl(log_q, mixed(log_q, log_p, alpha))
+                     for log_q, log_p in answers(student, teacher, T)])
+
+
+def symmetric_kl(student, teacher, beta, T):
+    """T² times the weighted mean of both KL divergences, one value per sample."""
+    return np.array([T**2 * ((1 - beta) * kl(log_p, log_q) + beta * kl(log_q, log_p))
+                     for log_q, log_p in answers(student, teacher, T)])
+
+
 def total_variation(student, teacher, T):
     """Half the sum of |p - q|, one value per sample."""
     return np.array([
@@ -133,8 +158,9 @@ def dkd_parts(student, teacher, labels, T):
     return np.array(pairs)
 
 
-def dkd(student, teacher, labels, alpha, beta, T):
-    """Zhao et al. 2022, equation 8, times T²."""
+def dkd(student, teacher, labels, alpha, beta, T, ddof=None):
+    """Zhao et al. 2022, equation 8, times T²; of z-scores unless `ddof` is None."""
+    student, teacher = z_scores(student, ddof), z_scores(teacher, ddof)
     return np.array([T**2 * (alpha * target + beta * others)
                      for target, others in dkd_parts(student, teacher, labels, T)])
 
@@ -177,6 +203,33 @@ def logit_standardization(student, teacher, T, variant):
         T**2 * kl(log_softmax(z_score(t, T, ddof)), log_softmax(z_score(s, T, ddof)))
         for s, t in zip(student, teacher, strict=True)
     ])
+
+
+def z_scores(x, ddof):
+    """Rows of z-scores; None leaves them as they are."""
+    return x if ddof is None else [z_score(row, 1, ddof) for row in x]
+
+
+def gram(rows):
+    """Inner products of all pairs of rows."""
+    return [[sum(a * b for a, b in zip(one, other, strict=True)) for other in rows]
+            for one in rows]
+
+
+def mlkd(student, teacher, temperatures, instance, batch, classes, ddof=None):
+    """Jin et al. 2023: KL of samples, Gram matrices of samples and of classes, added over T."""
+    B, K = len(student), len(student[0])
+    loss = 0.0
+    for T in temperatures:
+        q, p = ([softmax(row, T) for row in x] for x in (student, teacher))
+        loss += instance * sum(kd(z_scores(student, ddof), z_scores(teacher, ddof), T)) / B
+        for weight, size, one, other in ((batch, B, q, p),
+                                         (classes, K, [*zip(*q, strict=True)],
+                                          [*zip(*p, strict=True)])):
+            loss += weight / size * sum(
+                (a - b) ** 2 for row_a, row_b in zip(gram(one), gram(other), strict=True)
+                for a, b in zip(row_a, row_b, strict=True))
+    return loss
 
 
 def pearson_distance(a, b):

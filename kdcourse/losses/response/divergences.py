@@ -97,6 +97,125 @@ def _skewed(log_a, log_b, share):
             - b * m_over_b.masked_fill(b == 0, 0) / share).sum(1)
 
 
+def skew_kl(student_BK, teacher_BK, alpha: float = 0.1, T: float = 1.0, reduction: str = "mean"):
+    r"""Compute the KL divergence from the teacher to a mixture of teacher and student, times T².
+
+    .. math:: L = T^2\,\mathrm{KL}(p \,\|\, \alpha p + (1-\alpha) q)
+
+    Ko et al. 2024 (DistiLLM, arXiv:2402.03898), section 3.1: SKL. Finite, whatever the student
+    rules out (-inf), for alpha above 0; at alpha = 0 it is `kd`. The paper compares tokens without
+    a temperature (T = 1). At large T the gradient is that of `kd` times (1 - α)². Raises
+    `ValueError` for settings out of range and for logits that are not [B, K], of one shape.
+
+    student_BK, teacher_BK: logits [B, K].
+    alpha: the share of the first distribution in the mixture, from 0 to below 1. The paper's, and
+        that of the authors' scripts (GPT-2 on Dolly), is 0.1.
+    T: temperature, above 0.
+
+    >>> s, t = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
+    >>> skew_kl(s, t, alpha=0.5)  # (1/4, 3/4) to (3/8, 5/8)
+    tensor(0.0354)
+    """
+    _check_skew(alpha, T)
+    log_q, log_p = _log_softmaxes(student_BK, teacher_BK, T)
+    return inputs.reduce(T**2 * _kl_to_mixture(log_p, log_q, alpha), reduction)
+
+
+class SkewKL(Loss, function=skew_kl):
+    """Match the teacher, without the penalty of `KD` for a class of probability near 0: `skew_kl`.
+    T² is included. The authors train GPT-2 with `SkewKL()` alone, on responses of the data set and
+    of the student, and add the labels on a second corpus."""
+
+    def __init__(self, alpha: float = 0.1, T: float = 1.0, student=None, teacher=None):
+        _check_skew(alpha, T)
+        super().__init__(student, teacher, alpha=alpha, T=T)
+
+
+def skew_reverse_kl(student_BK, teacher_BK, alpha: float = 0.1, T: float = 1.0,
+                    reduction: str = "mean"):
+    r"""Compute the KL divergence from the student to a mixture of teacher and student, times T².
+
+    .. math:: L = T^2\,\mathrm{KL}(q \,\|\, (1-\alpha) p + \alpha q)
+
+    Ko et al. 2024 (DistiLLM, arXiv:2402.03898), section 3.1: SRKL. Finite, whatever the teacher
+    rules out (-inf), for alpha above 0; at alpha = 0 it is `reverse_kl`. Arguments and errors as
+    for `skew_kl`.
+
+    >>> s, t = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[0.0, 0.0]])
+    >>> skew_reverse_kl(s, t, alpha=0.5)  # (1/4, 3/4) to (3/8, 5/8)
+    tensor(0.0354)
+    """
+    _check_skew(alpha, T)
+    log_q, log_p = _log_softmaxes(student_BK, teacher_BK, T)
+    return inputs.reduce(T**2 * _kl_to_mixture(log_q, log_p, alpha), reduction)
+
+
+class SkewReverseKL(Loss, function=skew_reverse_kl):
+    """Concentrate on some of the teacher's modes, without the penalty of `ReverseKL` for a class of
+    probability near 0: `skew_reverse_kl`. T² is included. Used as `SkewKL`."""
+
+    def __init__(self, alpha: float = 0.1, T: float = 1.0, student=None, teacher=None):
+        _check_skew(alpha, T)
+        super().__init__(student, teacher, alpha=alpha, T=T)
+
+
+def _check_skew(alpha, T) -> None:
+    inputs.check(0 <= alpha < 1, "alpha from 0 to below 1", alpha)
+    inputs.check_temperature(T)
+
+
+def _kl_to_mixture(log_a, log_b, share):
+    """Compute KL(a || share a + (1 - share) b)."""
+    if share < torch.finfo(log_a.dtype).tiny:
+        return kl(log_a, log_b)
+    a = log_a.exp()
+    ratio = (log_a - log_b).masked_fill(a == 0, 0)  # 0 log 0 = 0, also in the gradient
+    near, far = ratio.clamp(max=1), ratio.clamp(min=1)
+    near = near - torch.log1p(share * torch.expm1(near))  # exactly 0 where a = b
+    # where b is far below a, the gradient is as small as b: that of a difference loses digits
+    far = -torch.logaddexp(torch.full_like(far, math.log(share)), math.log1p(-share) - far)
+    return (a * torch.where(ratio < 1, near, far)).sum(1)
+
+
+def symmetric_kl(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
+                 reduction: str = "mean"):
+    r"""Compute a weighted mean of both KL divergences: `kd` at beta = 0, `reverse_kl` at 1.
+
+    .. math:: L = T^2 \left( (1-\beta)\,\mathrm{KL}(p \,\|\, q)
+        + \beta\,\mathrm{KL}(q \,\|\, p) \right)
+
+    At beta = 1/2 it is half the divergence of Jeffreys 1946. The code of Ko et al. 2024 (DistiLLM,
+    arXiv:2402.03898) has it with beta = 0.9, where none of their scripts uses it. A class that one
+    side rules out (-inf) makes the loss +inf, as in the two divergences. Rest as for `kd`. Raises
+    `ValueError` for settings out of range.
+
+    beta: the weight of the reverse divergence, in [0, 1].
+    T: temperature, above 0. At large T the gradient is that of `kd` for every beta.
+
+    >>> s, t = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
+    >>> symmetric_kl(s, t)  # 1/2 of (3/4 - 1/2) log 3
+    tensor(0.1373)
+    """
+    _check_symmetric(beta, T)
+    log_q, log_p = _log_softmaxes(student_BK, teacher_BK, T)
+    parts = ((1 - beta, log_p, log_q), (beta, log_q, log_p))
+    values_B = sum(weight * kl(a, b) for weight, a, b in parts if weight)  # 0 times inf is NaN
+    return inputs.reduce(T**2 * values_B, reduction)
+
+
+class SymmetricKL(Loss, function=symmetric_kl):
+    """Add `KD` and `ReverseKL`, with weights 1 - beta and beta: `symmetric_kl`. T² is included."""
+
+    def __init__(self, beta: float = 0.5, T: float = 1.0, student=None, teacher=None):
+        _check_symmetric(beta, T)
+        super().__init__(student, teacher, beta=beta, T=T)
+
+
+def _check_symmetric(beta, T) -> None:
+    inputs.check_share("beta", beta)
+    inputs.check_temperature(T)
+
+
 def total_variation(student_BK, teacher_BK, T: float = 1.0, reduction: str = "mean"):
     r"""Compute the total variation distance: half the absolute difference of probabilities.
 

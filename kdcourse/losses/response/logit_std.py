@@ -2,12 +2,14 @@
 
 import math
 
-import torch  # noqa: F401 - for the example
+import torch
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import Loss
 from kdcourse.losses.numerics import centred_unit
 from kdcourse.losses.response.hinton import kd
+
+VARIANTS = ("paper", "code")
 
 
 def logit_standardization(student_BK, teacher_BK, T: float = 2.0, variant: str = "paper",
@@ -19,9 +21,10 @@ def logit_standardization(student_BK, teacher_BK, T: float = 2.0, variant: str =
         \tilde z = \frac{z - \bar z}{\sigma(z)}
 
     Sun et al. 2024 (arXiv:2403.01427), algorithms 1 and 2. The gradient is divided by the student's
-    σ, so weights are larger than for `kd`; the paper's best is 9, next to 0.1 for the labels. Equal
-    logits, and two classes (always +1 and -1), get no gradient. Raises `ValueError` for T <= 0,
-    another variant and logits that are not [B, K], of one shape.
+    σ, so weights are larger than for `kd`; the paper's best is 9, next to 0.1 for the labels. `dkd`
+    and `mlkd` take the same z-scores by their setting `standardize`. Equal logits, and two classes
+    (always +1 and -1), get no gradient. Raises `ValueError` for T <= 0, another variant and logits
+    that are not [B, K], of one shape.
 
     student_BK, teacher_BK: finite logits [B, K] (leave out classes that are ruled out).
     T: the base temperature, above 0.
@@ -33,10 +36,16 @@ def logit_standardization(student_BK, teacher_BK, T: float = 2.0, variant: str =
     """
     _check_settings(T, variant)
     student_BK, teacher_BK = inputs.logits_pair(student_BK, teacher_BK)
-    K = student_BK.shape[1]
-    norm = math.sqrt(K if variant == "paper" else K - 1)
-    student_BK, teacher_BK = (norm * centred_unit(x, 1)[0] for x in (student_BK, teacher_BK))
-    return kd(student_BK, teacher_BK, T, reduction)
+    return kd(z_scores(student_BK, variant), z_scores(teacher_BK, variant), T, reduction)
+
+
+def z_scores(x_BK, variant: str | None) -> torch.Tensor:
+    """Give logits mean 0 and standard deviation 1 in each sample; for None leave them as they are.
+    Equal logits become 0, without a gradient."""
+    if variant is None:
+        return x_BK
+    K = x_BK.shape[1]
+    return math.sqrt(K if variant == "paper" else K - 1) * centred_unit(x_BK, 1)[0]
 
 
 class LogitStd(Loss, function=logit_standardization):
@@ -47,6 +56,12 @@ class LogitStd(Loss, function=logit_standardization):
         super().__init__(student, teacher, T=T, variant=variant)
 
 
+def check_standardize(variant: str | None) -> None:
+    """Raise unless `variant` is one of `z_scores`, for the settings of other losses."""
+    if variant not in (None, *VARIANTS):
+        raise ValueError(f'Expected standardize None, "paper" or "code", got {variant!r}.')
+
+
 def _check_settings(T, variant) -> None:
     inputs.check_temperature(T)
-    inputs.check_choice("variant", variant, ("paper", "code"))
+    inputs.check_choice("variant", variant, VARIANTS)
