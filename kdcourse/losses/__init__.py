@@ -32,6 +32,8 @@ from kdcourse.losses.feature.nst import nst, NST
 from kdcourse.losses.feature.vid import vid, VID
 from kdcourse.losses.feature.overhaul import overhaul, OFD, margins
 from kdcourse.losses.feature.review import review, ReviewKD
+from kdcourse.losses.feature.cat_kd import class_attention, CATKD, class_maps
+from kdcourse.losses.feature.simkd import SimKD
 
 # attention: transformers
 from kdcourse.losses.attention.tinybert import hidden_mse, HiddenMSE, attention_mse, AttentionMSE

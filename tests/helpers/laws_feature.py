@@ -125,4 +125,11 @@ ROWS = [
         values=lambda s, t, y: losses.review(s, t, "none"),
         oracle=lambda s, t, y: oracles.review([s], [t]),
         example=pair((2, 4, 4)), kind="features", equal=same),
+
+    row("class_attention", "normalised, other sizes", 2, True, oracle=oracles.class_attention,
+        example=pair((3, 4, 5), (3, 5, 3)), term=losses.CATKD),
+    row("class_attention", "as they are", 3, False, oracle=oracles.class_attention,
+        example=pair((3, 4, 4)), equal=same, term=lambda: losses.CATKD(grid=3, normalize=False)),
+    row("hint", "of SimKD", "mean", oracle=oracles.hint, example=pair(), equal=same,
+        term=losses.SimKD, projects=True),
 ]

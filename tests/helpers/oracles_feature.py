@@ -245,3 +245,41 @@ def fused(images, layers, sizes):
         results.insert(0, normalised(convolved(passed, layer["leave"], None, 1),
                                      layer["leave_norm"]))
     return results
+
+
+# --- Guo et al. 2023, section 3 -----------------------------------------------------------------
+
+
+def class_attention(student, teacher, size, normalize=True):
+    def one(s_maps, t_maps):
+        total = 0.0
+        for s, t in zip(s_maps, t_maps, strict=True):
+            s, t = (np.ravel(averaged(x, size)) for x in (s, t))
+            if normalize:
+                s, t = direction(s), direction(t)
+            total += sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / size**2
+        return total / len(s_maps)
+
+    return per_sample(one, student, teacher)
+
+
+# --- layers of projectors -----------------------------------------------------------------------
+
+
+def stack(image, layers):
+    """One image [C, H, W] through a list of layers of torch, in eval mode, with the loops above."""
+    for layer in layers:
+        state = {name: part.double().numpy() for name, part in layer.state_dict().items()}
+        kind = type(layer).__name__
+        if kind == "Conv2d":
+            image = convolved(image, state["weight"], state.get("bias"), layer.padding[0])
+        elif kind == "BatchNorm2d":
+            image = normalised(image, [state[name] for name in
+                                       ("weight", "bias", "running_mean", "running_var")])
+        elif kind == "AdaptiveAvgPool2d":
+            image = shrunk(image, *layer.output_size, mean)
+        elif kind in ("ReLU", "LeakyReLU"):
+            image = np.where(image > 0, image, getattr(layer, "negative_slope", 0) * image)
+        else:
+            assert kind == "Identity"
+    return image
