@@ -34,6 +34,8 @@ from kdcourse.losses.feature.overhaul import overhaul, OFD, margins
 from kdcourse.losses.feature.review import review, ReviewKD
 from kdcourse.losses.feature.cat_kd import class_attention, CATKD, class_maps
 from kdcourse.losses.feature.simkd import SimKD
+from kdcourse.losses.feature.factor_transfer import factor_transfer, FT, Paraphraser
+from kdcourse.losses.feature.boundaries import activation_boundaries, AB
 
 # attention: transformers
 from kdcourse.losses.attention.tinybert import hidden_mse, HiddenMSE, attention_mse, AttentionMSE

@@ -132,4 +132,14 @@ ROWS = [
         example=pair((3, 4, 4)), equal=same, term=lambda: losses.CATKD(grid=3, normalize=False)),
     row("hint", "of SimKD", "mean", oracle=oracles.hint, example=pair(), equal=same,
         term=losses.SimKD, projects=True),
+
+    row("factor_transfer", "code, other sizes", oracle=oracles.factor_transfer,
+        example=pair((2, 4, 3), (2, 3, 5)), projects=True,
+        term=lambda: losses.FT("a", "b", paraphraser=losses.Paraphraser(2))),
+    row("factor_transfer", "paper", "paper", oracle=oracles.factor_transfer, example=pair(),
+        equal=same),
+    row("activation_boundaries", "maps", oracle=oracles.activation_boundaries, projects=True,
+        example=pair(), equal=torch.sign, term=losses.AB),
+    row("activation_boundaries", "vectors, margin 0.3", 0.3, example=pair((6,)),
+        oracle=oracles.activation_boundaries),
 ]

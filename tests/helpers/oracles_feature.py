@@ -263,6 +263,34 @@ def class_attention(student, teacher, size, normalize=True):
     return per_sample(one, student, teacher)
 
 
+# --- Kim et al. 2018, section 3 -----------------------------------------------------------------
+
+
+def factor_transfer(student, teacher, variant="code"):
+    def one(s, t):
+        s, t = (direction(np.ravel(x)) for x in on_one_grid(s, t))
+        parts = [abs(a - b) for a, b in zip(s, t, strict=True)]
+        return mean(parts) if variant == "code" else sum(parts)
+
+    return per_sample(one, student, teacher)
+
+
+# --- Heo et al. 2019 (AAAI), section 3 ----------------------------------------------------------
+
+
+def activation_boundaries(student, teacher, margin=1.0):
+    def one(s, t):
+        total = 0.0
+        for a, b in zip(np.ravel(s), np.ravel(t), strict=True):
+            if b > 0 and a < margin:
+                total += (margin - a) ** 2
+            elif b <= 0 and a > -margin:
+                total += (margin + a) ** 2
+        return total
+
+    return per_sample(one, student, teacher)
+
+
 # --- layers of projectors -----------------------------------------------------------------------
 
 

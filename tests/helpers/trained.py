@@ -3,7 +3,16 @@
 import torch
 
 from helpers.laws import randn
-from kdcourse.losses import OFD, HiddenCosine, HiddenMSE, ReviewKD, SimKD
+from kdcourse.losses import (
+    AB,
+    FT,
+    OFD,
+    HiddenCosine,
+    HiddenMSE,
+    Paraphraser,
+    ReviewKD,
+    SimKD,
+)
 
 
 def maps(*shape, seed=0):
@@ -17,6 +26,9 @@ TRAINED = {  # how to make the term, and what it compares
     "ReviewKD": (lambda: ReviewKD(["a", "b"], ["c", "d"], width=4),
                  ((maps(4, 3, 6, 6), maps(4, 5, 3, 3)),
                   (maps(4, 6, 8, 8, seed=1), maps(4, 2, 4, 4, seed=1)))),
+    "AB": (lambda: AB("a", "b"), (maps(4, 3, 6, 4), maps(4, 5, 3, 4, seed=1))),
+    "FT": (lambda: FT("a", "b", paraphraser=Paraphraser(6)),
+           (maps(4, 3, 6, 4), maps(4, 6, 3, 4, seed=1))),
     "SimKD": (lambda: SimKD("a", "b"), (maps(4, 3, 5, 4), maps(4, 6, 3, 6, seed=1))),
     "SimKD, no paths": (lambda: SimKD(factor=3), (maps(4, 3, 2, 2), maps(4, 6, 4, 2, seed=1))),
     "HiddenMSE": (lambda: HiddenMSE("a", "b"), (maps(4, 5, 3), maps(4, 5, 6, seed=1))),
