@@ -36,6 +36,8 @@ from kdcourse.losses.feature.cat_kd import class_attention, CATKD, class_maps
 from kdcourse.losses.feature.simkd import SimKD
 from kdcourse.losses.feature.factor_transfer import factor_transfer, FT, Paraphraser
 from kdcourse.losses.feature.boundaries import activation_boundaries, AB
+from kdcourse.losses.feature.mgd import MGD
+from kdcourse.losses.feature.vitkd import ViTKD
 
 # attention: transformers
 from kdcourse.losses.attention.tinybert import hidden_mse, HiddenMSE, attention_mse, AttentionMSE

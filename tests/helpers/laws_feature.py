@@ -142,4 +142,10 @@ ROWS = [
         example=pair(), equal=torch.sign, term=losses.AB),
     row("activation_boundaries", "vectors, margin 0.3", 0.3, example=pair((6,)),
         oracle=oracles.activation_boundaries),
+    *[Law("hint", f"of {term.__name__}",  # both sum the squares
+          call=lambda s, t, y: 2 * losses.hint(s, t),
+          values=lambda s, t, y: 2 * losses.hint(s, t, reduction="none"),
+          oracle=lambda s, t, y: 2 * oracles.hint(s, t), example=pair(), equal=same,
+          term=term, projects=True, kind="features")
+      for term in (losses.MGD, losses.ViTKD)],
 ]
