@@ -148,4 +148,8 @@ ROWS = [
           oracle=lambda s, t, y: 2 * oracles.hint(s, t), example=pair(), equal=same,
           term=term, projects=True, kind="features")
       for term in (losses.MGD, losses.ViTKD)],
+    row("channel_correlation", "maps", oracle=oracles.channel_correlation, example=pair(),
+        equal=same, term=losses.ICKD, projects=True),
+    row("channel_correlation", "tokens and a map", example=pair((10, 3), (3, 2, 4)),
+        oracle=on_grids(oracles.channel_correlation, 1)),
 ]

@@ -291,6 +291,22 @@ def activation_boundaries(student, teacher, margin=1.0):
     return per_sample(one, student, teacher)
 
 
+# --- Liu et al. 2021, section 3 -----------------------------------------------------------------
+
+
+def channel_correlation(student, teacher):
+    def rows(x_CHW):
+        channels = [np.ravel(channel) for channel in x_CHW]
+        return [direction([sum(a * b for a, b in zip(one, other, strict=True))
+                           for other in channels]) for one in channels]
+
+    def one(s, t):
+        return sum((a - b) ** 2 for s_row, t_row in zip(rows(s), rows(t), strict=True)
+                   for a, b in zip(s_row, t_row, strict=True)) / len(s)
+
+    return per_sample(one, student, teacher)
+
+
 # --- layers of projectors -----------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ from helpers.laws import randn
 from kdcourse.losses import (
     AB,
     FT,
+    ICKD,
     MGD,
     OFD,
     HiddenCosine,
@@ -31,6 +32,7 @@ TRAINED = {  # how to make the term, and what it compares
     "AB": (lambda: AB("a", "b"), (maps(4, 3, 6, 4), maps(4, 5, 3, 4, seed=1))),
     "FT": (lambda: FT("a", "b", paraphraser=Paraphraser(6)),
            (maps(4, 3, 6, 4), maps(4, 6, 3, 4, seed=1))),
+    "ICKD": (lambda: ICKD("a", "b"), (maps(4, 3, 6, 4), maps(4, 5, 3, 4, seed=1))),
     "MGD": (lambda: MGD("a", "b", share=0.5),
             (maps(4, 3, 6, 4), maps(4, 5, 3, 4, seed=1))),
     "MGD, places of tokens": (lambda: MGD(share=0.5, mask="place"),
