@@ -36,12 +36,20 @@ from kdcourse.losses.feature.nst import nst, NST
 from kdcourse.losses.feature.vid import vid, VID
 from kdcourse.losses.feature.overhaul import overhaul, OFD, margins
 from kdcourse.losses.feature.review import review, ReviewKD
+from kdcourse.losses.feature.cat_kd import class_attention, CATKD, class_maps
+from kdcourse.losses.feature.simkd import SimKD
+from kdcourse.losses.feature.factor_transfer import factor_transfer, FT, Paraphraser
+from kdcourse.losses.feature.boundaries import activation_boundaries, AB
+from kdcourse.losses.feature.mgd import MGD
+from kdcourse.losses.feature.vitkd import ViTKD
+from kdcourse.losses.feature.ickd import channel_correlation, ICKD
 
 # attention: transformers
 from kdcourse.losses.attention.tinybert import hidden_mse, HiddenMSE, attention_mse, AttentionMSE
 from kdcourse.losses.attention.distilbert import hidden_cosine, HiddenCosine
 from kdcourse.losses.attention.minilm import attention_kl, AttentionKL
 from kdcourse.losses.attention.minilm import value_relation, ValueRelation
+from kdcourse.losses.attention.minilm2 import self_relation, SelfRelation
 
 # relation: between samples
 from kdcourse.losses.relation.rkd import rkd_distance, RKDDistance, rkd_angle, RKDAngle
@@ -49,5 +57,6 @@ from kdcourse.losses.relation.sp import similarity_preserving, SP
 from kdcourse.losses.relation.cc import correlation_congruence, CC
 from kdcourse.losses.relation.pkt import pkt, PKT
 from kdcourse.losses.relation.crd import crd, CRD
+from kdcourse.losses.relation.irg import instance_graph, IRG
 
 __all__ = [name for name, thing in list(globals().items()) if callable(thing)]

@@ -23,6 +23,13 @@ def two(ours, theirs):
                                 None)
 
 
+def triple(ours, theirs):
+    """An example maker: queries, keys and values of both sides."""
+    return lambda B=5, seed=0: (*[tuple(randn(B, *shape, seed=seed + 10 * side + i)
+                                        for i in range(3))
+                                  for side, shape in ((1, ours), (2, theirs))], None)
+
+
 def probabilities(scores):
     """What a model's softmax hands out: never below float32 here, so that rows sum to 1."""
     if not isinstance(scores, torch.Tensor):
@@ -85,4 +92,11 @@ ROWS = [
         values=lambda s, t, y: losses.value_relation(s, t, "none"),
         oracle=lambda s, t, y: oracles.value_relation(s, t),
         example=pair(2, 3, 3), kind="features", equal=same),
+    *[Law("self_relation", name,
+          call=lambda s, t, y: losses.self_relation(s, t),
+          values=lambda s, t, y: losses.self_relation(s, t, "none"),
+          oracle=lambda s, t, y: oracles.self_relation(s, t), example=triple(*shapes),
+          term=lambda: losses.SelfRelation("a", "b"), kind="features", equal=equal)
+      for name, shapes, equal in (("", [(2, 3, 2), (2, 3, 2)], same),
+                                  ("other widths", [(2, 3, 2), (2, 3, 4)], None))],
 ]

@@ -125,4 +125,31 @@ ROWS = [
         values=lambda s, t, y: losses.review(s, t, "none"),
         oracle=lambda s, t, y: oracles.review([s], [t]),
         example=pair((2, 4, 4)), kind="features", equal=same),
+
+    row("class_attention", "normalised, other sizes", 2, True, oracle=oracles.class_attention,
+        example=pair((3, 4, 5), (3, 5, 3)), term=losses.CATKD),
+    row("class_attention", "as they are", 3, False, oracle=oracles.class_attention,
+        example=pair((3, 4, 4)), equal=same, term=lambda: losses.CATKD(grid=3, normalize=False)),
+    row("hint", "of SimKD", "mean", oracle=oracles.hint, example=pair(), equal=same,
+        term=losses.SimKD, projects=True),
+
+    row("factor_transfer", "code, other sizes", oracle=oracles.factor_transfer,
+        example=pair((2, 4, 3), (2, 3, 5)), projects=True,
+        term=lambda: losses.FT("a", "b", paraphraser=losses.Paraphraser(2))),
+    row("factor_transfer", "paper", "paper", oracle=oracles.factor_transfer, example=pair(),
+        equal=same),
+    row("activation_boundaries", "maps", oracle=oracles.activation_boundaries, projects=True,
+        example=pair(), equal=torch.sign, term=losses.AB),
+    row("activation_boundaries", "vectors, margin 0.3", 0.3, example=pair((6,)),
+        oracle=oracles.activation_boundaries),
+    *[Law("hint", f"of {term.__name__}",  # both sum the squares
+          call=lambda s, t, y: 2 * losses.hint(s, t),
+          values=lambda s, t, y: 2 * losses.hint(s, t, reduction="none"),
+          oracle=lambda s, t, y: 2 * oracles.hint(s, t), example=pair(), equal=same,
+          term=term, projects=True, kind="features")
+      for term in (losses.MGD, losses.ViTKD)],
+    row("channel_correlation", "maps", oracle=oracles.channel_correlation, example=pair(),
+        equal=same, term=losses.ICKD, projects=True),
+    row("channel_correlation", "tokens and a map", example=pair((10, 3), (3, 2, 4)),
+        oracle=on_grids(oracles.channel_correlation, 1)),
 ]

@@ -1,7 +1,9 @@
 """The rows of losses on relations between samples."""
 
+import torch
+
 from helpers import oracles_relation as oracles
-from helpers.laws import Law, randn
+from helpers.laws import Law, each, randn
 from kdcourse import losses
 
 
@@ -23,6 +25,14 @@ def contrast(B=5, seed=0):
     """Anchors [B, D], and on the other side [B, 4, D], of which the first is the positive."""
     s, t = randn(B, 3, seed=seed + 1), randn(B, 4, 3, seed=seed + 2)
     return s / s.norm(dim=-1, keepdim=True), t / t.norm(dim=-1, keepdim=True), None
+
+
+def graphs(*shapes):
+    """An example maker: features of both sides, and pairs of layers with these shapes."""
+    def example(B=5, seed=0):
+        return *[tuple(randn(B, *shape, seed=seed + 10 * side + i) for i, shape in
+                       enumerate(shapes)) for side in (1, 2)], None
+    return example
 
 
 def rows_of(function, term, settings, least=2, exact=True):
@@ -51,6 +61,13 @@ ROWS = [
              [{}, {"gamma": 1.5, "order": 5}, {"kernel": "rbf"}, {"kernel": "bilinear"}]),
     # The code's 1e-7 moves its least value off the teacher; test_relation.py says how far.
     *rows_of("pkt", losses.PKT, [{}, {"variant": "code"}], exact=False),
+    *rows_of("instance_graph", losses.IRG, [{}, {"vertices": False}, {"vertices": True}]),
+    *[Law("instance_graph", name,
+          call=lambda s, t, y: losses.instance_graph(s, t),
+          oracle=lambda s, t, y: oracles.instance_graph(s, t), term=losses.IRG,
+          example=example, least=2, kind="features", equal=lambda t: each(torch.clone, t))
+      for name, example in (("a pair of layers", graphs((3,), (2, 2, 1), (2, 2, 1))),
+                            ("two pairs", graphs((3,), (2,), (3,), (2, 1), (2,))))],
     *[Law("crd", f"temperature={T}, normalizer={Z}",
           call=lambda s, t, y, T=T, Z=Z: losses.crd(s, t[:, 0], t, 50, T, Z),
           values=lambda s, t, y, T=T, Z=Z: losses.crd(s, t[:, 0], t, 50, T, Z, "none"),

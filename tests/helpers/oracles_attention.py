@@ -62,3 +62,8 @@ def value_relation(student, teacher):
                    for w in head] for v in head] for head in sample] for sample in values]
 
     return attention_kl(scores(student), scores(teacher))
+
+
+def self_relation(students, teachers):
+    """Wang et al. 2021, section 3: one value per sample."""
+    return sum(value_relation(s, t) for s, t in zip(students, teachers, strict=True))

@@ -245,3 +245,85 @@ def fused(images, layers, sizes):
         results.insert(0, normalised(convolved(passed, layer["leave"], None, 1),
                                      layer["leave_norm"]))
     return results
+
+
+# --- Guo et al. 2023, section 3 -----------------------------------------------------------------
+
+
+def class_attention(student, teacher, size, normalize=True):
+    def one(s_maps, t_maps):
+        total = 0.0
+        for s, t in zip(s_maps, t_maps, strict=True):
+            s, t = (np.ravel(averaged(x, size)) for x in (s, t))
+            if normalize:
+                s, t = direction(s), direction(t)
+            total += sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / size**2
+        return total / len(s_maps)
+
+    return per_sample(one, student, teacher)
+
+
+# --- Kim et al. 2018, section 3 -----------------------------------------------------------------
+
+
+def factor_transfer(student, teacher, variant="code"):
+    def one(s, t):
+        s, t = (direction(np.ravel(x)) for x in on_one_grid(s, t))
+        parts = [abs(a - b) for a, b in zip(s, t, strict=True)]
+        return mean(parts) if variant == "code" else sum(parts)
+
+    return per_sample(one, student, teacher)
+
+
+# --- Heo et al. 2019 (AAAI), section 3 ----------------------------------------------------------
+
+
+def activation_boundaries(student, teacher, margin=1.0):
+    def one(s, t):
+        total = 0.0
+        for a, b in zip(np.ravel(s), np.ravel(t), strict=True):
+            if b > 0 and a < margin:
+                total += (margin - a) ** 2
+            elif b <= 0 and a > -margin:
+                total += (margin + a) ** 2
+        return total
+
+    return per_sample(one, student, teacher)
+
+
+# --- Liu et al. 2021, section 3 -----------------------------------------------------------------
+
+
+def channel_correlation(student, teacher):
+    def rows(x_CHW):
+        channels = [np.ravel(channel) for channel in x_CHW]
+        return [direction([sum(a * b for a, b in zip(one, other, strict=True))
+                           for other in channels]) for one in channels]
+
+    def one(s, t):
+        return sum((a - b) ** 2 for s_row, t_row in zip(rows(s), rows(t), strict=True)
+                   for a, b in zip(s_row, t_row, strict=True)) / len(s)
+
+    return per_sample(one, student, teacher)
+
+
+# --- layers of projectors -----------------------------------------------------------------------
+
+
+def stack(image, layers):
+    """One image [C, H, W] through a list of layers of torch, in eval mode, with the loops above."""
+    for layer in layers:
+        state = {name: part.double().numpy() for name, part in layer.state_dict().items()}
+        kind = type(layer).__name__
+        if kind == "Conv2d":
+            image = convolved(image, state["weight"], state.get("bias"), layer.padding[0])
+        elif kind == "BatchNorm2d":
+            image = normalised(image, [state[name] for name in
+                                       ("weight", "bias", "running_mean", "running_var")])
+        elif kind == "AdaptiveAvgPool2d":
+            image = shrunk(image, *layer.output_size, mean)
+        elif kind in ("ReLU", "LeakyReLU"):
+            image = np.where(image > 0, image, getattr(layer, "negative_slope", 0) * image)
+        else:
+            assert kind == "Identity"
+    return image

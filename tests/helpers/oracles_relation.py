@@ -96,6 +96,30 @@ def correlation_congruence(student, teacher, kernel="taylor", gamma=0.4, order=2
     return sum((of(t[i], t[j]) - of(s[i], s[j])) ** 2 for i in range(B) for j in range(B)) / B**2
 
 
+def instance_graph(student, teacher, vertices=None):
+    """Liu et al. 2019 (IRG): vertices, edges and transformations, each as a mean over entries."""
+    def edges(x):
+        table = [[dot(minus(a, b), minus(a, b)) for b in x] for a in x]
+        largest = max(map(max, table))
+        return [[d / largest for d in row] for row in table]
+
+    def mse(a, b):
+        squares = [(x - y) ** 2 for one, other in zip(a, b, strict=True)
+                   for x, y in zip(one, other, strict=True)]
+        return sum(squares) / len(squares)
+
+    sides = [x if isinstance(x, tuple) else (x,) for x in (student, teacher)]
+    (s, *s_layers), (t, *t_layers) = [[rows(x) for x in side] for side in sides]
+    alike = np.shape(s) == np.shape(t)
+    total = mse(edges(s), edges(t)) + (mse(s, t) if vertices or (vertices is None and alike) else 0)
+    for i in range(0, len(s_layers), 2):
+        (s1, s2), (t1, t2) = s_layers[i:i + 2], t_layers[i:i + 2]
+        total += (mse(edges(s1), edges(s2)) - mse(edges(t1), edges(t2))) ** 2
+        if all(side[i + 1].shape == side[i + 2].shape for side in sides):
+            total += (mse(s1, s2) - mse(t1, t2)) ** 2
+    return total
+
+
 def neighbours(x, itself, least):
     """Passalis & Tefas 2018: [[p(j | i) for j] for i], by the cosine kernel."""
     result = []

@@ -3,7 +3,19 @@
 import torch
 
 from helpers.laws import randn
-from kdcourse.losses import OFD, HiddenCosine, HiddenMSE, ReviewKD
+from kdcourse.losses import (
+    AB,
+    FT,
+    ICKD,
+    MGD,
+    OFD,
+    HiddenCosine,
+    HiddenMSE,
+    Paraphraser,
+    ReviewKD,
+    SimKD,
+    ViTKD,
+)
 
 
 def maps(*shape, seed=0):
@@ -17,6 +29,19 @@ TRAINED = {  # how to make the term, and what it compares
     "ReviewKD": (lambda: ReviewKD(["a", "b"], ["c", "d"], width=4),
                  ((maps(4, 3, 6, 6), maps(4, 5, 3, 3)),
                   (maps(4, 6, 8, 8, seed=1), maps(4, 2, 4, 4, seed=1)))),
+    "AB": (lambda: AB("a", "b"), (maps(4, 3, 6, 4), maps(4, 5, 3, 4, seed=1))),
+    "FT": (lambda: FT("a", "b", paraphraser=Paraphraser(6)),
+           (maps(4, 3, 6, 4), maps(4, 6, 3, 4, seed=1))),
+    "ICKD": (lambda: ICKD("a", "b"), (maps(4, 3, 6, 4), maps(4, 5, 3, 4, seed=1))),
+    "MGD": (lambda: MGD("a", "b", share=0.5),
+            (maps(4, 3, 6, 4), maps(4, 5, 3, 4, seed=1))),
+    "MGD, places of tokens": (lambda: MGD(share=0.5, mask="place"),
+                              (maps(4, 10, 5), maps(4, 9, 5, seed=1))),
+    "ViTKD": (lambda: ViTKD(["a", "b", "c"], ["d", "e", "f"], alpha=0.3, beta=1e-3),
+              (tuple(maps(4, 10, 3, seed=i) for i in range(3)),
+               tuple(maps(4, 10, 5, seed=i) for i in range(3, 6)))),
+    "SimKD": (lambda: SimKD("a", "b"), (maps(4, 3, 5, 4), maps(4, 6, 3, 6, seed=1))),
+    "SimKD, no paths": (lambda: SimKD(factor=3), (maps(4, 3, 2, 2), maps(4, 6, 4, 2, seed=1))),
     "HiddenMSE": (lambda: HiddenMSE("a", "b"), (maps(4, 5, 3), maps(4, 5, 6, seed=1))),
     "HiddenCosine": (lambda: HiddenCosine("a", "b"), (maps(4, 5, 3), maps(4, 5, 6, seed=1))),
 }
