@@ -66,31 +66,35 @@ def vid_oracle(channel=0):
 
 
 ROWS = [
-    row("hint", "maps", oracle=oracles.hint, example=pair(), equal=same, term=losses.Hint,
-        projects=True),
+    row("hint", "maps", "paper", oracle=oracles.hint, example=pair(), equal=same,
+        term=lambda: losses.Hint(variant="paper"), projects=True),
     row("hint", "maps, mean", "mean", oracle=oracles.hint, example=pair(), equal=same,
         term=lambda: losses.Hint(projection=None, variant="mean")),
-    row("hint", "tokens", oracle=oracles.hint, example=pair((5, 4)), equal=same,
-        term=lambda: losses.Hint(projection=None)),
-    row("hint", "vectors", oracle=oracles.hint, example=pair((4,)), equal=same),
+    row("hint", "maps, by a convolution, normalisation and ReLU", "mean", oracle=oracles.hint,
+        example=pair(), term=lambda: losses.Hint(projection="code"), projects=True),
+    row("hint", "tokens", "paper", oracle=oracles.hint, example=pair((5, 4)), equal=same,
+        term=lambda: losses.Hint(projection=None, variant="paper")),
+    row("hint", "vectors", "paper", oracle=oracles.hint, example=pair((4,)), equal=same),
 
-    row("attention_transfer", "p=2", oracle=oracles.attention_transfer, example=pair(),
-        equal=same, term=losses.AT),
+    row("attention_transfer", "p=2", 2, "paper", oracle=oracles.attention_transfer, example=pair(),
+        equal=same, term=lambda: losses.AT(variant="paper")),
     row("attention_transfer", "p=2, code", 2, "code", oracle=oracles.attention_transfer,
         example=pair(), equal=same, term=lambda: losses.AT(variant="code")),
-    row("attention_transfer", "p=1", 1, oracle=oracles.attention_transfer, example=pair(),
-        equal=same, term=lambda: losses.AT(p=1)),
-    row("attention_transfer", "p=3, other channels and sizes", 3,
+    row("attention_transfer", "p=1", 1, "paper", oracle=oracles.attention_transfer, example=pair(),
+        equal=same, term=lambda: losses.AT(p=1, variant="paper")),
+    row("attention_transfer", "p=3, other channels and sizes", 3, "paper",
         oracle=oracles.attention_transfer, example=pair((2, 4, 3), (4, 3, 2)),
-        term=lambda: losses.AT(p=3)),
+        term=lambda: losses.AT(p=3, variant="paper")),
     row("attention_transfer", "tokens and a map", 2, "code",
         oracle=on_grids(oracles.attention_transfer, 1), example=pair((10, 2), (4, 2, 2))),
 
-    row("fsp", "", oracle=oracles.fsp, equal=same, term=losses.FSP,
+    row("fsp", "", "paper", oracle=oracles.fsp, equal=same,
+        term=lambda: losses.FSP(variant="paper"),
         example=layers([(2, 2, 2), (4, 2, 2)], [(2, 2, 2), (4, 2, 2)])),
-    row("fsp", "mean, other sizes", "mean", oracle=oracles.fsp,
-        term=lambda: losses.FSP(variant="mean"),
-        example=layers([(2, 4, 3), (1, 2, 2)], [(2, 2, 2), (1, 3, 3)])),
+    *[row("fsp", f"{variant}, other sizes", variant, oracle=oracles.fsp,
+          term=lambda variant=variant: losses.FSP(variant=variant),
+          example=layers([(2, 4, 3), (1, 2, 2)], [(2, 2, 2), (1, 3, 3)]))
+      for variant in ("mean", "code")],
 
     *[row("nst", kernel, kernel, oracle=oracles.nst, example=pair(), equal=same,
           term=lambda kernel=kernel: losses.NST(kernel=kernel))
@@ -101,11 +105,11 @@ ROWS = [
     row("nst", "tokens and a map", "linear", oracle=on_grids(oracles.nst, 0),
         example=pair((4, 2), (2, 2, 2))),
 
-    row("vid", "maps", VARIANCES, oracle=vid_oracle(), example=pair(), term=losses.VID,
-        projects=True),
+    row("vid", "maps", VARIANCES, "paper", oracle=vid_oracle(), example=pair(),
+        term=lambda: losses.VID(variant="paper"), projects=True),
     row("vid", "maps, mean", VARIANCES, "mean", oracle=vid_oracle(), example=pair()),
-    row("vid", "tokens", VARIANCES, oracle=vid_oracle(channel=1), example=pair((5, 2))),
-    row("vid", "vectors", VARIANCES, oracle=vid_oracle(), example=pair((2,))),
+    row("vid", "tokens", VARIANCES, "paper", oracle=vid_oracle(channel=1), example=pair((5, 2))),
+    row("vid", "vectors", VARIANCES, "paper", oracle=vid_oracle(), example=pair((2,))),
 
     Law("overhaul", "",
         call=lambda s, t, y: losses.overhaul(s, t, MARGIN),
@@ -143,8 +147,8 @@ ROWS = [
     row("activation_boundaries", "vectors, margin 0.3", 0.3, example=pair((6,)),
         oracle=oracles.activation_boundaries),
     *[Law("hint", f"of {term.__name__}",  # both sum the squares
-          call=lambda s, t, y: 2 * losses.hint(s, t),
-          values=lambda s, t, y: 2 * losses.hint(s, t, reduction="none"),
+          call=lambda s, t, y: 2 * losses.hint(s, t, "paper"),
+          values=lambda s, t, y: 2 * losses.hint(s, t, "paper", "none"),
           oracle=lambda s, t, y: 2 * oracles.hint(s, t), example=pair(), equal=same,
           term=term, projects=True, kind="features")
       for term in (losses.MGD, losses.ViTKD)],

@@ -232,20 +232,22 @@ def mlkd(student, teacher, temperatures, instance, batch, classes, ddof=None):
     return loss
 
 
-def pearson_distance(a, b):
-    """1 - correlation; two flat rows agree, and one flat row correlates with nothing."""
+def pearson_distance(a, b, eps=0.0):
+    """1 - correlation; two flat rows agree, and one flat row correlates with nothing. The authors'
+    code adds an eps to the denominator, and flat rows have 0 above it."""
     a, b = centred(a), centred(b)
     if a is None or b is None:
-        return 0.0 if a is b else 1.0
+        return 0.0 if a is b and not eps else 1.0
     product = sum(x * y for x, y in zip(a, b, strict=True))
-    return 1 - product / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+    return 1 - product / (math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b)) + eps)
 
 
 def dist(student, teacher, beta, gamma, T, variant):
     """Huang et al. 2022: inter-class over rows, intra-class over columns, both means."""
     q, p = ([softmax(row, T) for row in x] for x in (student, teacher))
-    rows = [pearson_distance(a, b) for a, b in zip(q, p, strict=True)]
-    columns = [pearson_distance(a, b) for a, b in
+    eps = 1e-8 if variant == "code" else 0.0
+    rows = [pearson_distance(a, b, eps) for a, b in zip(q, p, strict=True)]
+    columns = [pearson_distance(a, b, eps) for a, b in
                zip(zip(*q, strict=True), zip(*p, strict=True), strict=True)]
     loss = beta * sum(rows) / len(rows) + gamma * sum(columns) / len(columns)
     return loss * (T**2 if variant == "code" else 1)

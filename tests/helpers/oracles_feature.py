@@ -81,17 +81,20 @@ def attention_transfer(student, teacher, p=2, variant="paper"):
 # --- Yim et al. 2017, equations 1 and 2 ---------------------------------------------------------
 
 
-def fsp_matrix(first, last):
-    first, last = on_one_grid(first, last, max)
+def fsp_matrix(first, last, pool):
+    first, last = on_one_grid(first, last, pool)
     H, W = len(first[0]), len(first[0][0])
     return [[sum(f[h][w] * g[h][w] for h in range(H) for w in range(W)) / (H * W)
              for g in last] for f in first]
 
 
 def fsp(student, teacher, variant="paper"):
+    """In the paper the larger layer is max-pooled; the code averages it."""
+    pool = mean if variant == "code" else max
+
     def one(s1, s2, t1, t2):
-        squares = [(a - b) ** 2 for a, b in zip(np.ravel(fsp_matrix(s1, s2)),
-                                                np.ravel(fsp_matrix(t1, t2)), strict=True)]
+        squares = [(a - b) ** 2 for a, b in zip(np.ravel(fsp_matrix(s1, s2, pool)),
+                                                np.ravel(fsp_matrix(t1, t2, pool)), strict=True)]
         return sum(squares) if variant == "paper" else mean(squares)
 
     return per_sample(one, *student, *teacher)

@@ -36,21 +36,19 @@ def huber(a, b):
     return 0.5 * (a - b) ** 2 if abs(a - b) <= 1 else abs(a - b) - 0.5
 
 
-def relative_distances(x, positive_only):
+def relative_distances(x):
     """{(i, j): |x_i - x_j| / mean}, for i != j."""
     distances = {(i, j): length(minus(x[i], x[j]))
                  for i, j in itertools.permutations(range(len(x)), 2)}
-    counted = [d for d in distances.values() if d > 0 or not positive_only]
-    mean = sum(counted) / len(counted) if counted else 0.0
+    mean = sum(distances.values()) / len(distances)
     return {pair: d / mean if mean else 0.0 for pair, d in distances.items()}
 
 
 def rkd_distance(student, teacher, variant="paper"):
     """Park et al. 2019, section 3.2: summed over pairs; in the code, the mean of a B x B table."""
-    code = variant == "code"
-    s, t = (relative_distances(rows(x), code) for x in (student, teacher))
+    s, t = (relative_distances(rows(x)) for x in (student, teacher))
     total = sum(huber(s[pair], t[pair]) for pair in s)
-    return total / len(student) ** 2 if code else total
+    return total / len(student) ** 2 if variant == "code" else total
 
 
 def rkd_angle(student, teacher, variant="paper"):

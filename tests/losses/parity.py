@@ -73,7 +73,7 @@ def test_torchdistill_attention_transfer_has_both_variants():
     code = mid_level.ATLoss(pair(), mode="code")
     same(theirs(code, *MAPS), losses.attention_transfer(*MAPS, variant="code"))
     paper = mid_level.ATLoss(pair(), mode="paper")
-    same(theirs(paper, *MAPS), losses.attention_transfer(*MAPS))
+    same(theirs(paper, *MAPS), losses.attention_transfer(*MAPS, variant="paper"))
 
 
 def test_torchdistill_fsp_adds_norms_of_columns_instead_of_squares():
@@ -86,7 +86,7 @@ def test_torchdistill_fsp_adds_norms_of_columns_instead_of_squares():
     result = mid_level.FSPLoss({"pair": places})(*seen)
     flow = lambda first, last: torch.einsum("bphw,bqhw->bpq", first, last) / 36  # noqa: E731
     gap = flow(*student) - flow(*teacher)
-    same(losses.fsp(student, teacher), gap.square().sum((1, 2)).mean())
+    same(losses.fsp(student, teacher, "paper"), gap.square().sum((1, 2)).mean())
     same(result, gap.square().sum(1).sqrt().sum(1).mean())
 
 

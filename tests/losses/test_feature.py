@@ -27,6 +27,7 @@ TRAINED = {
     "Hint": (Hint, WIDE, MAP),
     "Hint, smaller student": (Hint, MAP, WIDE),
     "Hint 1x1": (lambda: Hint(projection="1x1"), WIDE, MAP),
+    "Hint code": (lambda: Hint(projection="code"), WIDE, MAP),
     "Hint, tokens": (Hint, TOKENS, randn(2, 17, 5)),
     "Hint, vectors": (Hint, VECTOR, LONG),
     "VID": (VID, WIDE, MAP),
@@ -39,7 +40,7 @@ trained = pytest.mark.parametrize(("make", "student", "teacher"), TRAINED.values
 ANY = {
     "Hint": Hint, "Hint 1x1": lambda: Hint(projection="1x1"), "AT": AT, "NST": NST,
     "VID": lambda: VID(hidden=64),  # (a few narrow ReLUs are dead at some places)
-    "AT code": lambda: AT(variant="code"), "NST linear": lambda: NST(kernel="linear"),
+    "AT paper": lambda: AT(variant="paper"), "NST linear": lambda: NST(kernel="linear"),
     "NST gaussian": lambda: NST(kernel="gaussian"),
 }
 anything = pytest.mark.parametrize("make", ANY.values(), ids=ANY)
@@ -127,7 +128,7 @@ def test_two_batches_are_refused(make):
         built(make, MAP, MAP[:1])(MAP, MAP[:1])
 
 
-@pytest.mark.parametrize("make", [AT, lambda: AT(variant="code"), NST,
+@pytest.mark.parametrize("make", [AT, lambda: AT(variant="paper"), NST,
                                   lambda: NST(kernel="linear"), lambda: NST(kernel="gaussian")])
 @pytest.mark.parametrize("scale", [1e-25, 1e-10, 1e10, 1e25])
 def test_the_scale_of_a_layer_does_not_matter(make, scale):
@@ -217,14 +218,42 @@ def test_a_hint_without_a_projection_trains_nothing_and_needs_equal_shapes():
         term.build(WIDE, MAP, 0)
 
 
+@pytest.mark.parametrize(("size", "kind", "kernel", "stride"), [
+    ((8, 8), nn.Conv2d, (3, 3), (2, 2)), ((2, 2), nn.ConvTranspose2d, (4, 4), (2, 2)),
+    ((4, 4), nn.Conv2d, (1, 1), (1, 1)), ((7, 9), nn.Conv2d, (4, 6), (1, 1)),
+])
+def test_the_regressor_of_published_tables(size, kind, kernel, stride):
+    student = randn(2, 3, *size)
+    term = built(lambda: Hint(projection="code"), student, MAP)
+    layer, norm, relu = term.regressor
+    assert type(layer) is kind and (layer.kernel_size, layer.stride) == (kernel, stride)
+    assert type(norm) is nn.BatchNorm2d and type(relu) is nn.ReLU
+    result = layer(student)
+    mean, variance = (f(result, (0, 2, 3), keepdim=True) for f in (torch.mean, torch.var))
+    places = result[:, 0].numel()
+    result = (result - mean) / (variance * (places - 1) / places + 1e-5).sqrt()
+    torch.testing.assert_close(term(student, MAP), (result.clamp(min=0) - MAP).square().mean())
+    if size == (4, 4):
+        torch.testing.assert_close(term(tokens_of(student), tokens_of(MAP)), term(student, MAP))
+
+
+@pytest.mark.parametrize("size", [(3, 3), (1, 1), (2, 4), (4, 3)])
+def test_the_regressor_of_published_tables_has_no_layer_for_other_sizes(size):
+    with pytest.raises(ValueError, match=r'half as large, got .*\. Use projection="paper"'):
+        built(lambda: Hint(projection="code"), randn(2, 3, *size), MAP)
+    with pytest.raises(ValueError, match=r"features of shape \[B, N, D\] or"):
+        built(lambda: Hint(projection="code"), VECTOR, LONG)
+
+
 # --- attention transfer -------------------------------------------------------------------------
 
 
 def test_attention_does_not_ask_which_channel_is_active():
-    expected = losses.attention_transfer(MAP, TOKENS)
+    expected = losses.attention_transfer(MAP, TOKENS, variant="paper")
     order = torch.randperm(8, generator=kd.data.generator(0))
     for same in (MAP[:, order], -MAP, torch.cat([MAP, MAP], 1)):
-        torch.testing.assert_close(losses.attention_transfer(same, TOKENS), expected)
+        torch.testing.assert_close(losses.attention_transfer(same, TOKENS, variant="paper"),
+                                   expected)
 
 
 def test_the_places_of_attention_may_be_renamed():
@@ -245,7 +274,7 @@ def test_the_code_of_attention_transfer_squares_and_averages(p):
 
 def test_a_finer_attention_map_is_averaged():
     teacher = MAP.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert losses.attention_transfer(MAP, teacher) < 1e-7
+    assert losses.attention_transfer(MAP, teacher, variant="paper") < 1e-7
     # |a|² is averaged, not a: these two cells have the mean activation 0.
     student = torch.tensor([[[[1.0, -1.0], [1.0, -1.0]]]])
     assert losses.attention_transfer(student, torch.ones(1, 1, 1, 1)) == 0
@@ -255,7 +284,7 @@ def test_the_distance_of_attention_has_a_slope_up_to_the_teacher():
     lengths = []
     for step in (1e-2, 1e-4):
         student = (MAP + step * randn(*MAP.shape, seed=7)).requires_grad_()
-        losses.attention_transfer(student, MAP).backward()
+        losses.attention_transfer(student, MAP, variant="paper").backward()
         lengths.append(float(student.grad.norm()))
     assert lengths[1] == pytest.approx(lengths[0], rel=0.1)
 
@@ -267,19 +296,25 @@ FIRST, LAST = randn(2, 3, 4, 4, seed=1), randn(2, 5, 2, 2, seed=2)
 OTHER = randn(2, 3, 4, 4, seed=3), randn(2, 5, 2, 2, seed=4)
 
 
-def test_the_flow_of_a_larger_layer_is_that_of_its_maxima():
+def test_the_flow_of_a_larger_layer_is_that_of_its_maxima_and_in_the_code_of_its_means():
     largest = FIRST.unflatten(2, (2, 2)).unflatten(4, (2, 2)).amax((3, 5))
-    torch.testing.assert_close(losses.fsp((FIRST, LAST), OTHER),
-                               losses.fsp((largest, LAST), OTHER))
+    for variant in ("paper", "mean"):
+        torch.testing.assert_close(losses.fsp((FIRST, LAST), OTHER, variant),
+                                   losses.fsp((largest, LAST), OTHER, variant))
+    average = FIRST.unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5))
+    torch.testing.assert_close(losses.fsp((FIRST, LAST), OTHER), losses.fsp((average, LAST), OTHER))
     torch.testing.assert_close(losses.fsp((LAST, FIRST), OTHER[::-1]),
                                losses.fsp((FIRST, LAST), OTHER))  # G is transposed
 
 
 def test_the_flow_grows_with_the_fourth_power():
-    small = losses.fsp((FIRST, LAST), OTHER)
-    large = losses.fsp((3 * FIRST, 3 * LAST), each(lambda x: 3 * x, OTHER))
+    small = losses.fsp((FIRST, LAST), OTHER, "paper")
+    large = losses.fsp((3 * FIRST, 3 * LAST), each(lambda x: 3 * x, OTHER), "paper")
     torch.testing.assert_close(large, 81 * small)
     torch.testing.assert_close(losses.fsp((FIRST, LAST), OTHER, "mean"), small / (3 * 5))
+    equal = [FIRST, LAST.repeat_interleave(2, 2).repeat_interleave(2, 3)]  # nothing is pooled
+    torch.testing.assert_close(losses.fsp(equal, each(lambda x: -2 * x, equal)),
+                               losses.fsp(equal, each(lambda x: -2 * x, equal), "mean"))
 
 
 def test_the_flow_forgets_the_place_and_a_common_sign():
@@ -308,7 +343,7 @@ def test_flow_asks_for_pairs_of_equal_width():
     for paths in (("a", "b"), (["a", "b"], "b"), (["a"], ["a", "b"]), (["a", "b"], ["a"] * 3)):
         with pytest.raises(ValueError, match="Expected two module paths of the"):
             FSP(*paths)
-    assert repr(FSP(["a", "b"], ["c", "d"])) == "FSP(['a', 'b'], ['c', 'd'], variant='paper')"
+    assert repr(FSP(["a", "b"], ["c", "d"])) == "FSP(['a', 'b'], ['c', 'd'], variant='code')"
 
 
 # --- NST ----------------------------------------------------------------------------------------
@@ -381,7 +416,7 @@ def test_vid_is_the_likelihood_of_a_gaussian():
     scale = variance.sqrt()[:, None, None]
     gaussian = torch.distributions.Normal(MAP, scale)
     expected = -gaussian.log_prob(TOKENS_AS_MAP).sum((1, 2, 3)) - 8 * 16 * math.log(2 * math.pi) / 2
-    torch.testing.assert_close(losses.vid(MAP, TOKENS_AS_MAP, variance, reduction="none"), expected)
+    torch.testing.assert_close(losses.vid(MAP, TOKENS_AS_MAP, variance, "paper", "none"), expected)
 
 
 def test_the_variances_are_trained():
@@ -422,12 +457,13 @@ def test_vid_asks_for_a_variance_per_channel():
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: Hint(projection="linear"), 'projection "paper" or "1x1" or "None", got \'linear\''),
+    (lambda: Hint(projection="linear"),
+     'projection "paper" or "1x1" or "code" or "None", got \'linear\''),
     (lambda: Hint(variant="code"), 'variant "paper" or "mean", got \'code\''),
     (lambda: AT(variant="mean"), 'variant "paper" or "code", got \'mean\''),
     (lambda: AT(p=0.5), "a power p of at least 1, got 0.5"),
     (lambda: AT(p=math.inf), "a power p of at least 1, got inf"),
-    (lambda: FSP(variant="code"), 'variant "paper" or "mean", got \'code\''),
+    (lambda: FSP(variant="sum"), 'variant "code" or "mean" or "paper", got \'sum\''),
     (lambda: NST(kernel="rbf"), 'kernel "poly" or "linear" or "gaussian", got \'rbf\''),
     (lambda: VID(variance=0), "a variance above 1e-05 to start from, got 0"),
     (lambda: VID(hidden=0), "hidden to be a whole number of at least 1"),
@@ -436,7 +472,7 @@ def test_vid_asks_for_a_variance_per_channel():
     (lambda: losses.hint(MAP, MAP, reduction="sum"), 'reduction "mean" or "none"'),
     (lambda: losses.attention_transfer(MAP, MAP, 0), "a power p of at least 1, got 0"),
     (lambda: losses.nst(MAP, MAP, "rbf"), 'kernel "poly"'),
-    (lambda: losses.fsp((MAP, MAP), (MAP, MAP), "sum"), 'variant "paper"'),
+    (lambda: losses.fsp((MAP, MAP), (MAP, MAP), "sum"), 'variant "code" or "mean" or "paper"'),
     (lambda: losses.vid(MAP, MAP, torch.ones(8), "sum"), 'variant "paper"'),
 ])
 def test_settings_that_cannot_be(make, message):
@@ -445,11 +481,11 @@ def test_settings_that_cannot_be(make, message):
 
 
 def test_every_setting_shows():
-    assert repr(Hint("a", "b")) == "Hint('a', 'b', projection='paper', variant='paper')"
-    assert repr(AT("a", "b", p=1.5)) == "AT('a', 'b', p=1.5, variant='paper')"
+    assert repr(Hint("a", "b")) == "Hint('a', 'b', projection='paper', variant='mean')"
+    assert repr(AT("a", "b", p=1.5)) == "AT('a', 'b', p=1.5, variant='code')"
     assert repr(NST("a", "b")) == "NST('a', 'b', kernel='poly')"
-    assert repr(VID("a", "b")) == "VID('a', 'b', variance=5, variant='paper')"
-    assert repr(VID("a", "b", hidden=3)) == "VID('a', 'b', hidden=3, variance=5, variant='paper')"
+    assert repr(VID("a", "b")) == "VID('a', 'b', variance=5, variant='mean')"
+    assert repr(VID("a", "b", hidden=3)) == "VID('a', 'b', hidden=3, variance=5, variant='mean')"
 
 
 # --- what is trained ----------------------------------------------------------------------------

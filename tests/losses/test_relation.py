@@ -29,15 +29,15 @@ from kdcourse.losses import (
 from kdcourse.taps import Output
 
 FUNCTIONS = {
-    "rkd_distance": rkd_distance,
+    "rkd_distance, paper": lambda s, t: rkd_distance(s, t, "paper"),
     "rkd_distance, code": lambda s, t: rkd_distance(s, t, "code"),
-    "rkd_angle": rkd_angle,
+    "rkd_angle, paper": lambda s, t: rkd_angle(s, t, "paper"),
     "rkd_angle, code": lambda s, t: rkd_angle(s, t, "code"),
     "similarity_preserving": similarity_preserving,
     "correlation_congruence": correlation_congruence,
     "correlation_congruence, rbf": lambda s, t: correlation_congruence(s, t, "rbf"),
     "correlation_congruence, bilinear": lambda s, t: correlation_congruence(s, t, "bilinear"),
-    "pkt": pkt,
+    "pkt, paper": lambda s, t: pkt(s, t, "paper"),
     "pkt, code": lambda s, t: pkt(s, t, "code"),
 }
 every = pytest.mark.parametrize("name", FUNCTIONS)
@@ -130,23 +130,47 @@ def test_maps_and_tokens_are_flattened(name):
 def test_the_code_of_rkd_is_the_papers_sum_over_all_entries(function, power):
     for B in (3, 5, 8):
         s, t = pair(B)
-        torch.testing.assert_close(function(s, t, "code"), function(s, t) / B**power)
-    s = torch.cat([s[:1], s[:1], s[2:]])  # two samples alike: now they differ
-    assert not torch.allclose(function(s, t, "code"), function(s, t) / B**power, rtol=1e-4)
+        torch.testing.assert_close(function(s, t, "code"), function(s, t, "paper") / B**power)
+    s = torch.cat([s[:1], s[:1], s[2:]])  # two samples alike
     for variant in ("paper", "code"):
         expected = getattr(oracles, function.__name__)(s.numpy(), t.numpy(), variant)
         np.testing.assert_allclose(function(s, t, variant), expected, rtol=1e-9)
 
 
+def theirs_clamped(x):
+    """The relative distances of lenscloth/RKD (commit 0a6c3c0, metric/loss.py, utils.py): squared
+    distances of at least 1e-12, the diagonal 0, divided by the mean of what is above 0."""
+    squares = np.maximum(((x[:, None] - x[None]) ** 2).sum(2), 1e-12)
+    distances = np.sqrt(squares) * (1 - np.eye(len(x)))
+    return distances / distances[distances > 0].mean()
+
+
+@pytest.mark.parametrize("equal", [
+    [(0, 1)], [(0, 1), (2, 3)], [(0, 1), (0, 2), (0, 3)],
+    [(0, None), (1, None)],  # two rows of zeros, as of dead ReLUs
+])
+@pytest.mark.parametrize("side", ["student", "teacher", "both"])
+def test_samples_that_coincide_count_in_rkds_mean_distance(equal, side):
+    """The clamp leaves a distance of 1e-6 between equal samples, which is above 0."""
+    s, t = (x.clone() for x in pair(7))
+    for x in {"student": [s], "teacher": [t], "both": [s, t]}[side]:
+        for one, other in equal:
+            x[one] = 0 if other is None else x[other]
+    gap = np.abs(theirs_clamped(s.numpy()) - theirs_clamped(t.numpy()))
+    expected = np.where(gap < 1, gap**2 / 2, gap - 1 / 2).mean()
+    np.testing.assert_allclose(rkd_distance(s, t, "code"), expected, rtol=1e-5)
+
+
 def test_far_outliers_count_linearly_in_rkd():
     s, t = torch.eye(9)[:, :1] * 100, randn(9, 4, seed=3).float()  # one sample far, the rest alike
     expected = oracles.rkd_distance(s.numpy(), t.numpy())
-    np.testing.assert_allclose(rkd_distance(s, t), expected, rtol=1e-5)
-    theirs = oracles.relative_distances(oracles.rows(t.numpy()), False)
+    np.testing.assert_allclose(rkd_distance(s, t, "paper"), expected, rtol=1e-5)
+    theirs = oracles.relative_distances(oracles.rows(t.numpy()))
     assert max(abs(9 / 2 - theirs[0, i]) for i in range(1, 9)) > 1  # it has such an outlier
 
 
-@pytest.mark.parametrize("function", [rkd_distance, pkt])
+@pytest.mark.parametrize("function", [rkd_distance, FUNCTIONS["rkd_distance, paper"],
+                                      FUNCTIONS["pkt, paper"]])
 def test_two_samples_say_nothing_about_relative_distances(function):
     value, slope = gradient(function, *pair(2))
     assert abs(value) < 1e-12 and slope.abs().max() < 1e-12
@@ -181,7 +205,7 @@ def test_how_the_batch_size_enters_the_similarities():
     twice = s.repeat(2, 1), t.repeat(2, 1)
     torch.testing.assert_close(similarity_preserving(*twice), similarity_preserving(s, t) / 2)
     torch.testing.assert_close(pkt(*twice, "code"), pkt(s, t, "code") / 2, rtol=1e-4, atol=0)
-    assert pkt(*twice) > 1.5 * pkt(s, t)
+    assert pkt(*twice, "paper") > 1.5 * pkt(s, t, "paper")
 
 
 def test_the_code_of_pkt_has_its_least_value_just_beside_the_teacher():
@@ -189,7 +213,7 @@ def test_the_code_of_pkt_has_its_least_value_just_beside_the_teacher():
     value, slope = gradient(lambda s: pkt(s, t, "code"), t)
     assert value == 0
     assert 0 < slope.abs().max() < 1e-7
-    _, slope = gradient(lambda s: pkt(s, t), t)
+    _, slope = gradient(lambda s: pkt(s, t, "paper"), t)
     assert slope.abs().max() < 1e-15
 
 
@@ -307,13 +331,13 @@ RECIPE = kd.Recipe(epochs=1, batch=36)
 
 
 def test_they_say_what_they_are():
-    assert repr(RKDDistance()) == "RKDDistance(variant='paper')"
-    assert repr(RKDAngle("a", "b", variant="code")) == "RKDAngle('a', 'b', variant='code')"
+    assert repr(RKDDistance()) == "RKDDistance(variant='code')"
+    assert repr(RKDAngle("a", "b", variant="paper")) == "RKDAngle('a', 'b', variant='paper')"
     assert repr(SP("a", "b")) == "SP('a', 'b')"
     assert repr(CC()) == "CC(kernel='taylor', gamma=0.4, order=2)"
     assert repr(CC(kernel="rbf")) == "CC(kernel='rbf', gamma=0.4)"
     assert repr(CC(kernel="bilinear")) == "CC(kernel='bilinear')"
-    assert repr(PKT()) == "PKT(variant='paper')"
+    assert repr(PKT()) == "PKT(variant='code')"
     assert repr(CRD("a", "b", negatives=8)) == (
         "CRD('a', 'b', dim=128, negatives=8, T=0.07, momentum=0.5, variant='code')")
 

@@ -414,8 +414,8 @@ def features(student_width=4, teacher_width=8):
 
 def test_an_objective_of_features_reads_as_it_is_written():
     assert repr(features().objective) == (
-        "CE() + 0.1 * Hint('2', '2', projection='paper', variant='paper') + 0.2 * Hint('4', '4', "
-        "projection='paper', variant='paper') + RKDDistance('7:input', '7', variant='paper')")
+        "CE() + 0.1 * Hint('2', '2', projection='paper', variant='mean') + 0.2 * Hint('4', '4', "
+        "projection='paper', variant='mean') + RKDDistance('7:input', '7', variant='code')")
 
 
 def test_projections_are_made_by_build_trained_and_kept(data):

@@ -44,7 +44,11 @@ def _kl_of_scores(student, teacher, reduction):
 
 
 class AttentionKL(FeatureLoss, function=attention_kl):
-    """Match attention [B, A, N, N] as distributions over keys: `attention_kl`. Trains nothing."""
+    """Match attention [B, A, N, N] as distributions over keys: `attention_kl`. Trains nothing.
+
+    Published weight: 1, with 1 for `ValueRelation`, of the last layers and without labels (Wang et
+    al. 2020: the training objective is the sum of both).
+    """
 
     def __init__(self, student=None, teacher=None, *, scores: bool = False):
         super().__init__(student, teacher, scores=bool(scores))
@@ -74,6 +78,8 @@ def value_relation(student_BANd, teacher_BANd, reduction: str = "mean"):
 
 class ValueRelation(FeatureLoss):
     """Match relations between values, as models hold them: `value_relation`. Trains nothing.
+
+    Published weight: 1, beside `AttentionKL`, which says where.
 
     Takes values [B, N, D], queries, keys and values in one tensor [B, N, 3 D], or [B, A, N, d].
 

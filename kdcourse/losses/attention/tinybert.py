@@ -31,6 +31,9 @@ def hidden_mse(student_BND, teacher_BND, reduction: str = "mean"):
 class HiddenMSE(HiddenLoss, function=hidden_mse):
     """Match hidden states: `hidden_mse`.
 
+    Published weight: 1 for each layer, as for `AttentionMSE`, without labels, for BERT-base to
+    TinyBERT (huawei-noah/Pretrained-Language-Model, TinyBERT/task_distill.py, batch 32).
+
     project: True trains a matrix without bias on the student's features, TinyBERT's :math:`W_h`;
         None only where the widths differ; False compares the features as they are.
     """
@@ -68,7 +71,10 @@ def attention_mse(student_BANN, teacher_BANN, heads: str = "same", reduction: st
 
 
 class AttentionMSE(FeatureLoss, function=attention_mse):
-    """Match attention, before or after the softmax: `attention_mse`. Trains nothing."""
+    """Match attention, before or after the softmax: `attention_mse`. Trains nothing.
+
+    Published weight: 1 for each layer, beside `HiddenMSE`, which says where.
+    """
 
     def __init__(self, student=None, teacher=None, *, heads: str = "same"):
         inputs.check_choice("heads", heads, HEADS)

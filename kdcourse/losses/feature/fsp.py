@@ -10,10 +10,10 @@ from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.feature.projections import maps_pair, on_one_grid
 
-VARIANTS = ("paper", "mean")
+VARIANTS = ("code", "mean", "paper")
 
 
-def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
+def fsp(student, teacher, variant: str = "code", reduction: str = "mean"):
     r"""Compute the squared distance between the FSP matrices of both sides.
 
     .. math:: L = \lVert G^T - G^S \rVert_F^2, \qquad
@@ -26,8 +26,10 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
 
     student, teacher: a pair (first, last) each: maps [B, P, H, W] and [B, Q, H, W], or tokens
         [B, N, D], laid out on their grid without class tokens. P and Q agree on both sides; of two
-        layers of different size, the larger is max-pooled to the smaller, as in the paper.
-    variant: "paper" sums over the entries of G; "mean" averages them, as RepDistiller does.
+        layers of different size, the larger is pooled to the smaller.
+    variant: "code", as in RepDistiller (distiller_zoo/FSP.py; the authors' code is not public):
+        average pooling, and the mean over the P Q entries. Published weights belong to it: `FSP`.
+        "paper" is the sum above, behind max pooling; "mean" is "paper" divided by P Q.
 
     >>> first, last = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[3.0, 1.0]]]])
     >>> fsp((first, last), (first, 2 * last))  # G: (3 + 2)/2 = 2.5 and twice that; 2.5²
@@ -50,22 +52,35 @@ def fsp(student, teacher, variant: str = "paper", reduction: str = "mean"):
     if len(students[0]) != len(students[1]):
         shapes = [list(x.shape) for x in students]
         raise ValueError(f"Expected student layers of one batch, got {shapes[0]} and {shapes[1]}.")
-    square = (_flow(*students) - _flow(*teachers)).square().flatten(1)
+    pool = F.adaptive_avg_pool2d if variant == "code" else F.adaptive_max_pool2d
+    square = (_flow(*students, pool) - _flow(*teachers, pool)).square().flatten(1)
     return inputs.reduce(square.sum(1) if variant == "paper" else square.mean(1), reduction)
 
 
 @inputs.full_precision
-def _flow(first_BPHW, last_BQHW) -> torch.Tensor:
-    """Compute the FSP matrix [B, P, Q] of two layers."""
-    first, last = on_one_grid(first_BPHW, last_BQHW, F.adaptive_max_pool2d)
+def _flow(first_BPHW, last_BQHW, pool) -> torch.Tensor:
+    """Compute the FSP matrix [B, P, Q] of two layers, the larger one behind `pool`."""
+    first, last = on_one_grid(first_BPHW, last_BQHW, pool)
     return first.flatten(2) @ last.flatten(2).transpose(1, 2) / first.shape[2:].numel()
 
 
 class FSP(FeatureLoss, function=fsp):
     """Match the flow between two layers, two paths on each side: `fsp`. Trains nothing, so widths
-    must agree. `FSP(["layer1", "layer2"], ["layer1", "layer2"])`."""
+    must agree. `FSP(["layer1", "layer2"], ["layer1", "layer2"])`.
 
-    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
+    In the paper it is a first stage of its own, without labels; the second stage starts from that
+    student and trains on the labels alone::
+
+        kd.fit(kd.Distiller(student, teacher, FSP(...) + FSP(...)), data, recipe)
+        kd.fit(kd.Supervised(student), data, recipe)
+
+    Published weight: so in RepDistiller, with the sum over neighbouring layers (the first
+    convolution and three stages), each with weight 1, for 30 epochs on CIFAR-100 at batch 64 before
+    the usual 240 (helper/pretrain.py). The `-b 50` of its scripts/run_cifar_distill.sh multiplies 0
+    in the second stage (helper/loops.py).
+    """
+
+    def __init__(self, student=None, teacher=None, *, variant: str = "code"):
         inputs.check_choice("variant", variant, VARIANTS)
         super().__init__(student, teacher, variant=variant)
         for who, paths in (("student", self.student_paths), ("teacher", self.teacher_paths)):

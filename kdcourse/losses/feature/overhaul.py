@@ -17,10 +17,8 @@ def overhaul(student_BCHW, teacher_BCHW, margin_C, reduction: str = "mean"):
             (\hat t_{ci} - s_{ci})^2 & \text{otherwise}
         \end{cases}, \qquad \hat t_{ci} = \max(t_{ci}, m_c)
 
-    Heo et al. 2019 (arXiv:1904.01866), section 3: "margin ReLU" and "partial L2 distance". The
-    official code divides by 1000 on CIFAR-100 and by 10000 on ImageNet, and halves the weight for
-    each earlier layer: `1e-3 * OFD(...)` for the last, `0.5e-3 * OFD(...)` for the one before.
-    Raises `ValueError` for shapes that do not fit.
+    Heo et al. 2019 (arXiv:1904.01866), section 3: "margin ReLU" and "partial L2 distance".
+    Published weights: `OFD`. Raises `ValueError` for shapes that do not fit.
 
     student_BCHW, teacher_BCHW: maps before the ReLU, of one shape.
     margin_C: one margin per channel [C], not above 0, such as `margins` gives.
@@ -87,7 +85,14 @@ class OFD(FeatureLoss):
     margin: one per channel of the teacher [C], such as `margins(batch_norm)`. None measures it: the
         mean of a channel's negative responses in all training steps so far of this process.
 
-    The official code runs the teacher in train mode. Here it is frozen in eval mode.
+    Published weight: 1/1000 on CIFAR-100 at batch 128 (clovaai/overhaul-distillation,
+    CIFAR-100/train_with_distillation.py), 1/10000 on ImageNet, with 1 for the labels, for the last
+    stage; half of that for each stage before it: `1e-3 * OFD(...) + 0.5e-3 * OFD(...) + ...`. The
+    code divides the sum over the batch by the batch size, as the mean here does.
+
+    The official code runs the teacher in train mode; here it is frozen in eval mode. It starts the
+    convolution from normal weights of variance 2 / C, for the teacher's C channels; here from
+    torch's default.
     """
 
     def __init__(self, student=None, teacher=None, *, margin=None):

@@ -15,7 +15,7 @@ VARIANTS = ("paper", "mean")
 LEAST_VARIANCE = 1e-5  # always added: logarithm and division stay finite
 
 
-def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "mean"):
+def vid(student, teacher, variance_C, variant: str = "mean", reduction: str = "mean"):
     r"""Compute the negative log-likelihood of the teacher's features under a predicted Gaussian.
 
     .. math:: L = -\log q(t \mid s) = \sum_{c,h,w} \left[ \log \sigma_c
@@ -29,10 +29,11 @@ def vid(student, teacher, variance_C, variant: str = "paper", reduction: str = "
     student: the prediction :math:`\mu(s)`, with the teacher's shape (`VID` makes it).
     teacher: features [B, D], [B, N, D] or [B, C, H, W].
     variance_C: :math:`\sigma_c^2`, one number above 0 for each channel (or feature).
-    variant: "paper" sums over the elements of a sample; "mean" averages them, as RepDistiller does.
+    variant: "mean" averages over the elements of a sample, as RepDistiller (from the authors' code)
+        does. Published weights belong to it: `VID`. "paper" is the sum above.
 
     >>> student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]])
-    >>> vid(student, teacher, torch.tensor([1.0, 4.0]))  # (0 + 0) + (log 2 + 2²/(2 * 4))
+    >>> vid(student, teacher, torch.tensor([1.0, 4.0]), "paper")  # (0 + 0) + (log 2 + 2²/(2 * 4))
     tensor(1.1931)
     """
     inputs.check_choice("variant", variant, VARIANTS)
@@ -57,12 +58,16 @@ class VID(FeatureLoss):
 
     Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]; tokens beside another shape are
     laid out on their grid, and of two grids, the larger is averaged down.
+
+    Published weight: 1 for each of the three stages, with 1 for the labels, for all pairs on
+    CIFAR-100 at batch 64 (RepDistiller, scripts/run_cifar_distill.sh; mdistiller,
+    mdistiller/engine/cfg.py). With variant "paper" divide by the C H W of the teacher's map.
     """
 
     omitted = ("hidden",)
 
     def __init__(self, student=None, teacher=None, *, hidden: int | None = None,
-                 variance: float = 5.0, variant: str = "paper"):
+                 variance: float = 5.0, variant: str = "mean"):
         inputs.check_choice("variant", variant, VARIANTS)
         inputs.check(LEAST_VARIANCE < variance < math.inf,
                      f"a variance above {LEAST_VARIANCE:g} to start from", variance)

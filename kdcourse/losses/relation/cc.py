@@ -41,7 +41,12 @@ def correlation_congruence(student, teacher, kernel: str = "taylor", gamma: floa
 
 class CC(Relation, function=correlation_congruence):
     """Match the correlations between samples: `correlation_congruence`. Trains nothing. Meant for
-    the features before the last layer, such as "fc:input" in `kdcourse`'s resnet."""
+    the features before the last layer, such as "fc:input" in `kdcourse`'s resnet.
+
+    Published weight: 100, with 1 for the labels, for ResNet-110 and ResNet-20 on CIFAR-10
+    (AberHu/Knowledge-Distillation-Zoo, example_train_script.sh, with this formula, gamma 0.4 and
+    order 2; batch 128). RepDistiller's 0.02 belongs to another formula.
+    """
 
     def __init__(self, student=None, teacher=None, *, kernel: str = "taylor", gamma: float = 0.4,
                  order: int = 2):

@@ -10,7 +10,7 @@ SMALL = 1e-7  # the smallest kernel value (or what is added to a probability): t
 
 
 @inputs.full_precision
-def pkt(student, teacher, variant: str = "paper"):
+def pkt(student, teacher, variant: str = "code"):
     r"""Compute the divergence between the distributions over each sample's neighbours.
 
     .. math:: L = \sum_i \sum_{j \neq i} p_{j|i} \log \frac{p_{j|i}}{q_{j|i}}, \qquad
@@ -18,19 +18,19 @@ def pkt(student, teacher, variant: str = "paper"):
         k(x, y) = \frac12 \left(\frac{x^\top y}{\lVert x \rVert \lVert y \rVert} + 1\right)
 
     and q alike, from the student's features. Passalis & Tefas 2018 (arXiv:1803.10837), section 3,
-    with the cosine kernel. In nats, summed over the samples: it grows with B. A sample that is 0
-    gets no gradient. Raises `ValueError` for fewer than 2 samples, two batch sizes and another
-    variant.
+    with the cosine kernel. In nats. A sample that is 0 gets no gradient. Raises `ValueError` for
+    fewer than 2 samples, two batch sizes and another variant.
 
     student, teacher: features [B, D], [B, N, D] or [B, C, H, W], of any two widths.
-    variant: "paper", with kernel values of 1e-7 at least; always 0 in a batch of 2. "code" is what
-        the authors' code minimises, and RepDistiller (with a weight of 30000 at B = 64): each
+    variant: "code", as in the authors' code (passalis/probabilistic_kt) and RepDistiller: each
         sample is a neighbour of itself, and the mean over all B² entries is taken, with 1e-7 added
-        to both probabilities inside the logarithm.
+        to both probabilities inside the logarithm. It falls as 1/B. Published weights belong to it:
+        `PKT`. "paper" is the sum above, with kernel values of 1e-7 at least: it grows with B, and
+        is always 0 in a batch of 2.
 
     >>> student = torch.eye(3)  # all at a right angle: every neighbour has 1/2
     >>> teacher = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])  # the first two have 2/3, 1/3
-    >>> pkt(student, teacher)  # 2 (2/3 log(4/3) + 1/3 log(2/3)) + 0
+    >>> pkt(student, teacher, "paper")  # 2 (2/3 log(4/3) + 1/3 log(2/3)) + 0
     tensor(0.1133)
     """
     inputs.check_choice("variant", variant, VARIANTS)
@@ -44,9 +44,15 @@ def pkt(student, teacher, variant: str = "paper"):
 
 class PKT(Relation, function=pkt):
     """Match every sample's neighbours: `pkt`. Trains nothing. The authors' code takes the features
-    before the last layer: "fc:input" in `kdcourse`'s resnet."""
+    before the last layer: "fc:input" in `kdcourse`'s resnet.
 
-    def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
+    Published weight: 30000, with 1 for the labels, for all pairs on CIFAR-100 at batch 64
+    (RepDistiller, scripts/run_cifar_distill.sh; mdistiller, mdistiller/engine/cfg.py). With
+    variant "paper" divide by B², about: 7.3 in place of 30000 at batch 64 (without the pairs of a
+    sample with itself it is not a multiple of "code").
+    """
+
+    def __init__(self, student=None, teacher=None, *, variant: str = "code"):
         inputs.check_choice("variant", variant, VARIANTS)
         super().__init__(student, teacher, variant=variant)
 

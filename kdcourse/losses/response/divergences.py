@@ -29,7 +29,11 @@ def reverse_kl(student_BK, teacher_BK, T: float = 1.0, reduction: str = "mean"):
 
 
 class ReverseKL(Loss, function=reverse_kl):
-    """Concentrate on some of the teacher's modes: `reverse_kl`. T² is included."""
+    """Concentrate on some of the teacher's modes: `reverse_kl`. T² is included.
+
+    Published weight: none beside labels; MiniLLM trains on it by policy gradients. TRL's
+    `GKDTrainer` with beta = 1 minimises it alone, without T²: `(1 / T**2) * ReverseKL(T)`.
+    """
 
     def __init__(self, T: float = 1.0, student=None, teacher=None):
         inputs.check_temperature(T)
@@ -66,7 +70,12 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
 
 
 class JS(Loss, function=jensen_shannon):
-    """Interpolate `KD` (beta = 0) and `ReverseKL` (beta = 1): `jensen_shannon`. T² is included."""
+    """Interpolate `KD` (beta = 0) and `ReverseKL` (beta = 1): `jensen_shannon`. T² is included.
+
+    Published weight: 1, without labels and without T², for variant "paper" (TRL, `GKDTrainer`):
+    `(1 / T**2) * JS(beta, T, variant="paper")`. That is `(beta * (1 - beta) / T**2)` times
+    "scaled": 1/4 of it at beta = 1/2.
+    """
 
     def __init__(self, beta: float = 0.5, T: float = 1.0, variant: str = "scaled",
                  student=None, teacher=None):
@@ -221,9 +230,9 @@ def total_variation(student_BK, teacher_BK, T: float = 1.0, reduction: str = "me
 
     .. math:: L = \frac{1}{2} \sum_k |p_k - q_k|
 
-    Wen et al. 2023 (arXiv:2307.15190) take it word by word. Between 0 and 1. Without a factor T² or
-    T: at large T value and gradient fall as 1/T. Where p = q the gradient is 0. Arguments and
-    errors as for `kd`, but T = 1 unless given.
+    Wen et al. 2023 (arXiv:2307.15190) take it word by word, without a temperature. Between 0 and 1.
+    No factor T² or T is included: at large T value and gradient fall as 1/T. Where p = q the
+    gradient is 0. Arguments and errors as for `kd`, but T = 1 unless given.
 
     >>> s, t = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
     >>> total_variation(s, t)  # 1/2 against 3/4
@@ -234,7 +243,12 @@ def total_variation(student_BK, teacher_BK, T: float = 1.0, reduction: str = "me
 
 
 class TV(Loss, function=total_variation):
-    """Match probabilities in absolute difference: `total_variation`. Without a factor T²."""
+    """Match probabilities in absolute difference: `total_variation`. Without a factor T².
+
+    Published weight: 1, without labels, at T = 1 (MANGA-UOFA/fdistill, dart/scripts/
+    run_tvd_symm.sh, on texts by teacher and by student). At another T that code multiplies by T²
+    (summa/kd.py, `calc_tvd_loss`): `T**2 * TV(T)`.
+    """
 
     def __init__(self, T: float = 1.0, student=None, teacher=None):
         inputs.check_temperature(T)

@@ -36,7 +36,8 @@ def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str =
 
     .. math:: L = -(1-\varepsilon)\log q_y - \frac{\varepsilon}{K}\sum_k \log q_k
 
-    Szegedy et al. 2016 (arXiv:1512.00567), section 7. A class that the student rules out (-inf)
+    Szegedy et al. 2016 (arXiv:1512.00567), section 7. Other code spreads ε over the K - 1 wrong
+    classes: that is this with ε K / (K - 1). A class that the student rules out (-inf)
     makes the loss +inf. Rest as for `cross_entropy`.
 
     smoothing: the share ε of the uniform distribution, in [0, 1].

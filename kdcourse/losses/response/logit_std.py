@@ -49,7 +49,13 @@ def z_scores(x_BK, variant: str | None) -> torch.Tensor:
 
 
 class LogitStd(Loss, function=logit_standardization):
-    """Match softened z-scores of the logits: `logit_standardization`. T² is included."""
+    """Match softened z-scores of the logits: `logit_standardization`. T² is included.
+
+    Published weight: 9 with 0.1 for the labels at T = 2, for ResNet-32x4 to ResNet-8x4 on CIFAR-100
+    at batch 64 and ResNet-34 to ResNet-18 on ImageNet, for variant "code" (README.md of
+    sunshangquan/logit-standardization-KD). With "paper" the same weight is within 1 % for
+    100 classes.
+    """
 
     def __init__(self, T: float = 2.0, variant: str = "paper", student=None, teacher=None):
         _check_settings(T, variant)

@@ -42,7 +42,15 @@ def virtual_teacher(student_BK, labels, a: float = 0.99, T: float = 20.0, varian
 
 
 class TfKD(Loss, function=virtual_teacher):
-    """Distil without a teacher: `virtual_teacher`. T² is included in variant "paper"."""
+    """Distil without a teacher: `virtual_teacher`. T² is included in variant "paper".
+
+    Published weights belong to variant "code" with a = 0.99. The authors' code has (1 - α) for the
+    labels and α m / K for this, on CIFAR-100 at batch 128 (params.json in experiments/
+    base_experiments/ of yuanli2333/Teacher-free-Knowledge-Distillation): ResNet-18 α 0.1, T 20,
+    m 100, which is `0.9 * CE() + 0.1 * TfKD(T=20, variant="code")`; MobileNetV2 α 0.95, T 40, m 1;
+    ShuffleNetV2 α 0.95, T 10, m 1; GoogLeNet α 0.1, T 40, m 50, at batch 64. No weight makes the
+    same of variant "paper".
+    """
     needs_teacher = False
 
     def __init__(self, a: float = 0.99, T: float = 20.0, variant: str = "paper",

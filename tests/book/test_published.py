@@ -1,0 +1,255 @@
+"""Published weights of features and relations: the table of notation.md, and the docstrings."""
+
+import functools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import oracles_feature
+from helpers.laws import randn
+
+from kdcourse import losses
+from kdcourse.taps import Output
+
+PAGE = (Path(__file__).parents[2] / "book" / "notation.md").read_text("utf-8")
+B, K, H, W, M = 6, 5, 4, 4, 40  # M training samples
+ROWS = dict(re.findall(r"^\| (?!method|---)(.*?) \| .* \| `(.*?)`[^|]*\|$",
+                       PAGE.split("tab-published")[1].split("\n:::")[0], re.M))
+
+
+def views(seed):
+    """What student and teacher return; the teacher's vectors are wider."""
+    outputs = []
+    for side, letter in enumerate("st"):
+        at = lambda i, *shape, side=side: 1.5 * randn(B, *shape, seed=100 * seed + 10 * side + i)  # noqa: E731
+        taps = {f"{letter}1": at(1, 3, 8, 8), f"{letter}2": at(2, 4, H, W),
+                f"{letter}3": at(3, 6, 2, 2), letter: at(4, 7 + side), "h": at(5, 9, 8 + side),
+                "v": at(6, 9, 12), "a": at(7, 2, 9, 9).softmax(-1)}
+        outputs.append(Output(at(8, K), taps, torch.arange(B)))
+    return outputs
+
+
+# --- what is published, in NumPy. s, t: the tensors by name; of: the terms of the objective ------
+
+
+def log_softmax(x):
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def squares(a, b):
+    return ((a - b) ** 2).mean()
+
+
+def direction(x, axis=-1):
+    return x / np.sqrt((x**2).sum(axis, keepdims=True))
+
+
+def attention(x):
+    return direction((x**2).mean(1).reshape(B, -1))
+
+
+def at(i, s, t):
+    return squares(attention(s[f"s{i}"]), attention(t[f"t{i}"]))
+
+
+def at_of_the_paper(s, t, of):
+    gap = attention(s["s2"]) - attention(t["t2"])
+    beta = 1000 / (H * W * B)
+    return beta / 2 * np.sqrt((gap**2).sum(1)).sum()
+
+
+def averaged(x, size):
+    return x.reshape(*x.shape[:2], size, x.shape[2] // size, size, -1).mean((3, 5))
+
+
+def flow(first, last):
+    size = last.shape[2]
+    return np.einsum("bphw,bqhw->bpq", averaged(first, size), last) / size**2
+
+
+def fsp(s, t, of):
+    pairs = ("1", "2"), ("2", "3")
+    return sum(squares(flow(s["s" + a], s["s" + b]), flow(t["t" + a], t["t" + b]))
+               for a, b in pairs)
+
+
+def nst(s, t, of):
+    total = 0
+    for i in "123":
+        a, b = (direction(x.reshape(*x.shape[:2], -1)) for x in (s["s" + i], t["t" + i]))
+        kernel = lambda x, y: (np.einsum("bin,bjn->bij", x, y) ** 2).mean((1, 2))  # noqa: E731
+        total += (kernel(b, b) + kernel(a, a) - 2 * kernel(a, b)).mean()
+    return 50 * total
+
+
+def hint(s, t, of):
+    convolution, norm, _ = of["Hint"].regressor
+    weight, bias = (p.detach().numpy() for p in convolution.parameters())
+    x = np.einsum("bchw,oc->bohw", s["s2"], weight[:, :, 0, 0]) + bias[:, None, None]
+    x = (x - x.mean((0, 2, 3), keepdims=True)) / np.sqrt(x.var((0, 2, 3), keepdims=True) + norm.eps)
+    return 100 * squares(np.maximum(x, 0), t["t2"])
+
+
+def vid(s, t, of):
+    total = 0
+    for i, term in zip("123", of.values(), strict=True):
+        with torch.no_grad():
+            mean = term.mean(torch.as_tensor(s["s" + i])).numpy()
+            variance = term.variance_C.numpy()[:, None, None]
+        total += 0.5 * ((mean - t["t" + i]) ** 2 / variance + np.log(variance)).mean()
+    return total
+
+
+def ofd(s, t, of):
+    total = 0
+    for i, term in zip("321", of.values(), strict=True):
+        with torch.no_grad():
+            source = term.connector(torch.as_tensor(s["s" + i])).numpy()
+        target = t["t" + i]
+        margin = [channel[channel < 0].mean() for channel in target.swapaxes(0, 1)]
+        target = np.maximum(target, np.array(margin)[:, None, None])
+        counted = (source > target) | (target > 0)
+        total += ((source - target) ** 2 * counted).sum() / 2 ** (3 - int(i))
+    return total / B / 1000
+
+
+def review(s, t, of):
+    results, deeper = [], None
+    for i, fusion in reversed(list(zip("123", of["ReviewKD"].fusions, strict=True))):
+        with torch.no_grad():
+            result, deeper = fusion(torch.as_tensor(s["s" + i]), deeper, t["t" + i].shape[2:])
+        results.insert(0, result.numpy())
+    return 5 * oracles_feature.review(results, [t["t" + i] for i in "123"]).mean()
+
+
+def sp(s, t, of):
+    rows = [direction(x.reshape(B, -1) @ x.reshape(B, -1).T) for x in (s["s3"], t["t3"])]
+    return 3000 * ((rows[1] - rows[0]) ** 2).sum() / B**2
+
+
+def cc(s, t, of):
+    def kernel(x):
+        x = direction(x) @ direction(x).T
+        return np.exp(-0.8) * (1 + 0.8 * x + 0.8**2 / 2 * x**2)
+    return 100 * squares(kernel(s["s"]), kernel(t["t"]))
+
+
+def smooth_l1(a, b):
+    gap = np.abs(a - b)
+    return np.where(gap < 1, gap**2 / 2, gap - 1 / 2).mean()
+
+
+def rkd(s, t, of):
+    def distances(x):
+        x = np.sqrt(((x[:, None] - x[None]) ** 2).sum(2))
+        return x / x[x > 0].mean()
+
+    def angles(x):
+        x = x[None] - x[:, None]
+        x = x / np.maximum(np.sqrt((x**2).sum(2, keepdims=True)), 1e-12)
+        return x @ x.swapaxes(1, 2)
+
+    s, t = s["s"], t["t"]
+    return (25 * smooth_l1(distances(s), distances(t)) + 50 * smooth_l1(angles(s), angles(t)))
+
+
+def pkt(s, t, of):
+    def neighbours(x):
+        kernel = (direction(x) @ direction(x).T + 1) / 2
+        return kernel / kernel.sum(1, keepdims=True)
+    q, p = neighbours(s["s"]), neighbours(t["t"])
+    return 30000 * (p * np.log((p + 1e-7) / (q + 1e-7))).mean()
+
+
+def crd(s, t, of):
+    term, total = of["CRD"], 0
+    negatives = term._draw(torch.arange(B), False).numpy()
+    with torch.no_grad():
+        anchors = [direction(head(torch.as_tensor(x)).numpy())
+                   for head, x in zip(term.heads, (s["s"], t["t"]), strict=True)]
+    for anchor, memory in zip(anchors, (term.memory_teacher, term.memory_student), strict=True):
+        scores = np.exp(anchor @ memory.numpy().T / 0.07)
+        positive, others = scores[np.arange(B), np.arange(B)], np.take_along_axis(
+            scores, negatives, 1)
+        Z = M * np.concatenate([positive, others.ravel()]).mean()
+        noise = negatives.shape[1] / M
+        h = lambda x, Z=Z, noise=noise: x / Z / (x / Z + noise)  # noqa: E731
+        total -= (np.log(h(positive)).sum() + np.log(1 - h(others)).sum()) / B
+    q, p = log_softmax(s["logits"] / 4), log_softmax(t["logits"] / 4)
+    return 0.8 * total + 16 * (np.exp(p) * (p - q)).sum() / B
+
+
+def tinybert(s, t, of):
+    matrix = of["HiddenMSE"].projection.weight.detach().numpy()
+    return squares(s["a"], t["a"]) + squares(s["h"] @ matrix.T, t["h"])
+
+
+def minilm(s, t, of):
+    def relation(v):
+        v = v.reshape(B, 9, 2, 6).swapaxes(1, 2)
+        return log_softmax(v @ v.swapaxes(2, 3) / np.sqrt(6))
+    kl = lambda p, q: (np.exp(p) * (p - q)).sum(-1).mean()  # noqa: E731
+    return kl(np.log(t["a"]), np.log(s["a"])) + kl(relation(t["v"]), relation(s["v"]))
+
+
+PUBLISHED = {
+    "FitNets": hint, "AT": lambda s, t, of: 1000 * sum(at(i, s, t) for i in (1, 2, 3)),
+    "AT, the paper": at_of_the_paper, "FSP": fsp, "NST": nst, "VID": vid, "OFD": ofd,
+    "ReviewKD": review, "SP": sp, "CC": cc, "RKD": rkd, "RKD, as printed": rkd, "PKT": pkt,
+    "CRD": crd, "TinyBERT": tinybert, "MiniLM": minilm,
+}
+WITHOUT_LABELS = {"FSP", "TinyBERT", "MiniLM"}
+
+
+def name_of(row):
+    return row.split(", {cite")[0]
+
+
+def test_the_table_has_these_rows():
+    assert {name_of(row) for row in ROWS} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_published_weight_and_the_objective_beside_it(row, seed):
+    student, teacher = views(seed)
+    y = torch.arange(B) % K
+    names = vars(losses) | {"B": B, "H": H, "W": W, "CRD": functools.partial(
+        losses.CRD, samples=M, negatives=30)}
+    objective = losses.as_objective(eval(ROWS[row], names))
+    objective.build(student, teacher, seed)
+    s, t = ({name: x.numpy() for name, x in (view.taps | {"logits": view.logits}).items()}
+            for view in (student, teacher))
+    with torch.no_grad():
+        ours = float(objective(student, teacher, y))  # writes no memory without gradients
+    theirs = PUBLISHED[name_of(row)](s, t, {name: term for name, term in objective.terms.items()
+                                            if name != "CE"})
+    if name_of(row) not in WITHOUT_LABELS:
+        theirs -= log_softmax(s["logits"])[np.arange(B), y].mean()
+    assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_every_loss_states_its_published_weight():
+    ours = {name for name in losses.__all__ if isinstance(getattr(losses, name), type)}
+    of_labels = {"Loss", "FeatureLoss", "Objective", "CE", "LabelSmoothing", "SquaredError"}
+    missing = [name for name in sorted(ours - of_labels)
+               if not re.search("published.* weight", getattr(losses, name).__doc__, re.I | re.S)]
+    assert missing == []
+
+
+def test_a_student_that_fsp_has_prepared_is_then_trained_on_labels(data):
+    """The two stages of the docstring: the head is untouched by the first."""
+    import kdcourse as kd
+
+    student, teacher = (kd.models.resnet(depth=8, width=4, size=12, seed=seed) for seed in (0, 1))
+    paths = ["layer1", "layer2"], ["layer2", "layer3"]
+    objective = losses.FSP(paths[0], paths[0]) + losses.FSP(paths[1], paths[1])
+    head = student.fc.weight.detach().clone()
+    recipe = kd.Recipe(epochs=3, batch=16, lr=0.01)
+    first = kd.fit(kd.Distiller(student, teacher, objective), data, recipe)
+    assert first["loss"][-1] < first["loss"][0]
+    assert torch.equal(student.fc.weight, head)
+    kd.fit(kd.Supervised(student), data, recipe)
+    assert not torch.equal(student.fc.weight, head)
