@@ -1,12 +1,14 @@
 """Losses on logits of 2022 to 2024, beyond the laws of `test_laws.py`."""
 
 import math
+import os
 
 import pytest
 import torch
 from conftest import network
 from helpers import oracles
 from helpers.laws import logits
+from helpers.processes import run
 
 import kdcourse as kd
 from kdcourse import losses
@@ -240,6 +242,30 @@ def test_a_scheme_counts_each_batch_once(data):
     halves = kd.Distiller(network(0), network(1), CE() + CTKD())
     kd.fit(halves, data, kd.Recipe(epochs=1, batch=36, accumulate=2))
     assert halves.objective.terms["CTKD"].seen == steps * 36
+
+
+PROGRAM = """
+import json, sys, torch, torch.distributed as dist
+torch.set_num_threads(1)
+import kdcourse as kd
+data = kd.data.glyphs(train=144, val=72, test=72, size=12)
+net = lambda seed: kd.models.mlp(hidden=(16,), size=12, seed=seed)
+scheme = kd.Distiller(net(0), net(1), kd.losses.CE() + 20 * kd.losses.CTKD(span=2, epochs=1))
+kd.fit(scheme, data, kd.Recipe(epochs=2, batch=36, optimizer="sgd", lr=0.5), device="cpu")
+rank = dist.get_rank() if dist.is_initialized() else 0
+json.dump(scheme.objective.terms["CTKD"].seen, open(f"{sys.argv[2]}/{rank}.json", "w"))
+torch.save(scheme.state_dict(), f"{sys.argv[2]}/{rank}.pt")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
+def test_two_processes_count_together(tmp_path):
+    ((seen, alone),) = run(tmp_path / "one", 1, "", PROGRAM)
+    assert seen == 288
+    assert alone["objective.terms.CTKD.theta"] != pytest.approx(1, abs=1e-3)
+    for count, state in run(tmp_path / "two", 2, "", PROGRAM):
+        assert count == 288
+        torch.testing.assert_close(state, alone)
 
 
 def test_a_training_that_was_stopped_goes_on(data, tmp_path):
