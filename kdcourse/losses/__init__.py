@@ -17,6 +17,8 @@ from kdcourse.losses.response.logit_mse import logit_mse, LogitMSE
 from kdcourse.losses.response.deit import hard_label, HardLabel
 from kdcourse.losses.response.dkd import dkd, DKD
 from kdcourse.losses.response.mlkd import mlkd, MLKD
+from kdcourse.losses.response.nkd import nkd, NKD
+from kdcourse.losses.response.ofa import ofa, OFA
 from kdcourse.losses.response.dist import dist, DIST
 from kdcourse.losses.response.logit_std import logit_standardization, LogitStd
 from kdcourse.losses.response.ctkd import ctkd, CTKD

@@ -130,6 +130,22 @@ ROWS = [
           tempered=lambda T: lambda s, t, y: losses.ctkd(s, t, torch.tensor(T)),
           equal=same, classes=True)
       for T in (0.5, 4.0)],
+    *[Law("nkd", f"gamma={gamma} T={T}",
+          call=lambda s, t, y, a=(gamma, T): losses.nkd(s, t, y, *a),
+          values=lambda s, t, y, a=(gamma, T): losses.nkd(s, t, y, *a, "none"),
+          oracle=lambda s, t, y, a=(gamma, T): oracles.nkd(s, t, y, *a),
+          term=lambda a=(gamma, T): losses.NKD(*a),
+          tempered=(lambda T, gamma=gamma: lambda s, t, y: losses.nkd(s, t, y, gamma, T))
+          if gamma else None,
+          classes=True)
+      for gamma, T in [(1.5, 1), (3.5, 3), (0, 1)]],
+    *[Law("ofa", f"gamma={gamma} T={T} {variant}",
+          call=lambda s, t, y, a=(gamma, T, variant): losses.ofa(s, t, y, *a),
+          values=lambda s, t, y, a=(gamma, T, variant): losses.ofa(s, t, y, *a, "none"),
+          oracle=lambda s, t, y, a=(gamma, T, variant): oracles.ofa(s, t, y, *a),
+          term=lambda a=(gamma, T, variant): losses.OFA(*a), classes=True)
+      for gamma, T, variant in [(1, 1, "code"), (1.5, 1, "code"), (0.5, 2, "code"),
+                                (1, 1, "paper"), (1.5, 2, "paper")]],
     *[Law("logit_mse", variant,
           call=lambda s, t, y, v=variant: losses.logit_mse(s, t, v),
           values=lambda s, t, y, v=variant: losses.logit_mse(s, t, v, "none"),

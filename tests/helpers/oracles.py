@@ -165,6 +165,27 @@ def dkd(student, teacher, labels, alpha, beta, T, ddof=None):
                      for target, others in dkd_parts(student, teacher, labels, T)])
 
 
+def nkd(student, teacher, labels, gamma, T):
+    """Yang et al. 2023: cross-entropy of the target at temperature 1, and of the others at T."""
+    values = []
+    for s, t, y in zip(student, teacher, labels, strict=True):
+        others = [[float(z) for k, z in enumerate(row) if k != int(y)] for row in (s, t)]
+        values.append(-softmax(t)[int(y)] * log_softmax(s)[int(y)]
+                      + gamma * T**2 * cross(softmax(others[1], T), log_softmax(others[0], T)))
+    return np.array(values)
+
+
+def ofa(student, teacher, labels, gamma, T, variant):
+    """Hao et al. 2023: "paper" as printed; "code" as the authors' repository has it."""
+    values = []
+    for s, t, y in zip(student, teacher, labels, strict=True):
+        weights = [((p + (k == int(y))) ** gamma - (k == int(y))) if variant == "code"
+                   else (1 + p) ** gamma if k == int(y) else p
+                   for k, p in enumerate(softmax(t, T))]
+        values.append(cross(weights, log_softmax(s, T)))
+    return np.array(values)
+
+
 def logit_mse(student, teacher, variant):
     """Ba & Caruana 2014, equation 1, per sample, and without the half, and the mean."""
     factor = {"half": 1 / 2, "sum": 1.0, "mean": 1 / len(student[0])}[variant]

@@ -1,17 +1,19 @@
 """Losses on logits of 2022 to 2024, beyond the laws of `test_laws.py`."""
 
 import math
+import os
 
 import pytest
 import torch
 from conftest import network
 from helpers import oracles
 from helpers.laws import logits
+from helpers.processes import run
 
 import kdcourse as kd
 from kdcourse import losses
 from kdcourse._key import key_of
-from kdcourse.losses import CE, CTKD, DKD, MLKD, SkewKL, SkewReverseKL, SymmetricKL
+from kdcourse.losses import CE, CTKD, DKD, MLKD, NKD, OFA, SkewKL, SkewReverseKL, SymmetricKL
 
 # --- several levels -----------------------------------------------------------------------------
 
@@ -242,6 +244,30 @@ def test_a_scheme_counts_each_batch_once(data):
     assert halves.objective.terms["CTKD"].seen == steps * 36
 
 
+PROGRAM = """
+import json, sys, torch, torch.distributed as dist
+torch.set_num_threads(1)
+import kdcourse as kd
+data = kd.data.glyphs(train=144, val=72, test=72, size=12)
+net = lambda seed: kd.models.mlp(hidden=(16,), size=12, seed=seed)
+scheme = kd.Distiller(net(0), net(1), kd.losses.CE() + 20 * kd.losses.CTKD(span=2, epochs=1))
+kd.fit(scheme, data, kd.Recipe(epochs=2, batch=36, optimizer="sgd", lr=0.5), device="cpu")
+rank = dist.get_rank() if dist.is_initialized() else 0
+json.dump(scheme.objective.terms["CTKD"].seen, open(f"{sys.argv[2]}/{rank}.json", "w"))
+torch.save(scheme.state_dict(), f"{sys.argv[2]}/{rank}.pt")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
+def test_two_processes_count_together(tmp_path):
+    ((seen, alone),) = run(tmp_path / "one", 1, "", PROGRAM)
+    assert seen == 288
+    assert alone["objective.terms.CTKD.theta"] != pytest.approx(1, abs=1e-3)
+    for count, state in run(tmp_path / "two", 2, "", PROGRAM):
+        assert count == 288
+        torch.testing.assert_close(state, alone)
+
+
 def test_a_training_that_was_stopped_goes_on(data, tmp_path):
     def train(epochs_before_stop=None):
         scheme = kd.Distiller(network(0), network(1), CE() + CTKD(epochs=3))
@@ -261,6 +287,51 @@ def test_a_training_that_was_stopped_goes_on(data, tmp_path):
     assert torch.equal(resumed.theta, whole.theta)
 
 
+# --- the target class and the others ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gamma", "T"), [(1.5, 1), (3.5, 3)])
+def test_the_others_of_nkd_have_the_gradient_of_those_of_dkd(gamma, T):
+    s, t, y = logits()
+    target = lambda s: losses.nkd(s, t, y, 0)  # noqa: E731
+    (found,) = gradients(lambda s: losses.nkd(s, t, y, gamma, T) - target(s), s)
+    (expected,) = gradients(lambda s: losses.dkd(s, t, y, 0, gamma, T), s)
+    torch.testing.assert_close(found, expected)
+    (found,), p = gradients(target, s), t.softmax(1).gather(1, y[:, None])
+    torch.testing.assert_close(found, p * (s.softmax(1) - torch.eye(7)[y]) / len(s))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nkd_where_the_others_or_the_target_are_ruled_out(dtype):
+    s, y = torch.zeros(1, 3, dtype=dtype), torch.tensor([0])
+    alone = torch.tensor([[0.0, -math.inf, -math.inf]], dtype=dtype)
+    never = torch.tensor([[-math.inf, 0.0, 0.0]], dtype=dtype)
+    log_2, log_3 = torch.tensor([2.0, 3.0], dtype=dtype).log()
+    for student, teacher, expected in ((s, alone, log_3), (s, never, log_2), (never, never, log_2),
+                                       (alone, alone, 0 * log_2)):
+        torch.testing.assert_close(losses.nkd(student, teacher, y, 1), expected)
+        (found,) = gradients(lambda s, t=teacher: losses.nkd(s, t, y, 1), student)
+        assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("T", [1, 3])
+def test_ofa_without_an_exponent_is_a_cross_entropy(T):
+    s, t, y = logits()
+    soft = losses.soft_cross_entropy(s, t, T) / T**2
+    torch.testing.assert_close(losses.ofa(s, t, y, 1, T), soft)
+    torch.testing.assert_close(losses.ofa(s, t, y, 1, T, "paper"),
+                               soft + losses.cross_entropy(s / T, y))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1, 2])
+def test_ofa_of_a_teacher_that_is_sure_of_the_label(gamma):
+    s, _, y = logits()
+    sure = torch.eye(7, dtype=s.dtype)[y] * 1e4
+    target = losses.cross_entropy(s, y)
+    torch.testing.assert_close(losses.ofa(s, sure, y, gamma), (2**gamma - 1) * target)
+    torch.testing.assert_close(losses.ofa(s, sure, y, gamma, variant="paper"), 2**gamma * target)
+
+
 # --- all of them --------------------------------------------------------------------------------
 
 
@@ -272,6 +343,8 @@ def test_a_training_that_was_stopped_goes_on(data, tmp_path):
     (0.9 * CTKD(), "0.9 * CTKD(least=1, span=20, epochs=10, schedule='cosine')"),
     (CTKD(samples=9, student="fc"),
      "CTKD(least=1, span=20, epochs=10, schedule='cosine', samples=9, student='fc')"),
+    (CE() + NKD(), "CE() + NKD(gamma=1.5, T=1)"),
+    (CE() + 2 * OFA(1.5), "CE() + 2 * OFA(gamma=1.5, T=1, variant='code')"),
     (SkewKL(), "SkewKL(alpha=0.1, T=1)"),
     (SkewReverseKL(0.2, 2), "SkewReverseKL(alpha=0.2, T=2)"),
     (SymmetricKL(0.9), "SymmetricKL(beta=0.9, T=1)"),
@@ -301,6 +374,12 @@ X, Y = torch.zeros(2, 3), torch.tensor([0, 1])
     (lambda: CTKD().build(X, X, 0), r"size of the training set.*CTKD\(samples="),
     (lambda: losses.ctkd(X, X, 4.0), r"temperature of shape \[\] or \[2\].*got float"),
     (lambda: losses.ctkd(X, X, torch.ones(3)), r"temperature of shape \[\] or \[2\].*got \[3\]"),
+    (lambda: NKD(-1), "a weight gamma of 0 or more, got -1"),
+    (lambda: losses.nkd(X, X, Y, T=0), "temperature T above 0, got 0"),
+    (lambda: losses.nkd(X, X, X.softmax(1)), r"class numbers.*argmax"),
+    (lambda: OFA(0), "an exponent gamma above 0, got 0"),
+    (lambda: OFA(variant="z"), 'variant "code" or "paper", got \'z\''),
+    (lambda: losses.ofa(X, X, None), "labels of shape"),
     (lambda: SkewKL(1), "alpha from 0 to below 1, got 1"),
     (lambda: losses.skew_reverse_kl(X, X, -0.1), "alpha from 0 to below 1, got -0.1"),
     (lambda: losses.skew_kl(X, X, 0.1, 0), "temperature T above 0, got 0"),
@@ -310,3 +389,13 @@ X, Y = torch.zeros(2, 3), torch.tensor([0, 1])
 def test_bad_input_gets_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("term", [
+    MLKD(), MLKD(standardize="code"), DKD(standardize="paper"), CTKD(), NKD(), OFA(),
+    OFA(variant="paper"), SkewKL(), SkewReverseKL(), SymmetricKL()], ids=repr)
+def test_every_term_trains_a_student(data, term):
+    scheme = kd.Distiller(network(0), network(1), CE() + term)
+    history = kd.fit(scheme, data, kd.Recipe(epochs=3, batch=36))
+    assert all(map(math.isfinite, history[type(term).__name__]))
+    assert history["CE"][-1] < history["CE"][0]

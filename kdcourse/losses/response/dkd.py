@@ -77,12 +77,18 @@ def _check_settings(alpha, beta, T, standardize) -> None:
     check_standardize(standardize)
 
 
-def _decoupled(scaled_BK, labels_B1):
-    """Give log-probabilities: of the label against all others [B, 2]; of the others [B, K]."""
+def other_classes(scaled_BK, labels_B1):
+    """Give the logits with -inf at the label, and a mask [B, 1]: True where all others are -inf,
+    too. There they are 0, as a log-softmax of -inf alone is NaN."""
     is_label = torch.arange(scaled_BK.shape[1], device=scaled_BK.device) == labels_B1
     others = scaled_BK.masked_fill(is_label, -math.inf)
     empty_B1 = (others == -math.inf).all(1, keepdim=True)
-    others = others.masked_fill(empty_B1, 0)  # a log-softmax of -inf alone is NaN
+    return others.masked_fill(empty_B1, 0), empty_B1
+
+
+def _decoupled(scaled_BK, labels_B1):
+    """Give log-probabilities: of the label against all others [B, 2]; of the others [B, K]."""
+    others, empty_B1 = other_classes(scaled_BK, labels_B1)
     sum_B1 = others.logsumexp(1, keepdim=True).masked_fill(empty_B1, -math.inf)
     binary_B2 = torch.cat([scaled_BK.gather(1, labels_B1), sum_B1], 1)
     return (F.log_softmax(binary_B2, dim=1),

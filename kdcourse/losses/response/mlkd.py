@@ -22,9 +22,10 @@ def mlkd(student_BK, teacher_BK, T=TEMPERATURES, instance: float = 1.0, batch: f
 
     Jin et al. 2023, "Multi-Level Logit Distillation" (CVPR), also called MLLD: instance, batch and
     class level; P and Q are the probabilities [B, K]. This is the loss of the authors' repository
-    (Jin-Ying/Multi-Level-Logit-Distillation), with T² in the first term only. The third term is a
-    sum over samples, squared, so it grows as B. Raises `ValueError` for settings out of range and
-    for logits that are not [B, K], of one shape.
+    (Jin-Ying/Multi-Level-Logit-Distillation), with T² in the first term only. The second grows with
+    the batch as B, the third as B², so weights belong to a batch size. The second makes a matrix
+    [B, B]: where a row is a token or a pixel, take batch=0. Raises `ValueError` for settings out of
+    range and for logits that are not [B, K], of one shape.
 
     student_BK, teacher_BK: logits [B, K].
     T: temperatures above 0, as a tuple; a single number is one temperature.
