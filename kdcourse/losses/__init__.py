@@ -45,6 +45,8 @@ from kdcourse.losses.feature.boundaries import activation_boundaries, AB
 from kdcourse.losses.feature.mgd import MGD
 from kdcourse.losses.feature.vitkd import ViTKD
 from kdcourse.losses.feature.ickd import channel_correlation, ICKD
+from kdcourse.losses.feature.srrl import softmax_regression, SRRL
+from kdcourse.losses.feature.semckd import SemCKD
 
 # attention: transformers
 from kdcourse.losses.attention.tinybert import hidden_mse, HiddenMSE, attention_mse, AttentionMSE

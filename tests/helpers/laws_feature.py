@@ -57,6 +57,7 @@ def on_grids(oracle, extra):
 
 
 VARIANCES = torch.tensor([0.3, 2.0], dtype=torch.float64)
+WEIGHT = randn(3, 4, seed=9)
 MARGIN = torch.tensor([-0.8, -0.1, 0.0], dtype=torch.float64)
 
 
@@ -134,8 +135,9 @@ ROWS = [
         example=pair((3, 4, 5), (3, 5, 3)), term=losses.CATKD),
     row("class_attention", "as they are", 3, False, oracle=oracles.class_attention,
         example=pair((3, 4, 4)), equal=same, term=lambda: losses.CATKD(grid=3, normalize=False)),
-    row("hint", "of SimKD", "mean", oracle=oracles.hint, example=pair(), equal=same,
-        term=losses.SimKD, projects=True),
+    *[row("hint", f"of {name}", "mean", oracle=oracles.hint, example=pair(), equal=same,
+          term=term, projects=True)
+      for name, term in (("SimKD", losses.SimKD), ("SemCKD", lambda: losses.SemCKD(batch=8)))],
 
     row("factor_transfer", "code, other sizes", oracle=oracles.factor_transfer,
         example=pair((2, 4, 3), (2, 3, 5)), projects=True,
@@ -156,4 +158,8 @@ ROWS = [
         equal=same, term=losses.ICKD, projects=True),
     row("channel_correlation", "tokens and a map", example=pair((10, 3), (3, 2, 4)),
         oracle=on_grids(oracles.channel_correlation, 1)),
+    *[row("softmax_regression", f"beta={beta}", WEIGHT, beta, equal=same, projects=True,
+          oracle=lambda s, t, weight, beta: oracles.softmax_regression(s, t, weight.tolist(), beta),
+          term=lambda: losses.SRRL(classifier=torch.nn.Linear(4, 3)), example=pair((4,)))
+      for beta in (1.0, 0.3)],
 ]

@@ -310,6 +310,19 @@ def channel_correlation(student, teacher):
     return per_sample(one, student, teacher)
 
 
+# --- Yang et al. 2021, section 3 ----------------------------------------------------------------
+
+
+def softmax_regression(student, teacher, weight, beta=1.0):
+    def one(s, t):
+        logits = [[sum(w * a for w, a in zip(row, x, strict=True)) for row in weight]
+                  for x in (s, t)]
+        return (mean([(a - b) ** 2 for a, b in zip(s, t, strict=True)])
+                + beta * mean([(a - b) ** 2 for a, b in zip(*logits, strict=True)]))
+
+    return per_sample(one, student, teacher)
+
+
 # --- layers of projectors -----------------------------------------------------------------------
 
 

@@ -9,10 +9,12 @@ from kdcourse.losses import (
     ICKD,
     MGD,
     OFD,
+    SRRL,
     HiddenCosine,
     HiddenMSE,
     Paraphraser,
     ReviewKD,
+    SemCKD,
     SimKD,
     ViTKD,
 )
@@ -20,6 +22,13 @@ from kdcourse.losses import (
 
 def maps(*shape, seed=0):
     return randn(*shape, seed=seed).float()
+
+
+def linear(*sizes):
+    """A classifier with reproducible weights."""
+    layer = torch.nn.Linear(*sizes)
+    layer.weight.data = maps(sizes[1], sizes[0], seed=8)
+    return layer
 
 
 TRAINED = {  # how to make the term, and what it compares
@@ -40,6 +49,13 @@ TRAINED = {  # how to make the term, and what it compares
     "ViTKD": (lambda: ViTKD(["a", "b", "c"], ["d", "e", "f"], alpha=0.3, beta=1e-3),
               (tuple(maps(4, 10, 3, seed=i) for i in range(3)),
                tuple(maps(4, 10, 5, seed=i) for i in range(3, 6)))),
+    "SRRL": (lambda: SRRL("a", "b", classifier=linear(5, 7)),
+             (maps(4, 3, 6, 4), maps(4, 5, 3, 4, seed=1))),
+    "SRRL, vectors": (lambda: SRRL(classifier=linear(5, 2), beta=0.2),
+                      (maps(4, 3), maps(4, 5, seed=1))),
+    "SemCKD": (lambda: SemCKD(["a", "b"], ["d", "e", "f"], batch=9),
+               ((maps(4, 3, 6, 4), maps(4, 4, 3, 3, seed=1)),
+                (maps(4, 2, 6, 6, seed=2), maps(4, 10, 5, seed=3), maps(4, 3, 2, 2, seed=4)))),
     "SimKD": (lambda: SimKD("a", "b"), (maps(4, 3, 5, 4), maps(4, 6, 3, 6, seed=1))),
     "SimKD, no paths": (lambda: SimKD(factor=3), (maps(4, 3, 2, 2), maps(4, 6, 4, 2, seed=1))),
     "HiddenMSE": (lambda: HiddenMSE("a", "b"), (maps(4, 5, 3), maps(4, 5, 6, seed=1))),

@@ -1,4 +1,4 @@
-"""Losses that use a classifier: class activation maps (CAT-KD), the teacher's last layer (SimKD).
+"""Losses that use a classifier: class activation maps (CAT-KD), the teacher's (SimKD, SRRL).
 
 The laws that hold for every loss are in `test_laws.py`, those of trained terms in
 `test_trained.py`.
@@ -11,11 +11,20 @@ import pytest
 import torch
 from conftest import network, state
 from helpers import oracles_feature as oracles
-from helpers.trained import built, maps
+from helpers.trained import built, linear, maps
 from torch import nn
 
 import kdcourse as kd
-from kdcourse.losses import CATKD, CE, SimKD, class_attention, class_maps
+from kdcourse._key import key_of
+from kdcourse.losses import (
+    CATKD,
+    CE,
+    SRRL,
+    SimKD,
+    class_attention,
+    class_maps,
+    softmax_regression,
+)
 
 RECIPE = kd.Recipe(epochs=1, batch=36)
 
@@ -164,3 +173,61 @@ def test_SimKD_refuses_what_is_no_map_and_other_factors():
             SimKD(factor=factor)
     with pytest.raises(ValueError, match=r"factor of at most 6.* got 7"):
         SimKD(factor=7).build(maps(4, 3, 2, 2), maps(4, 6, 2, 2), 0)
+
+
+@pytest.mark.parametrize("ours", [(3, 6, 4), (5,), (3, 1, 1)])
+@pytest.mark.parametrize("theirs", [(5, 3, 4), (5,)])
+def test_SRRL_is_the_loss_behind_connector_and_classifier(ours, theirs):
+    student, teacher, classifier = maps(3, *ours), maps(3, *theirs, seed=1), linear(5, 4)
+    term = SRRL("a", "b", classifier=classifier, beta=0.3)
+    term.build(student, teacher, 0)
+    scrambled(term.connector)
+    term.eval()
+    means = []
+    for x, layers in ((student, term.connector), (teacher, ())):
+        images = x.double().numpy().reshape(*x.shape[:2], *(x.shape[2:] or (1, 1)))
+        means.append([oracles.stack(image, layers).mean((1, 2)) for image in images])
+    expected = oracles.softmax_regression(*means, classifier.weight.double().tolist(), 0.3)
+    np.testing.assert_allclose(term.values(student, teacher).detach(), expected, rtol=1e-4)
+
+
+def test_the_bias_of_the_classifier_cancels():
+    """The second summand is the error of the logits, as the authors compute it."""
+    s, t, classifier = maps(4, 5), maps(4, 5, seed=1), linear(5, 7)
+    expected = (s - t).square().mean() + (classifier(s) - classifier(t)).square().mean()
+    torch.testing.assert_close(softmax_regression(s, t, classifier.weight), expected)
+
+
+def test_SRRL_trains_in_a_scheme_and_leaves_the_classifier(data):
+    teacher = resnet(1, size=12)
+    for paths in (("9:input", "fc:input"), ("6", "layer3")):
+        term = SRRL(*paths, classifier=teacher.fc)
+        scheme = kd.Distiller(network(0), teacher, CE() + 1.0 * term)
+        history = kd.fit(scheme, data, RECIPE)
+        assert math.isfinite(history["loss"][-1])
+        assert torch.equal(term.weight, teacher.fc.weight)
+        assert term.weight is not teacher.fc.weight and not term.weight.requires_grad
+
+
+def test_the_key_of_SRRL_depends_on_the_classifier():
+    terms = [SRRL("a", "b", classifier=linear(5, 4)) for _ in range(2)]
+    terms.append(SRRL("a", "b", classifier=nn.Linear(5, 4)))
+    keys = [key_of(term) for term in terms]
+    assert keys[0] == keys[1] != keys[2]
+    assert repr(terms[0]) == repr(terms[1]) != repr(terms[2])
+    assert repr(terms[0]).startswith("SRRL('a', 'b', classifier=4 classes#")
+
+
+def test_SRRL_names_what_it_needs():
+    for wrong in (None, nn.Conv2d(5, 4, 1), "fc", torch.ones(4, 5)):
+        with pytest.raises(ValueError, match=r"last layer \(nn.Linear\) as classifier, got"):
+            SRRL("a", "b", classifier=wrong)
+    for width in (4, 6):
+        with pytest.raises(ValueError, match=rf"5 inputs of its classifier, got \[2, {width}, 1"):
+            SRRL(classifier=linear(5, 4)).build(maps(2, 3), maps(2, width), 0)
+    for weight in (torch.ones(5), torch.ones(4, 6), None):
+        with pytest.raises(ValueError, match=r"weight of the teacher's classifier, \[K, 5\], got"):
+            softmax_regression(maps(2, 5), maps(2, 5), weight)
+    for beta in (-1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="a weight beta of 0 or more"):
+            SRRL(classifier=linear(5, 4), beta=beta)

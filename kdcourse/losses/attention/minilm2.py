@@ -15,8 +15,8 @@ def self_relation(students, teachers, reduction: str = "mean"):
         R_{X, a} = \mathrm{softmax}\left(\frac{X_a X_a^\top}{\sqrt d}\right)
 
     Wang et al. 2021 (MiniLMv2, arXiv:2012.15828), section 3: each summand is `value_relation` of
-    MiniLM. Sum over keys, mean over heads and queries, in nats. Raises `ValueError` for shapes that
-    do not fit.
+    MiniLM. Sum over keys, mean over heads and queries, in nats; padded tokens count as all others.
+    Raises `ValueError` for shapes that do not fit.
 
     students, teachers: tuples of as many tensors, such as (Q, K, V), each [B, A, N, d]: as many
         relation heads A and tokens on both sides, any widths d. `SelfRelation` cuts [B, N, D].
