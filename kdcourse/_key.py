@@ -21,6 +21,7 @@ import re
 import sys
 import sysconfig
 import textwrap
+import tokenize
 import types
 from pathlib import Path
 
@@ -290,7 +291,7 @@ class _Reader:
         cells = []
         for cell in getattr(function, "__closure__", None) or ():
             with contextlib.suppress(ValueError):  # a function in itself, not complete yet
-                cells += [] if cell.cell_contents is None else [cell.cell_contents]
+                cells.append(cell.cell_contents)
         if _installed(function) or not hasattr(function, "__code__"):
             module = "kdcourse" if _ours(function) else getattr(function, "__module__", None)
             with self.lenient():
@@ -330,11 +331,23 @@ def _source(function) -> list:
             return [*code.co_varnames[: code.co_argcount], _expression(code, lines)]
         block = inspect.getblock(lines[code.co_firstlineno - 1 :])
     except (OSError, TypeError, IndexError, ValueError):
-        inner = [c.co_code.hex() for c in code.co_consts if isinstance(c, types.CodeType)]
-        constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-        return [code.co_code.hex(), inner, repr(constants), list(code.co_names)]
+        return _bytecode(code)
     lines = textwrap.dedent("".join(block)).splitlines()
-    return [line.rstrip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    left_out = _comments(lines)
+    return [line.rstrip() for number, line in enumerate(lines, start=1) if number not in left_out]
+
+
+def _comments(lines: list[str]) -> set[int]:
+    """The numbers of blank lines and of lines with a comment only; not those inside a string."""
+    tokens = tokenize.generate_tokens(iter([f"{line}\n" for line in lines] + [""]).__next__)
+    starts = [(token.start[0], token.type) for token in tokens]
+    code = {number for number, kind in starts if kind not in (tokenize.NL, tokenize.COMMENT)}
+    return {number for number, _ in starts} - code
+
+
+def _bytecode(code) -> list:
+    constants = [_bytecode(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    return [code.co_code.hex(), constants, list(code.co_names)]
 
 
 def _expression(code, lines: list[str]) -> str:

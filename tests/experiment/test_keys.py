@@ -233,6 +233,29 @@ def test_the_files_of_this_package_do_not_count(tmp_path, monkeypatch):
     assert key_of([arm, kd, kd.measure]) == before
 
 
+@pytest.mark.parametrize(("one", "other"), [
+    ("def f(a, b):\n    return lambda: (a, b)\ng = f(None, 5)",
+     "def f(a, b):\n    return lambda: (a, b)\ng = f(5, None)"),
+    ("def f():\n    return lambda y: y * 2", "def f():\n    return lambda y: y * 3"),
+    ("def f():\n    return [x for x in (1, 2)]", "def f():\n    return [x for x in (1, 3)]")])
+def test_functions_without_source_and_what_they_enclose(one, other):
+    assert key_of(made(one)) == key_of(made(one)) != key_of(made(other))
+
+
+def test_lines_of_a_string_count_also_where_they_look_like_comments(tmp_path, monkeypatch):
+    def of(name, text):
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        function = importlib.import_module(name).f
+        function.__module__ = function.__qualname__ = "f"
+        return key_of(function)
+
+    keys = [of(f"prompt{number}", f'def f():{comment}\n    return """\n# {text}\n"""\n')
+            for number, (comment, text) in enumerate([
+                ("", "one"), ("", "two"), ("\n    # why\n", "one")])]
+    assert keys[0] == keys[2] != keys[1]
+
+
 def test_a_method_replaced_on_one_scheme_counts():
     plain, patched = kd.Supervised(network(0)), kd.Supervised(network(0))
     patched.after_step = lambda: None
