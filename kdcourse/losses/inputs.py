@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from kdcourse.layouts import Layout, arranged
 from kdcourse.taps import Output
 
 
@@ -105,24 +106,43 @@ def features_pair(student, teacher, *ndims: int):
     return student, teacher
 
 
-def as_map(x, who: str = "the") -> torch.Tensor:
-    """Give features as a map [B, C, H, W]. A vector [B, D] is a map of 1x1. Tokens [B, N, D] are
-    laid out on their grid, without 0, 1, 2 or 5 leading tokens that stand for no patch (class,
-    distillation, registers): the first number that leaves a square.
+def as_map(x, who: str = "the", *, grid=None, prefix: int | None = None,
+           like=None) -> torch.Tensor:
+    """Give features as a map [B, C, H, W]. A vector [B, D] is a map of 1x1; tokens [B, N, D] are
+    laid out on their grid, row by row.
+
+    grid: (height, width) of the grid of tokens. None: found out, where only one is plausible.
+    prefix: the number of leading tokens that stand for no place (class, distillation, registers);
+        they are left out. None: 0, 1, 2, 4 or 5, whichever leaves a grid.
+    like: the (height, width) of a map of the same images, such as that of the other side: the grid
+        has its ratio of height and width.
+
+    Without `grid` and `like` the grid is square, as of nearly all published transformers. Refused
+    are numbers of tokens that leave two square grids, and those where another grid of as many
+    places is plausible, not longer than twice its shorter side: 144 tokens are 12 x 12 or 9 x 16. A
+    map stays as it is: permute [B, H, W, C] first. Raises `ValueError` where no grid, or more than
+    one, is possible.
+
+    Terms with module paths take the layout from what the model states: the patches that its
+    convolution cuts, and its leading tokens (timm, torchvision, transformers, and models with those
+    names); or from the path, as in "blocks.3@1+9x16" (see `kdcourse.taps`).
 
     >>> as_map(torch.zeros(2, 17, 8)).shape  # a class token and 4 x 4 patches
     torch.Size([2, 8, 4, 4])
+    >>> as_map(torch.zeros(2, 145, 8), grid=(9, 16), prefix=1).shape
+    torch.Size([2, 8, 9, 16])
     """
     x = features(x, who, 2, 3, 4)
-    if x.ndim != 3:
-        return x if x.ndim == 4 else x[:, :, None, None]
-    for extra in (0, 1, 2, 5):
-        patches = x[:, extra:].transpose(1, 2)
-        side = math.isqrt(patches.shape[2])
-        if side and side * side == patches.shape[2]:
-            return patches.unflatten(2, (side, side))
-    raise ValueError(f"Expected {who} tokens that fill a square grid after 0, 1, 2 or 5 leading "
-                     f"tokens, got {list(x.shape)}. Reshape them to [B, C, H, W] yourself.")
+    if x.ndim == 4 and grid is None:
+        return x
+    grid, like = (size if size is None else tuple(size) for size in (grid, like))
+    return arranged(x, Layout(grid, prefix, like), who)
+
+
+def maps(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give both sides as maps (`as_map`), the tokens of one with the ratio of the other's map."""
+    sizes = [x.shape[2:] if x.ndim == 4 else None for x in (teacher, student)]
+    return (as_map(student, "student", like=sizes[0]), as_map(teacher, "teacher", like=sizes[1]))
 
 
 def as_tokens(x, who: str = "the") -> torch.Tensor:

@@ -48,6 +48,8 @@ def _attention(x_BCHW, p) -> torch.Tensor:
 class AT(FeatureLoss, function=attention_transfer):
     """Match where a layer is active: `attention_transfer`. Trains nothing of its own."""
 
+    takes = "maps"
+
     def __init__(self, student=None, teacher=None, *, p: float = 2.0, variant: str = "paper"):
         _check_settings(p, variant)
         super().__init__(student, teacher, p=p, variant=variant)

@@ -65,6 +65,8 @@ class FSP(FeatureLoss, function=fsp):
     """Match the flow between two layers, two paths on each side: `fsp`. Trains nothing, so widths
     must agree. `FSP(["layer1", "layer2"], ["layer1", "layer2"])`."""
 
+    takes = "maps"
+
     def __init__(self, student=None, teacher=None, *, variant: str = "paper"):
         inputs.check_choice("variant", variant, VARIANTS)
         super().__init__(student, teacher, variant=variant)

@@ -48,6 +48,8 @@ class Hint(FeatureLoss):
     teacher's non-linearity. Here it is linear: tap both sides before the ReLU.
     """
 
+    takes = "places"
+
     def __init__(self, student=None, teacher=None, *, projection: str | None = "paper",
                  variant: str = "paper"):
         inputs.check_choice("projection", projection, ("paper", "1x1", None))

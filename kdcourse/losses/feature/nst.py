@@ -59,6 +59,8 @@ def _squared_distances(a_BCN, b_BDN) -> torch.Tensor:
 class NST(FeatureLoss, function=nst):
     """Match the distribution of the channels' patterns: `nst`. Trains nothing of its own."""
 
+    takes = "maps"
+
     def __init__(self, student=None, teacher=None, *, kernel: str = "poly"):
         inputs.check_choice("kernel", kernel, KERNELS)
         super().__init__(student, teacher, kernel=kernel)

@@ -90,6 +90,8 @@ class OFD(FeatureLoss):
     The official code runs the teacher in train mode. Here it is frozen in eval mode.
     """
 
+    takes = "maps"
+
     def __init__(self, student=None, teacher=None, *, margin=None):
         super().__init__(student, teacher)
         if margin is not None:

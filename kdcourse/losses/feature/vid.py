@@ -59,6 +59,7 @@ class VID(FeatureLoss):
     laid out on their grid, and of two grids, the larger is averaged down.
     """
 
+    takes = "places"
     omitted = ("hidden",)
 
     def __init__(self, student=None, teacher=None, *, hidden: int | None = None,
