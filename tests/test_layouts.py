@@ -210,7 +210,7 @@ LAST = {  # models whose blocks give [B, H, W, C], and others
     "torchvision swin, permuted": (lambda: torchvision.models.SwinTransformer(
         [4, 4], 16, [1, 1], [2, 2], [7, 7], num_classes=4), "permute", False),
     "timm convnext": (lambda: timm.create_model(
-        "convnext_atto", depths=(1, 1, 1, 1), dims=(8, 24, 8, 8), num_classes=4), "stages.1", False),
+        "convnext_atto", depths=(1, 1, 1, 1), dims=(8, 24, 8, 8)), "stages.1", False),
     "resnet": (lambda: torchvision.models.resnet18(num_classes=4), "layer2", False),
 }
 

@@ -51,7 +51,10 @@ class Loss(nn.Module):
             raise TypeError(f"Expected no settings for {type(self).__name__}, got {settings}.")
         self._settings = tuple(settings)
         for name, value in settings.items():
-            setattr(self, name, value)
+            if isinstance(value, torch.Tensor):
+                self.register_buffer(name, value, persistent=False)  # moves with the scheme
+            else:
+                setattr(self, name, value)
         self.register_load_state_dict_pre_hook(_refuse_unbuilt)
 
     def check(self, data) -> None:
@@ -77,14 +80,18 @@ class Loss(nn.Module):
         student, teacher = self.pick(student, teacher)
         try:
             if rows is None:
-                return self.values(student, teacher, labels).mean()
+                return self.reduced(self.values(student, teacher, labels), labels)
             if not self.per_sample and rows.weight is not None:
                 kept = rows.weight > 0  # one number for all rows has no weights; synchronises
                 found = [t if t is None else t[kept] for t in (student, teacher, rows.labels)]
                 return self.values(*found)
-            return rows.mean(self.values(student, teacher, rows.labels))
+            return self.reduced(self.values(student, teacher, rows.labels), rows.labels, rows)
         except ValueError as error:
             raise self.named(error) from None
+
+    def reduced(self, values, labels=None, rows=None) -> torch.Tensor:
+        """Take the mean of the values, over the rows that count."""
+        return values.mean() if rows is None else rows.mean(values)
 
     def pick(self, student, teacher=None):
         """Pick the tensors (or tuples) to compare out of both outputs. Tensors stay as they are."""
