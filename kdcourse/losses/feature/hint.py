@@ -1,5 +1,7 @@
 """Hints (FitNets). B batch, C channels, H W height and width, N tokens, D features."""
 
+import math
+
 import torch  # noqa: F401 - for the example
 from torch import nn
 
@@ -8,6 +10,7 @@ from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.feature import projections
 
 VARIANTS = ("paper", "mean")
+LARGEST = 20_000_000  # weights of a regressor; the authors' have some hundred thousand
 
 
 def hint(student, teacher, variant: str = "paper", reduction: str = "mean"):
@@ -39,7 +42,8 @@ class Hint(FeatureLoss):
 
     projection: "paper" is a linear regressor to the teacher's width; for maps a convolution without
         padding, with a kernel that takes the student's larger map to the size of the teacher's. A
-        smaller one, which the authors' code refuses, gets the teacher's map averaged down to it.
+        smaller one, which the authors' code refuses, gets the teacher's map averaged down to it. A
+        regressor of more than 20 million weights is refused with `ValueError`, in `build`.
         "1x1" averages the larger map down first, and needs far fewer weights. None trains nothing
         and needs equal shapes.
 
@@ -63,6 +67,13 @@ class Hint(FeatureLoss):
             hint(student, teacher)  # raises where the shapes do not fit
         elif self.regressor is None:
             kernel = [s - t + 1 for s, t in zip(student.shape[2:], teacher.shape[2:])]
+            weights = projections.width(student) * projections.width(teacher) * math.prod(kernel)
+            if weights > LARGEST:
+                raise ValueError(
+                    f"Expected a regressor of at most {LARGEST // 10**6} million weights, got "
+                    f"{weights / 1e6:.0f} million, from {list(student.shape)} to "
+                    f"{list(teacher.shape)}: a map that much larger needs as large a kernel. Use "
+                    'projection="1x1", or tap layers of nearly one size.')
             self.regressor = self.seeded(seed, student, lambda: projections.layer(
                 student.ndim, projections.width(student), projections.width(teacher), kernel))
 
