@@ -13,26 +13,29 @@ import torch
 from torch import nn
 
 from kdcourse import _files
+from kdcourse.layouts import Grid, Layout, arranged, channels_last, parsed, patches, widths
 from kdcourse.tasks import Rows, call, each, first, pieces
 
 
 @dataclasses.dataclass
 class Output:
     """The result of a model for a batch: `logits` [B, K] (in another task of another shape), tapped
-    tensors by module path, the sample ids `index` [B] where they are known, and the `rows` that the
-    logits were cut into, where they are none by themselves."""
+    tensors by module path, the sample ids `index` [B] where they are known, the `rows` that the
+    logits were cut into, where they are none by themselves, and the `layouts` of tapped tensors
+    that the model states."""
 
     logits: torch.Tensor
     taps: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     index: torch.Tensor | None = None
     rows: Rows | None = None
+    layouts: dict[str, Layout] = dataclasses.field(default_factory=dict)
 
     def detached(self) -> "Output":
         """Give the same numbers, through which no gradient flows."""
         taps = {}
         for name, tensor in self.taps.items():
             taps[name] = tensor.detach()
-        return Output(self.logits.detach(), taps, self.index)
+        return Output(self.logits.detach(), taps, self.index, layouts=self.layouts)
 
 
 def logits_of(output) -> torch.Tensor:
@@ -60,7 +63,10 @@ def taps(model: nn.Module, names) -> "Taps":
     * `"layer2"`: what that module returns (of a tuple, the first tensor);
     * `"fc:input"`: what goes into it (its first tensor), here the features before the last layer;
     * `"layer1.0.relu#2"`: the second call, where a model calls one module several times;
-    * `"attention[1]"`: the second entry of a returned tuple.
+    * `"attention[1]"`: the second entry of a returned tuple;
+    * `"blocks.3@1+9x16"`: tokens [B, N, D] as a map [B, D, 9, 16], without the first token. Without
+      the number, as in `"blocks.3@9x16"`, up to 5 first tokens may be too many;
+    * `"features.3@BHWC"`: a map [B, H, W, C] as [B, C, H, W]; "@BCHW" states that it is one.
 
     Works on any model, also inside `torch.compile` and `DistributedDataParallel` (paths are those
     of the model within; tap before the first call of a compiled model). Gradients flow through the
@@ -96,7 +102,7 @@ class Taps:
 
     def __call__(self, *args, **kwargs) -> Output:
         """Run the model; return the logits [B, K] and the tapped tensors."""
-        tensors = {}
+        tensors, layouts = {}, {}
         for hook in self._hooks:
             hook.start()
         try:
@@ -105,18 +111,22 @@ class Taps:
                 logits = logits_of(self.model(*args, **kwargs))
             for hook in self._hooks:
                 tensors[hook.name] = hook.take()
+                stated = hook.stated(tensors[hook.name])
+                if stated is not None:
+                    layouts[hook.name] = stated
         finally:
             for hook in self._hooks:
                 hook.stop()
         self._first = False
-        return Output(logits, tensors)
+        return Output(logits, tensors, layouts=layouts)
 
     def remove(self) -> None:
         """Remove the hooks that no other `Taps` of the model uses; tap nothing afterwards."""
-        for hook in self._hooks:
-            hook.users -= 1
-            if hook.users < 1:
-                hook.handle.remove()
+        for tap in self._hooks:
+            for hook in filter(None, (tap, tap.grid)):
+                hook.users -= 1
+                if hook.users < 1:
+                    hook.handle.remove()
         self._hooks = []
 
 
@@ -165,7 +175,7 @@ def alone(model: nn.Module) -> nn.Module:
     """Make a copy of the model in eval mode: not compiled, without wrappers and taps."""
     model = unwrapped(copied(model))
     for hook in [hook for module in model.modules() for hook in _hooks_of(module)]:
-        if isinstance(hook, _Tap):
+        if isinstance(hook, (_Tap, Grid)):
             hook.handle.remove()
     return model.eval()
 
@@ -187,8 +197,8 @@ class _Tap:
     It records only between `start` and `stop`, and keeps nothing afterwards.
     """
 
-    grammar = re.compile(r"(?P<path>[^#:\[]*)(#(?P<call>\d+))?(?P<input>:input)?"
-                         r"(\[(?P<entry>\d+)\])?")
+    grammar = re.compile(r"(?P<path>[^#:\[@]*)(#(?P<call>\d+))?(?P<input>:input)?"
+                         r"(\[(?P<entry>\d+)\])?(@(?P<layout>.*))?")
 
     def __init__(self, name: str):
         found = self.grammar.fullmatch(name)
@@ -198,7 +208,8 @@ class _Tap:
         self.name, self.path, self.input = name, found["path"], bool(found["input"])
         self.call = int(found["call"] or 0)
         self.entry = int(found["entry"]) if found["entry"] else None
-        self.users = 1
+        self.layout = None if found["layout"] is None else parsed(found["layout"])
+        self.users, self.grid, self.prefix, self.widths = 1, None, 0, (set(), set())
         self.stop()
 
     def register(self, module: nn.Module, hook):
@@ -250,7 +261,17 @@ class _Tap:
                 f"Expected {self.name!r} to stay as it was tapped, but a later module overwrote it "
                 "in place, so its numbers are another layer's. Tap the block around it, or set "
                 "inplace=False on the activation that follows.")
-        return self.tensor
+        if self.layout is None:
+            return self.tensor
+        return arranged(self.tensor, self.layout, repr(self.name))
+
+    def stated(self, tensor) -> Layout | None:
+        """Give the layout that the model states; None for none, and where the path states it."""
+        if self.layout is None and tensor.ndim == 3 and self.grid is not None:
+            return self.grid.layout(tensor.shape[1], self.prefix)
+        if self.layout is None and tensor.ndim == 4:
+            return Layout(channels_last=channels_last(tensor.shape, *self.widths))
+        return None
 
 
 def _version(tensor) -> int | None:
@@ -260,10 +281,14 @@ def _version(tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Give all modules by path, as if nothing in the model were compiled."""
+    return {re.sub(r"(^|(?<=\.))_orig_mod(\.|$)", "", path).removesuffix("."): module
+            for path, module in unwrapped(model).named_modules()}
+
+
 def _found(tap: _Tap, model: nn.Module) -> nn.Module:
-    # Paths are as if nothing in the model were compiled.
-    modules = {re.sub(r"(^|(?<=\.))_orig_mod(\.|$)", "", path).removesuffix("."): module
-               for path, module in unwrapped(model).named_modules()}
+    modules = _modules(model)
     if not tap.path or tap.path not in modules:
         near = difflib.get_close_matches(tap.path, filter(None, modules), n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -279,9 +304,27 @@ def _attach(name: str, model: nn.Module) -> _Tap:
     for hook in _hooks_of(module):
         if isinstance(hook, _Tap) and hook.name == name:
             hook.users += 1
+            if hook.grid is not None:
+                hook.grid.users += 1
             return hook
+    modules = _modules(model)
+    found = None if tap.layout else patches(modules, tap.path)
+    if found is not None:
+        tap.grid, tap.prefix = _grid(found[0]), found[1]
+    tap.widths = widths(modules, tap.path)
     tap.handle = tap.register(module, tap)
     return tap
+
+
+def _grid(conv: nn.Module) -> Grid:
+    """Find the hook on the convolution that makes patches, or register one."""
+    for hook in _hooks_of(conv):
+        if isinstance(hook, Grid):
+            hook.users += 1
+            return hook
+    grid = Grid()
+    grid.handle = conv.register_forward_hook(grid)
+    return grid
 
 
 def _tree(modules: dict[str, nn.Module], lines: int = 40) -> str:

@@ -3,6 +3,7 @@
 Shapes: N samples, K classes, C channels, H W height and width, D features, L tokens.
 """
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,7 +24,8 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
         [N, L] stay integers.
     y: [N] whole numbers from 0 to K-1, or [N, K] soft labels; of another shape in another task.
         None: no labels, for objectives that read none.
-    classes: K names, or their number; by default as many as the labels show.
+    classes: K names, or their number; by default as many as the labels show, and a warning where
+        one of these has no sample (labels from 1 to K make K + 1 classes).
     val, test: `(x, y)` pairs of their own. What is not given is split off `x`, stratified where
         there is one label per sample, by `seed`: 10 % each.
     task: what the labels are, such as `kd.tasks.Tokens()`; by default one label per sample.
@@ -52,6 +54,8 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
             raise ValueError("Expected classes where there are no labels to count them, got none. "
                              "Give classes=, their number, or task=kd.tasks.Unlabelled().")
         classes = max(map(task.count, labels), default=0)
+        if task == ONE_LABEL and all(y.ndim == 1 and len(y) for y in labels):
+            _warn_of_empty_classes(labels, classes)
     classes = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
     for part, split in splits.items():  # before samples are counted by class
         split.check(len(classes), split.shape, part)
@@ -66,6 +70,18 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
     if task != ONE_LABEL:
         params["task"] = repr(task)
     return with_digest(Dataset(**splits, classes=classes, params=params, task=task))
+
+
+def _warn_of_empty_classes(labels: list[torch.Tensor], count: int) -> None:
+    """Warn of classes without a sample among those that were counted."""
+    found = torch.cat(labels).unique().tolist()  # sorted
+    if found[0] >= 0 and len(found) < count:
+        first = next(number for number, label in enumerate(found) if number != label)
+        warnings.warn(
+            f"Labels from {found[0]} to {found[-1]} make {count} classes, of which "
+            f"{count - len(found)} (class {first} is the first) have no sample. Subtract 1 from "
+            "labels that start at 1; np.unique(y, return_inverse=True)[1] renumbers any; "
+            f"classes={count} states that all of them are meant.", stacklevel=3)
 
 
 def _split_off(split: Split, parts: list[str], seed: int, name: str) -> dict[str, Split]:

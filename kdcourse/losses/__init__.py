@@ -4,7 +4,9 @@ The order is student, teacher, labels. No gradient reaches the teacher. Losses a
 float32 at least, also under autocast. `reduction` is "mean", or "none" for one value per sample,
 [B]. What does not fit raises `ValueError` or `TypeError`.
 
-The names of every loss are listed here and nowhere else, one line for each file.
+The names of every loss are listed here and nowhere else, one line for each file. `from
+kdcourse.losses import *` takes all of them but the function `kd`, as `kd` is what `import kdcourse
+as kd` calls the package: write `kd.losses.kd`, or import it by its name.
 """
 # ruff: noqa: F401, I001 - in the order of the book; __all__ is made from these lines
 
@@ -63,4 +65,4 @@ from kdcourse.losses.relation.pkt import pkt, PKT
 from kdcourse.losses.relation.crd import crd, CRD
 from kdcourse.losses.relation.irg import instance_graph, IRG
 
-__all__ = [name for name, thing in list(globals().items()) if callable(thing)]
+__all__ = [name for name, thing in list(globals().items()) if callable(thing) and name != "kd"]

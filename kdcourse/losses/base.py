@@ -9,6 +9,7 @@ from torch import nn
 
 from kdcourse._key import unlike_defaults
 from kdcourse._random import generator, seeded
+from kdcourse.layouts import Layout, arranged
 from kdcourse.taps import Output
 
 
@@ -50,7 +51,10 @@ class Loss(nn.Module):
             raise TypeError(f"Expected no settings for {type(self).__name__}, got {settings}.")
         self._settings = tuple(settings)
         for name, value in settings.items():
-            setattr(self, name, value)
+            if isinstance(value, torch.Tensor):
+                self.register_buffer(name, value, persistent=False)  # moves with the scheme
+            else:
+                setattr(self, name, value)
         self.register_load_state_dict_pre_hook(_refuse_unbuilt)
 
     def check(self, data) -> None:
@@ -76,14 +80,18 @@ class Loss(nn.Module):
         student, teacher = self.pick(student, teacher)
         try:
             if rows is None:
-                return self.values(student, teacher, labels).mean()
+                return self.reduced(self.values(student, teacher, labels), labels)
             if not self.per_sample and rows.weight is not None:
                 kept = rows.weight > 0  # one number for all rows has no weights; synchronises
                 found = [t if t is None else t[kept] for t in (student, teacher, rows.labels)]
                 return self.values(*found)
-            return rows.mean(self.values(student, teacher, rows.labels))
+            return self.reduced(self.values(student, teacher, rows.labels), rows.labels, rows)
         except ValueError as error:
             raise self.named(error) from None
+
+    def reduced(self, values, labels=None, rows=None) -> torch.Tensor:
+        """Take the mean of the values, over the rows that count."""
+        return values.mean() if rows is None else rows.mean(values)
 
     def pick(self, student, teacher=None):
         """Pick the tensors (or tuples) to compare out of both outputs. Tensors stay as they are."""
@@ -163,6 +171,22 @@ class FeatureLoss(Loss):
 
     needs_paths = True
     on_rows = needs_classes = False
+    # How tapped tensors whose layout the model states come to `values`: None, as they are; "maps",
+    # as maps [B, C, H, W]; "places", as maps too, but two sequences of one layout as they are.
+    takes: str | None = None
+
+    def pick(self, student, teacher=None):
+        picked = super().pick(student, teacher)
+        if self.takes is None:
+            return picked
+        sides = _stated(student, self.student_paths), _stated(teacher, self.teacher_paths)
+        one, other = picked
+        sequences = all(isinstance(x, torch.Tensor) and x.ndim == 3 for x in picked)
+        if (self.takes == "places" and sequences and one.shape[1] == other.shape[1]
+                and (sides[0] == sides[1] or [None] in sides)):
+            return picked
+        return (_laid_out(one, sides[0], "student", self.student_paths),
+                _laid_out(other, sides[1], "teacher", self.teacher_paths))
 
     def __repr__(self):
         paths = [_shown(path) for path in (self.student_paths, self.teacher_paths)]
@@ -312,6 +336,21 @@ def _paths(given) -> tuple[str, ...]:
     if not all(isinstance(path, str) for path in paths):
         raise TypeError(f"Expected a module path such as \"layer2\", or several, got {given!r}.")
     return paths
+
+
+def _stated(output, paths) -> list[Layout | None]:
+    """List the layouts that the model of an output states, one for each path."""
+    return [output.layouts.get(path) if isinstance(output, Output) else None for path in paths]
+
+
+def _laid_out(x, layouts, who: str, paths):
+    """Give tensors whose layout is stated as maps; others stay as they are."""
+    if not any(layouts):
+        return x
+    tensors = x if isinstance(x, tuple) else (x,)
+    found = tuple(tensor if layout is None else arranged(tensor, layout, f"{who} {path!r}")
+                  for tensor, layout, path in zip(tensors, layouts, paths, strict=True))
+    return found if isinstance(x, tuple) else found[0]
 
 
 def _shown(paths: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from kdcourse.layouts import Layout, arranged
 from kdcourse.taps import Output
 
 
@@ -31,22 +32,31 @@ def floats(x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def logits(x, who: str) -> torch.Tensor:
-    """Check logits [B, K], and give them in float32 at least."""
+ONE_LOGIT = ("The softmax of one logit is always 1. For a sigmoid output z pass the two logits (0, "
+             "z), torch.cat([torch.zeros_like(z), z], 1), or give the data task=kd.tasks.Labels().")
+
+
+def logits(x, who: str, least: int = 2) -> torch.Tensor:
+    """Check logits [B, K] of `least` classes or more, and give them in float32 at least."""
     if isinstance(x, Output):
         x = x.logits
     if not isinstance(x, torch.Tensor) or x.ndim != 2:
         raise ValueError(f"Expected {who} logits of shape [B, K], got {described(x)}.")
     if 0 in x.shape:  # the mean over no samples is NaN
         raise ValueError(f"Expected {who} logits with something in them, got {list(x.shape)}.")
+    if x.shape[1] < least:
+        raise ValueError(f"Expected {who} logits of 2 classes or more, got {list(x.shape)}. "
+                         f"{ONE_LOGIT}")
     return x if x.dtype == torch.float64 else x.float()
 
 
-def logits_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
-    """Check logits of both sides, of one shape; the teacher's come without a gradient."""
+def logits_pair(student, teacher, least: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check logits of both sides, of one shape with `least` classes or more; the teacher's come
+    without a gradient."""
     if not (isinstance(student, torch.Tensor) and isinstance(teacher, torch.Tensor)
-            and student.ndim == 2 and student.shape == teacher.shape and 0 not in student.shape):
-        student, teacher = logits(student, "student"), logits(teacher, "teacher")
+            and student.ndim == 2 and student.shape == teacher.shape and len(student) > 0
+            and student.shape[1] >= least > 0):
+        student, teacher = logits(student, "student", least), logits(teacher, "teacher", least)
         if student.shape != teacher.shape:
             raise shape_error("logits of one shape [B, K]", student, teacher,
                               "Both must answer for the same classes in the same order.")
@@ -55,8 +65,10 @@ def logits_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
     return student, teacher.detach()
 
 
-def labels(student_BK, y) -> torch.Tensor:
-    """Check labels that fit the logits: int64 [B], or soft [B, K] in the logits' dtype."""
+def labels(student_BK, y, ignore: int | None = None) -> torch.Tensor:
+    """Check labels that fit the logits: int64 [B], or soft [B, K] in the logits' dtype. Class
+    numbers on the CPU must lie in 0 … K - 1, or be `ignore`; on a GPU the check would wait for it.
+    """
     if not isinstance(y, torch.Tensor) or y.shape not in (student_BK.shape[:1], student_BK.shape):
         got = described(y) if y is not None else (
             "none. Bring data with labels, or take terms that compare with a teacher only")
@@ -66,15 +78,35 @@ def labels(student_BK, y) -> torch.Tensor:
         return y.to(student_BK.dtype)
     if y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f"Expected whole numbers as labels, got {y.dtype}. Use labels.long().")
-    return y.long()
+    y, K = y.long(), student_BK.shape[1]
+    if y.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = y.aminmax()
+        if low < 0 or high >= K:
+            _check_range(y, K, ignore)
+    return y
+
+
+def _check_range(y, K: int, ignore: int | None) -> None:
+    wrong = y[(y < 0) | (y >= K)] if ignore is None else y[((y < 0) | (y >= K)) & (y != ignore)]
+    if len(wrong):
+        found = wrong.unique().tolist()[:5]
+        left_out = ("Samples of -100 are left out by CE and LabelSmoothing only: select those with "
+                    "a label before the call." if ignore is None and -100 in found else
+                    f"Renumber the labels from 0, or give the student {max(found) + 1} outputs."
+                    if min(found) >= 0 else "Renumber the labels from 0; those that do not count "
+                    "are ignore_index, -100 unless you say another, in CE and LabelSmoothing.")
+        raise ValueError(f"Expected labels from 0 to {K - 1} for logits of {K} classes, got "
+                         f"{', '.join(map(str, found))}. {left_out}")
 
 
 def class_numbers(student_BK, y) -> torch.Tensor:
     """Check labels as class numbers [B]; soft labels [B, K] are refused."""
     y = labels(student_BK, y)
     if y.ndim == 2:
-        raise ValueError(f"Expected class numbers [B] as labels, got soft labels {list(y.shape)}. "
-                         "Use labels.argmax(1).")
+        raise ValueError(f"Expected class numbers [B] as labels, for one target class in each "
+                         f"sample, got soft labels {list(y.shape)} (from MixUp, CutMix or label "
+                         "smoothing?). Use labels.argmax(1) in your own loop, or terms for soft "
+                         "labels: CE, KD.")
     return y
 
 
@@ -105,24 +137,43 @@ def features_pair(student, teacher, *ndims: int):
     return student, teacher
 
 
-def as_map(x, who: str = "the") -> torch.Tensor:
-    """Give features as a map [B, C, H, W]. A vector [B, D] is a map of 1x1. Tokens [B, N, D] are
-    laid out on their grid, without 0, 1, 2 or 5 leading tokens that stand for no patch (class,
-    distillation, registers): the first number that leaves a square.
+def as_map(x, who: str = "the", *, grid=None, prefix: int | None = None,
+           like=None) -> torch.Tensor:
+    """Give features as a map [B, C, H, W]. A vector [B, D] is a map of 1x1; tokens [B, N, D] are
+    laid out on their grid, row by row.
+
+    grid: (height, width) of the grid of tokens. None: found out, where only one is plausible.
+    prefix: the number of leading tokens that stand for no place (class, distillation, registers);
+        they are left out. None: 0, 1, 2, 4 or 5, whichever leaves a grid.
+    like: the (height, width) of a map of the same images, such as that of the other side: the grid
+        has its ratio of height and width.
+
+    Without `grid` and `like` the grid is square, as of nearly all published transformers. Refused
+    are numbers of tokens that leave two square grids, and those where another grid of as many
+    places is plausible, not longer than twice its shorter side: 144 tokens are 12 x 12 or 9 x 16. A
+    map stays as it is: permute [B, H, W, C] first. Raises `ValueError` where no grid, or more than
+    one, is possible.
+
+    Terms with module paths take the layout from what the model states: the patches that its
+    convolution cuts, and its leading tokens (timm, torchvision, transformers, and models with those
+    names); or from the path, as in "blocks.3@1+9x16" (see `kdcourse.taps`).
 
     >>> as_map(torch.zeros(2, 17, 8)).shape  # a class token and 4 x 4 patches
     torch.Size([2, 8, 4, 4])
+    >>> as_map(torch.zeros(2, 145, 8), grid=(9, 16), prefix=1).shape
+    torch.Size([2, 8, 9, 16])
     """
     x = features(x, who, 2, 3, 4)
-    if x.ndim != 3:
-        return x if x.ndim == 4 else x[:, :, None, None]
-    for extra in (0, 1, 2, 5):
-        patches = x[:, extra:].transpose(1, 2)
-        side = math.isqrt(patches.shape[2])
-        if side and side * side == patches.shape[2]:
-            return patches.unflatten(2, (side, side))
-    raise ValueError(f"Expected {who} tokens that fill a square grid after 0, 1, 2 or 5 leading "
-                     f"tokens, got {list(x.shape)}. Reshape them to [B, C, H, W] yourself.")
+    if x.ndim == 4 and grid is None:
+        return x
+    grid, like = (size if size is None else tuple(size) for size in (grid, like))
+    return arranged(x, Layout(grid, prefix, like), who)
+
+
+def maps(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give both sides as maps (`as_map`), the tokens of one with the ratio of the other's map."""
+    sizes = [x.shape[2:] if x.ndim == 4 else None for x in (teacher, student)]
+    return (as_map(student, "student", like=sizes[0]), as_map(teacher, "teacher", like=sizes[1]))
 
 
 def as_tokens(x, who: str = "the") -> torch.Tensor:

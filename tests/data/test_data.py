@@ -6,10 +6,12 @@ import hashlib
 import importlib
 import io
 import pickle
+import re
 import struct
 import tarfile
 import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -539,3 +541,19 @@ def test_a_dataset_by_hand_is_checked_too(data):
         Dataset(data.train, bad, data.test, data.classes, data.params)
     with pytest.raises(ValueError, match="at least one sample in test, got none"):
         dataclasses.replace(data, test=Split(data.test.x[:0], data.test.y[:0]))
+
+
+@pytest.mark.parametrize(("labels", "sentence"), [
+    ([1, 2, 3], "from 1 to 3 make 4 classes, of which 1 (class 0 is the first)"),
+    ([0, 2, 3], "from 0 to 3 make 4 classes, of which 1 (class 1 is the first)"),
+    ([10, 20, 30], "from 10 to 30 make 31 classes, of which 28 (class 0 is the first)")])
+def test_classes_without_a_sample_get_a_warning(labels, sentence):
+    y = np.tile(labels, 20)
+    with pytest.warns(UserWarning, match=re.escape(sentence) + ".*return_inverse.*classes="):
+        data = from_arrays(X[:60], y)
+    assert len(data.classes) == max(labels) + 1
+    with warnings.catch_warnings(action="error"):
+        from_arrays(X[:60], y, classes=max(labels) + 1)
+        from_arrays(X[:60], np.unique(y, return_inverse=True)[1])
+        from_arrays(X[:60], np.eye(40)[y])
+        from_arrays(X[:60], np.full(60, 0), val=(X[:2], np.array([1, 2])))

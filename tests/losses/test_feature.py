@@ -245,6 +245,18 @@ def test_the_regressor_of_published_tables_has_no_layer_for_other_sizes(size):
         built(lambda: Hint(projection="code"), VECTOR, LONG)
 
 
+@pytest.mark.parametrize(("student", "teacher", "million"), [
+    ((64, 56, 56), (512, 7, 7), 82), ((256, 28, 28), (1024, 14, 14), 59),
+    ((32, 112, 112), (128, 14, 14), 40)])
+def test_a_regressor_of_many_million_weights_is_refused(student, teacher, million):
+    with pytest.raises(ValueError, match=rf"most 20 million .* got {million} million.*1x1"):
+        Hint("a", "b").build(torch.zeros(1, *student), torch.zeros(1, *teacher), 0)
+    if student[1] != 2 * teacher[1]:
+        with pytest.raises(ValueError, match=rf"got {million} million"):
+            Hint(projection="code").build(torch.zeros(2, *student), torch.zeros(2, *teacher), 0)
+    assert built(lambda: Hint(projection="1x1"), torch.zeros(1, *student), torch.zeros(1, *teacher))
+
+
 # --- attention transfer -------------------------------------------------------------------------
 
 

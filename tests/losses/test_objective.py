@@ -257,3 +257,12 @@ def test_an_objective_works_alone_in_a_foreign_loop():
 def test_needs_teacher_is_known_before_anything_runs():
     assert not (CE() + LabelSmoothing()).needs_teacher
     assert (CE() + KD()).needs_teacher
+
+
+def test_a_star_import_leaves_the_package_its_name():
+    names = {}
+    exec("import kdcourse as kd\nfrom kdcourse.losses import *", names)
+    assert names["kd"] is kd
+    assert names["dkd"] is kd.losses.dkd and names["KD"] is kd.losses.KD
+    exec("from kdcourse.losses import kd", names)
+    assert names["kd"] is kd.losses.kd

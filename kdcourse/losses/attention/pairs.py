@@ -11,6 +11,8 @@ from kdcourse.losses.feature.projections import projected
 class HiddenLoss(FeatureLoss):
     """Compare hidden states, the student's behind a matrix if `project` asks for one."""
 
+    takes = "places"
+
     def __init__(self, student=None, teacher=None, *, project: bool | None = None):
         inputs.check(project in (True, False, None), "project True, False or None", repr(project))
         super().__init__(student, teacher, project=project)
@@ -36,6 +38,10 @@ def tokens_pair(student, teacher, width: bool = True):
     """Give hidden states of both sides as [B, N, D], with as many tokens; of one width if `width`
     is True. The teacher's come without a gradient."""
     given = student, teacher
+    if all(isinstance(x, torch.Tensor) and x.ndim == 4 for x in given) and (
+            student.shape[2:] != teacher.shape[2:]):
+        raise inputs.shape_error("maps of one height and width", *given, "A token is compared with "
+                                 "that of the same place. Tap layers of one grid.")
     student, teacher = inputs.as_tokens(student, "student"), inputs.as_tokens(teacher, "teacher")
     ndim = 3 if width else 2
     if student.shape[:ndim] != teacher.shape[:ndim]:

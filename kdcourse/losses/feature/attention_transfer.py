@@ -57,6 +57,8 @@ class AT(FeatureLoss, function=attention_transfer):
     by the batch size. For the mean over the batch, as here, that is the weight 1000 / (2 H W).
     """
 
+    takes = "maps"
+
     def __init__(self, student=None, teacher=None, *, p: float = 2.0, variant: str = "code"):
         _check_settings(p, variant)
         super().__init__(student, teacher, p=p, variant=variant)

@@ -80,6 +80,8 @@ class FSP(FeatureLoss, function=fsp):
     in the second stage (helper/loops.py).
     """
 
+    takes = "maps"
+
     def __init__(self, student=None, teacher=None, *, variant: str = "code"):
         inputs.check_choice("variant", variant, VARIANTS)
         super().__init__(student, teacher, variant=variant)

@@ -1,5 +1,7 @@
 """Hints (FitNets). B batch, C channels, H W height and width, N tokens, D features."""
 
+import math
+
 import torch  # noqa: F401 - for the example
 from torch import nn
 
@@ -8,6 +10,7 @@ from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.feature import projections
 
 VARIANTS = ("paper", "mean")
+LARGEST = 20_000_000  # weights of a regressor; the authors' have some hundred thousand
 
 
 def hint(student, teacher, variant: str = "mean", reduction: str = "mean"):
@@ -44,7 +47,8 @@ class Hint(FeatureLoss):
         regressor of the FitNet rows in published tables, for maps and tokens: a convolution, batch
         normalisation and a ReLU. The kernel is 3 with stride 2 where the student's map is twice as
         large; a transposed one of 4 with stride 2 where it is half as large; otherwise as in
-        "paper". None trains nothing and needs equal shapes.
+        "paper". None trains nothing and needs equal shapes. A kernel of more than 20 million
+        weights is refused with `ValueError`, in `build`.
 
     Takes vectors [B, D], tokens [B, N, D] and maps [B, C, H, W]; tokens beside a map, or beside a
     sequence of another length, are laid out on their grid. The authors give the regressor the
@@ -57,6 +61,8 @@ class Hint(FeatureLoss):
     teacher's map: 0.0061 for 128 x 16 x 16. The paper itself has no weight: it trains on the hint
     alone first, up to that layer, and on the outputs afterwards.
     """
+
+    takes = "places"
 
     def __init__(self, student=None, teacher=None, *, projection: str | None = "paper",
                  variant: str = "mean"):
@@ -72,7 +78,7 @@ class Hint(FeatureLoss):
         elif self.regressor is None and self.projection == "code":
             self.regressor = self.seeded(seed, student, lambda: _regressor(student, teacher))
         elif self.regressor is None:
-            kernel = [s - t + 1 for s, t in zip(student.shape[2:], teacher.shape[2:])]
+            kernel = _kernel(student, teacher)
             self.regressor = self.seeded(seed, student, lambda: projections.layer(
                 student.ndim, projections.width(student), projections.width(teacher), kernel))
 
@@ -103,8 +109,20 @@ def _regressor(student, teacher) -> nn.Module:
     elif all(2 * s == t for s, t in sizes):
         layer = nn.ConvTranspose2d(channels, outputs, 4, stride=2, padding=1)
     elif all(s >= t for s, t in sizes):
-        layer = nn.Conv2d(channels, outputs, [s - t + 1 for s, t in sizes])
+        layer = nn.Conv2d(channels, outputs, _kernel(student, teacher))
     else:
         raise inputs.shape_error("maps of which the student's is at least as large, or half as "
                                  "large", student, teacher, 'Use projection="paper" or "1x1".')
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def _kernel(student, teacher) -> list[int]:
+    """Give the kernel that takes the student's map to the teacher's size."""
+    kernel = [s - t + 1 for s, t in zip(student.shape[2:], teacher.shape[2:])]
+    weights = projections.width(student) * projections.width(teacher) * math.prod(kernel)
+    if weights > LARGEST:
+        raise ValueError(f"Expected a regressor of at most {LARGEST // 10**6} million weights, got "
+                         f"{weights / 1e6:.0f} million, from {list(student.shape)} to "
+                         f"{list(teacher.shape)}: a map that much larger needs as large a kernel. "
+                         'Use projection="1x1", or tap layers of nearly one size.')
+    return kernel

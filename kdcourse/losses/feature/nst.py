@@ -65,6 +65,8 @@ class NST(FeatureLoss, function=nst):
     scripts/run_cifar_distill.sh). The paper writes λ/2 before the loss; neither code has the half.
     """
 
+    takes = "maps"
+
     def __init__(self, student=None, teacher=None, *, kernel: str = "poly"):
         inputs.check_choice("kernel", kernel, KERNELS)
         super().__init__(student, teacher, kernel=kernel)

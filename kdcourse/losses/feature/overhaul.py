@@ -95,6 +95,8 @@ class OFD(FeatureLoss):
     torch's default.
     """
 
+    takes = "maps"
+
     def __init__(self, student=None, teacher=None, *, margin=None):
         super().__init__(student, teacher)
         if margin is not None:

@@ -20,7 +20,7 @@ def comparable_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
     """Bring features into shapes to compare place by place; the teacher's without a gradient.
 
     Two vectors, two maps, and two sequences of one length stay as they are. Otherwise tokens are
-    laid out as a map (`inputs.as_map`).
+    laid out as a map (`inputs.maps`).
     """
     student, teacher = inputs.one_batch(student, teacher, 2, 3, 4)
     if (student.ndim == 2) != (teacher.ndim == 2):
@@ -29,13 +29,13 @@ def comparable_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
             "Tap other modules, or average the map over its places first.")
     if student.ndim == teacher.ndim and (student.ndim != 3 or student.shape[1] == teacher.shape[1]):
         return student, teacher
-    return inputs.as_map(student, "student"), inputs.as_map(teacher, "teacher")
+    return inputs.maps(student, teacher)
 
 
 def maps_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give both sides as maps [B, C, H, W] (`inputs.as_map`); the teacher's without a gradient."""
+    """Give both sides as maps [B, C, H, W] (`inputs.maps`); the teacher's without a gradient."""
     student, teacher = inputs.one_batch(student, teacher, 3, 4)
-    return inputs.as_map(student, "student"), inputs.as_map(teacher, "teacher")
+    return inputs.maps(student, teacher)
 
 
 def width(x) -> int:

@@ -60,6 +60,7 @@ class ReviewKD(FeatureLoss):
     (ResNet-50 to MobileNet; ImageNet/README.md).
     """
 
+    takes = "maps"
     omitted = ("width",)
 
     def __init__(self, student=None, teacher=None, *, width: int | None = None):
@@ -132,5 +133,4 @@ def _levels(students, teachers) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def _map_levels(students, teachers) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(inputs.as_map(student, "student"), inputs.as_map(teacher, "teacher"))
-            for student, teacher in _levels(students, teachers)]
+    return [inputs.maps(student, teacher) for student, teacher in _levels(students, teachers)]

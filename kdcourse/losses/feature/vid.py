@@ -64,6 +64,7 @@ class VID(FeatureLoss):
     mdistiller/engine/cfg.py). With variant "paper" divide by the C H W of the teacher's map.
     """
 
+    takes = "places"
     omitted = ("hidden",)
 
     def __init__(self, student=None, teacher=None, *, hidden: int | None = None,

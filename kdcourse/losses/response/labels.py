@@ -1,37 +1,48 @@
 """The labels of the data, plain and smoothed. B batch, K classes; q: the student's softmax."""
 
-import torch  # noqa: F401 - for the examples
+import math
+
+import torch
 import torch.nn.functional as F
 
 from kdcourse.losses import inputs
 from kdcourse.losses.base import Loss
 
 
-def cross_entropy(student_BK, labels, reduction: str = "mean"):
+def cross_entropy(student_BK, labels, reduction: str = "mean", *, weight=None,
+                  ignore_index: int = -100):
     r"""Compute the cross-entropy with the labels, at temperature 1.
 
-    .. math:: L = -\log q_y \quad\text{or, with soft labels}\quad L = -\sum_k y_k \log q_k
+    .. math:: L = -w_y \log q_y \quad\text{or, with soft labels}\quad L = -\sum_k w_k y_k \log q_k
 
-    student_BK: logits [B, K]. labels: class numbers [B], or soft labels [B, K]. Raises `ValueError`
-    where they do not match.
+    student_BK: logits [B, K], K at least 2. labels: class numbers [B], or soft labels [B, K].
+    weight: w, a number of 0 or more for each class [K]; None: 1. As in torch, the mean over class
+        numbers is divided by the sum of their weights, that over soft labels by their number.
+    ignore_index: a class number that does not count: its value is 0, and it is left out of the
+        mean. Where none counts, the mean is 0, without a gradient.
+
+    Raises `ValueError` where they do not match, and for class numbers outside 0 … K - 1: of labels
+    on the CPU only, as the check would wait for a GPU. `fit` gets labels that were checked before.
 
     >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))  # log 4
     tensor(1.3863)
+    >>> cross_entropy(torch.zeros(2, 4), torch.tensor([2, -100]))  # of one label
+    tensor(1.3863)
     """
     student_BK = inputs.logits(student_BK, "student")
-    labels = inputs.labels(student_BK, labels)
+    labels = inputs.labels(student_BK, labels, ignore_index)
+    weight_K = None if weight is None else _weights(weight, student_BK.shape[1]).to(student_BK)
     if labels.ndim == 2:  # not by F.cross_entropy, for which 0 log 0 is NaN
         log_q = F.log_softmax(student_BK, dim=1).masked_fill(labels == 0, 0)
+        labels = labels if weight_K is None else labels * weight_K
         return inputs.reduce(-(labels * log_q).sum(1), reduction)
-    return inputs.reduce(F.cross_entropy(student_BK, labels, reduction="none"), reduction)
+    values_B = F.cross_entropy(student_BK, labels, weight_K, ignore_index=ignore_index,
+                               reduction="none")
+    return _reduced(values_B, labels, reduction, weight_K, ignore_index)
 
 
-class CE(Loss, function=cross_entropy):
-    """Learn from the labels: `cross_entropy`."""
-    needs_teacher = False
-
-
-def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str = "mean"):
+def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str = "mean", *,
+                    ignore_index: int = -100):
     r"""Compute the cross-entropy with labels mixed with the uniform distribution.
 
     .. math:: L = -(1-\varepsilon)\log q_y - \frac{\varepsilon}{K}\sum_k \log q_k
@@ -47,15 +58,89 @@ def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str =
     """
     inputs.check_share("smoothing", smoothing)
     student_BK = inputs.logits(student_BK, "student")
-    labels = inputs.labels(student_BK, labels)
-    values_B = F.cross_entropy(student_BK, labels, label_smoothing=smoothing, reduction="none")
-    return inputs.reduce(values_B, reduction)
+    labels = inputs.labels(student_BK, labels, ignore_index)
+    if labels.ndim == 2:
+        values_B = F.cross_entropy(student_BK, labels, label_smoothing=smoothing, reduction="none")
+        return inputs.reduce(values_B, reduction)
+    values_B = F.cross_entropy(student_BK, labels, label_smoothing=smoothing, reduction="none",
+                               ignore_index=ignore_index)
+    return _reduced(values_B, labels, reduction, None, ignore_index)
 
 
-class LabelSmoothing(Loss, function=label_smoothing):
-    """Learn from smoothed labels: `label_smoothing`."""
+class LabelLoss(Loss):
+    """Learn from labels, of which some may not count (`ignore_index`)."""
+
     needs_teacher = False
 
-    def __init__(self, smoothing: float = 0.1, student=None, teacher=None):
+    def reduced(self, values, labels=None, rows=None):
+        weight = self.settings().get("weight")
+        if labels.ndim == 2 or (rows is not None and weight is None):
+            return super().reduced(values, labels, rows)
+        if rows is None:
+            return _reduced(values, labels, "mean", weight, self.ignore_index)
+        shares = weight[labels] if rows.weight is None else weight[labels] * rows.weight
+        return _mean(values * (1 if rows.weight is None else rows.weight), shares)
+
+    def extra_repr(self):
+        shown = {name: value for name, value in self.settings().items() if value is not None}
+        if shown["ignore_index"] == -100:
+            del shown["ignore_index"]
+        if "weight" in shown:
+            shown["weight"] = f"[{', '.join(f'{w:.4g}' for w in self.weight.tolist())}]"
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+class CE(LabelLoss, function=cross_entropy):
+    """Learn from the labels: `cross_entropy`.
+
+    weight: a weight for each class, where some are rare. The mean is divided by the sum of the
+        labels' weights, in each process and each part of a batch (`accumulate`) by its own.
+    ignore_index: the class number of samples that do not count. (Where a task ignores rows, such as
+        `Tokens`, they are left out already.)
+
+    >>> CE(weight=[1, 2.5])
+    CE(weight=[1, 2.5])
+    """
+
+    def __init__(self, student=None, teacher=None, *, weight=None, ignore_index: int = -100):
+        if weight is not None:
+            weight = _weights(weight)
+            inputs.check(((weight >= 0) & (weight < math.inf)).all(),
+                         "finite weights of classes of at least 0", weight.tolist())
+        super().__init__(student, teacher, weight=weight, ignore_index=ignore_index)
+
+
+class LabelSmoothing(LabelLoss, function=label_smoothing):
+    """Learn from smoothed labels: `label_smoothing`."""
+
+    def __init__(self, smoothing: float = 0.1, student=None, teacher=None, *,
+                 ignore_index: int = -100):
         inputs.check_share("smoothing", smoothing)
-        super().__init__(student, teacher, smoothing=smoothing)
+        super().__init__(student, teacher, smoothing=smoothing, ignore_index=ignore_index)
+
+
+def _weights(weight, K: int | None = None) -> torch.Tensor:
+    """Check weights of classes [K]."""
+    weight_K = torch.as_tensor(weight)
+    if weight_K.ndim != 1 or K not in (None, len(weight_K)):
+        count = "" if K is None else f"{K} "
+        raise ValueError(f"Expected one weight for each of the {count}classes, got "
+                         f"{list(weight_K.shape)}.")
+    return weight_K if weight_K.is_floating_point() else weight_K.float()
+
+
+def _reduced(values_B, labels_B, reduction: str, weight_K, ignore_index: int):
+    """Take the mean over the labels that count, by their weights; or leave one value per sample."""
+    if reduction != "mean":
+        return inputs.reduce(values_B, reduction)
+    shares_B = labels_B != ignore_index
+    if weight_K is not None:
+        shares_B = weight_K[labels_B.where(shares_B, 0)] * shares_B
+    return _mean(values_B, shares_B)
+
+
+def _mean(values_B, shares_B):
+    """Divide the sum of values that are weighted already by the sum of their shares; 0 for 0. With
+    shares of 1 it has the bits of `values_B.mean()`."""
+    total = shares_B.sum().to(values_B.dtype)
+    return values_B.mean() * (len(values_B) / total.masked_fill(total == 0, 1))

@@ -26,7 +26,7 @@ def logit_mse(student_BK, teacher_BK, variant: str = "half", reduction: str = "m
     (tensor(4.5000), tensor(9.), tensor(4.5000))
     """
     inputs.check_choice("variant", variant, VARIANTS)
-    student_BK, teacher_BK = inputs.logits_pair(student_BK, teacher_BK)
+    student_BK, teacher_BK = inputs.logits_pair(student_BK, teacher_BK, least=1)
     squares_BK = (student_BK - teacher_BK).square()
     values_B = squares_BK.mean(1) if variant == "mean" else squares_BK.sum(1)
     return inputs.reduce(values_B / 2 if variant == "half" else values_B, reduction)

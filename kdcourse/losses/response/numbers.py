@@ -17,7 +17,7 @@ def squared_error(student_BD, targets_BD, reduction: str = "mean"):
     >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]]))
     tensor(4.5000)
     """
-    student_BD = inputs.logits(student_BD, "student")
+    student_BD = inputs.logits(student_BD, "student", least=1)
     if not isinstance(targets_BD, torch.Tensor) or targets_BD.shape != student_BD.shape:
         raise ValueError(f"Expected targets of shape {list(student_BD.shape)}, got "
                          f"{inputs.described(targets_BD)}.")

@@ -33,8 +33,6 @@ def virtual_teacher(student_BK, labels, a: float = 0.99, T: float = 20.0, varian
     student_BK = inputs.logits(student_BK, "student")
     labels_B1 = inputs.class_numbers(student_BK, labels)[:, None]
     K = student_BK.shape[1]
-    if K < 2:
-        raise ValueError(f"Expected 2 classes or more, got logits {list(student_BK.shape)}.")
     p_BK = torch.full_like(student_BK, (1 - a) / (K - 1)).scatter(1, labels_B1, a)
     if variant == "code":
         return kd(student_BK, p_BK / T, 1, reduction)
