@@ -3,7 +3,8 @@
 A scheme lists its edges; `forward`, `build` and `check` are written once, in `Scheme`.
 """
 
-from kdcourse.schemes.base import Distiller, Edge, Outcome, Scheme, Supervised, export, outcome
+from kdcourse.schemes.base import Distiller, Scheme, Supervised, export
+from kdcourse.schemes.edges import Edge, Outcome, outcome
 from kdcourse.schemes.online import Mutual
 from kdcourse.schemes.self import MultiExit
 

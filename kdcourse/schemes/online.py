@@ -9,7 +9,8 @@ from torch import nn
 
 from kdcourse import losses
 from kdcourse.data import Batch
-from kdcourse.schemes.base import Edge, Scheme
+from kdcourse.schemes.base import Scheme
+from kdcourse.schemes.edges import Edge
 from kdcourse.taps import describe
 
 
