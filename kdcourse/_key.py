@@ -222,6 +222,9 @@ class _Reader:
         apart = not any(id(tensor) in self.without for tensor in tensors)
         if apart and is_as_made(module):
             return ["made", self.read(module.provenance["how"], place)]
+        exported = isinstance(module, torch.fx.GraphModule) and "train" in vars(module)
+        if exported or isinstance(module, torch.jit.ScriptModule):
+            return self.program(module, [*tensors], place)
         if hasattr(module, "identity"):
             return self.object(module, place)
         outermost, kind = self.weights is None, self.read(type(module), place)
@@ -233,6 +236,13 @@ class _Reader:
                 self.note(torch.cat(self.weights), place)
             self.weights = None
         return ["network", kind, found]
+
+    def program(self, module: nn.Module, tensors: list, place: str):
+        """The code of a network of `torch.jit` or `torch.export`, its tensors and constants."""
+        graph = getattr(module, "inlined_graph", None)  # held, as its nodes die with it
+        tensors += [node.t("value") for node in graph.findAllNodes("prim::Constant")
+                    if str(node.output().type()) == "Tensor"] if graph else []
+        return ["program", getattr(module, "code", ""), self.read(tensors, place)]
 
     def inside(self, module: nn.Module, place: str):
         """A network's own tensors and attributes, and its children."""

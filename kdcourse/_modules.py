@@ -13,11 +13,12 @@ _PARTS = ("_parameters", "_buffers", "_modules")
 
 
 def switch(module: nn.Module, mode: bool) -> None:
-    """Set the mode of a module. A part whose mode cannot be set, such as what `torch.export` made,
-    keeps it."""
+    """Set the mode of a module. What `torch.export` made refuses that: it computes as it did when
+    it was made, and only its flag is set."""
     try:
         module.train(mode)
     except NotImplementedError:
+        module.training = mode
         for child in module.children():
             switch(child, mode)
 

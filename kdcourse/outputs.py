@@ -47,6 +47,12 @@ class Output:
         self._why = why
         return self
 
+    def with_rows(self, rows: Rows) -> "Output":
+        """Give the same output, cut into rows."""
+        twin = Output(None, self.taps, self.index, rows)
+        vars(twin).update(vars(self) | {"rows": rows})
+        return twin if self.has_logits else twin.without_logits(self._why)
+
     def __getattr__(self, name):  # called for an attribute that is not there
         if name == "logits" and not self.has_logits:
             raise TypeError(self._why)

@@ -226,8 +226,8 @@ class _Tap:
                     "compiled before, call torch.compiler.reset() first.")
         if self.taken:
             return ("In an earlier pass it was. Does the model leave it out in some steps "
-                    "(LayerDrop), or in train or in eval mode? Tap a module that is called in every "
-                    f"step, or set the probability of leaving it out to 0. {compiled}")
+                    "(LayerDrop), or in train or in eval mode? Tap a module that is called in "
+                    f"every step, or set the probability of leaving it out to 0. {compiled}")
         return ("Tap a module that the model calls: some, such as auxiliary heads, are called only "
                 "in train mode or only in eval mode; a student is run in train mode, a teacher in "
                 f"eval mode. {compiled}")

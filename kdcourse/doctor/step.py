@@ -31,7 +31,8 @@ def examine(setup) -> bool:
         return False
     if setup.networks:
         _teacher_in_eval_mode(setup, states)
-    report_probabilities(setup, "student", outcome.logits, setup.data.task)
+    if outcome.logits is not None:
+        report_probabilities(setup, "student", outcome.logits, setup.data.task)
     setup.look("the loss is finite")
     if not torch.isfinite(outcome.loss):
         setup.report(f"The loss is {float(outcome.loss.detach())} on the first batch (part: "

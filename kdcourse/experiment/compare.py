@@ -279,7 +279,9 @@ class _Answers:
     def for_scheme(self, scheme):
         if self.teacher is None:
             own = getattr(scheme, "teacher", None)
-            return answers(own.predict, self.split)[0] if isinstance(own, Teacher) else None
+            with contextlib.suppress(TypeError):  # a teacher without logits
+                return answers(own.predict, self.split)[0] if isinstance(own, Teacher) else None
+            return None
         if self._logits is None:
             self._logits = answers(self.teacher.predict, self.split)[0]
         return self._logits

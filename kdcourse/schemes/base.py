@@ -6,6 +6,7 @@ Shapes: B batch, K classes.
 import contextlib
 import dataclasses
 import itertools
+import warnings
 import weakref
 
 import torch
@@ -143,6 +144,12 @@ class Scheme(nn.Module):
         """Choose whom `report` compares a network with: the teachers, or the others in `names`."""
         return list(self.teachers) or [other for other in names if other != name]
 
+    @property
+    def reads_logits(self) -> bool:
+        """False where all terms compare inner tensors of the students."""
+        return any(not term.student_paths and not term.needs_paths
+                   for one in self.objectives() for term in one.terms.values())
+
     def tap(self, *paths: str) -> None:
         """Attach hooks to the students for all paths of the objectives, and for `paths`.
 
@@ -252,18 +259,21 @@ class Scheme(nn.Module):
             part.check(data)
 
     def _check_output(self, student: nn.Module, data: Dataset) -> None:
-        reads = any(not term.student_paths and not term.needs_paths
-                    for one in self.objectives() for term in one.terms.values())
+        why, reads = "", self.reads_logits
         try:
             output = predict(student, data.train.head(2))
             data.task.check_output(output, data.classes, data.name)
-            fits = reads or data.task.outputs(output) == len(data.classes)
-        except (TypeError, ValueError):
+            if not reads and data.task.outputs(output) != len(data.classes):
+                why = f"Its output is {list(output.shape)} for {len(data.classes)} classes."
+        except (TypeError, ValueError) as error:
             if reads:
                 raise
-            fits = False  # a backbone, of which only inner tensors are compared
+            why = str(error)
         if student is self.student:
-            self.scored = fits
+            self.scored = not why
+            if why and getattr(data.val, "first", data.val).y is not None:
+                warnings.warn(f"The student is trained on inner tensors and not validated: {why}",
+                              stacklevel=4)
 
     def after_step(self) -> None:
         """Call `after_step` of the teachers. Called by `fit` after each step of the optimiser.

@@ -35,19 +35,22 @@ class Edge:
     def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Compute the unweighted loss of each term by name. Logits and labels that are not rows by
         themselves are cut into rows here, once for all terms."""
-        student, teacher = self.student, self.teacher
-        if not batch.task.plain and any(term.on_rows for term in self.objective.terms.values()):
-            cut = batch.task.rows(student.logits, batch.x, batch.y, batch.total)
-            student = dataclasses.replace(student, rows=cut)
+        student, teacher, task = self.student, self.teacher, batch.task
+        on_rows = [] if task.plain else [
+            term for term in self.objective.terms.values() if term.on_rows]
+        if on_rows:
+            if not student.has_logits and all(term.student_paths for term in on_rows):
+                logits = student.taps[on_rows[0].student_paths[0]]
+            else:
+                logits = student.logits
+            cut = task.rows(logits, batch.x, batch.y, batch.total)
+            student = student.with_rows(cut)
             if teacher is not None:
-                logits = teacher.logits
-                logits = batch.task.flat(logits) if self._compares_logits() else logits
-                teacher = dataclasses.replace(teacher, rows=cut._replace(logits=logits))
+                reads = any(term.needs_teacher and not term.teacher_paths for term in on_rows)
+                theirs = teacher.logits if reads or teacher.has_logits else None
+                theirs = task.flat(theirs) if reads else theirs
+                teacher = teacher.with_rows(cut._replace(logits=theirs))
         return self.objective.losses(student, teacher, batch.y)
-
-    def _compares_logits(self) -> bool:
-        return any(term.on_rows and term.needs_teacher and not (
-            term.student_paths and term.teacher_paths) for term in self.objective.terms.values())
 
     def check(self, task: Task = ONE_LABEL) -> None:
         """Raise `TypeError` for an objective that is none, and `ValueError` where a term compares
@@ -61,7 +64,9 @@ class Edge:
                 raise ValueError(f"Expected terms that compare numbers for {task!r}, got {term!r}, "
                                  "which compares classes. Use SquaredError() and LogitMSE(), or "
                                  "set needs_classes = False on a term of your own.")
-        if self.teacher is None or not self._compares_logits():
+        if self.teacher is None or not any(
+                term.on_rows and term.needs_teacher and not term.student_paths
+                and not term.teacher_paths for term in self.objective.terms.values()):
             return
         ours, theirs = task.outputs(self.student.logits), task.outputs(self.teacher.logits)
         if ours != theirs:
