@@ -69,8 +69,8 @@ class _Before:
         module = self.module
         module.training = self.mode
         for tensor, data, copy in self.tensors:
-            if tensor.data_ptr() != data.data_ptr():  # another one was assigned to `tensor.data`
-                tensor.data = data
+            if tensor.shape != data.shape or tensor.data_ptr() != data.data_ptr():
+                tensor.data = data  # it was resized, or another one was assigned to its `data`
             if not _equal(data, copy):
                 data.copy_(copy)
         if self._scripted or self._has_made():

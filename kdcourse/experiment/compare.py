@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable
 from kdcourse import _files, measure
 from kdcourse._key import Key, key_of
 from kdcourse._machine import RESULTS, default_device, where
-from kdcourse.data import Dataset, Split
+from kdcourse.data import Dataset, Split, check_dataset
 from kdcourse.experiment.comparison import Comparison, minutes
 from kdcourse.experiment.records import KEYS, Store, keyed, rounded
 from kdcourse.schemes import Scheme
 from kdcourse.taps import answers, predict
 from kdcourse.tasks import ONE_LABEL
 from kdcourse.teachers import Teacher, as_teacher
-from kdcourse.training import Recipe, fit
+from kdcourse.training import Recipe, as_recipe, fit
 
 
 def compare(
@@ -58,6 +58,11 @@ def compare(
     scheme each time, or when a quantity has the name of one that every row has.
     """
     also = also or {}
+    if not isinstance(arms, dict):
+        raise TypeError("Expected arms by name, each a function of the seed that returns a scheme, "
+                        f"got {type(arms).__name__}. Write "
+                        '{"KD": lambda seed: kd.Distiller(net(seed), teacher)}.')
+    check_dataset(data)
     seeds = _checked(seeds, split)
     if not arms:
         raise ValueError("Expected at least one arm, got none.")
@@ -72,8 +77,8 @@ def compare(
     store, told = Store(results), _Answers(teacher, measured)
     texts = {"data": repr(data), "teacher": repr(told.teacher), "split": split,
              "results": RESULTS}
-    jobs = [_Job(name, arm, (recipe[name] if isinstance(recipe, dict) else recipe) or Recipe(),
-                 seed) for seed in seeds for name, arm in arms.items()]
+    jobs = [_Job(name, arm, as_recipe(recipe[name] if isinstance(recipe, dict) else recipe), seed)
+            for seed in seeds for name, arm in arms.items()]
     rest = key_of([data, told.teacher, split, RESULTS], sketched=store.sketched)
     for job in jobs:
         job.prepare(store, rest, texts, also, again=job.seed == seeds[0])
@@ -188,6 +193,8 @@ def record(
 
 
 def _checked(seeds: Iterable[int], split: str) -> list[int]:
+    if isinstance(seeds, int):
+        raise TypeError(f"Expected several seeds, such as range({seeds}), got the number {seeds}.")
     seeds = [operator.index(seed) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"Expected at least one seed, each once, got {seeds}.")
@@ -289,7 +296,7 @@ class _Answers:
 
 def _measured(scheme, data, split, teacher, history) -> dict:
     part = getattr(data, split)
-    ask = functools.partial(predict, scheme.student)
+    ask = functools.partial(predict, scheme.judged)
     logits, labels = answers(ask, part)
     told = teacher.for_scheme(scheme)
     if told is not None and told.shape != logits.shape:

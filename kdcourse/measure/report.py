@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from kdcourse import schemes
-from kdcourse.data import Dataset
+from kdcourse.data import SPLITS, Dataset, check_dataset
 from kdcourse.measure import efficiency, quality
 from kdcourse.taps import answers, device_of, predict
 from kdcourse.tasks import ONE_LABEL
@@ -92,10 +92,10 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     ranges. Students are measured as they are exported: without hooks, not compiled. A teacher whose
     outputs are not of the data's classes has sizes and times only.
     """
-    if not isinstance(scheme, schemes.Scheme):
-        raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
-                        f"{type(scheme).__name__}. For a network alone: report(Supervised(net), "
-                        "data).")
+    schemes.check_scheme(scheme)
+    check_dataset(data)
+    if split not in SPLITS:
+        raise ValueError(f"Expected one of the splits {list(SPLITS)}, got {split!r}.")
     teachers, students, device = scheme.teachers, scheme.networks(), device_of(scheme.student)
     predictors = {name: teacher.predict for name, teacher in teachers.items()} | {
         name: functools.partial(predict, student) for name, student in students.items()}

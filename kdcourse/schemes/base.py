@@ -304,6 +304,16 @@ class Scheme(nn.Module):
         return f"{type(self).__name__}({', '.join(parts)}){average}"
 
 
+def check_scheme(scheme) -> None:
+    """Raise `TypeError` for anything but a scheme."""
+    if isinstance(scheme, Scheme):
+        return
+    remedy = (" For a network alone: kd.Supervised(network)." if isinstance(scheme, nn.Module) else
+              " Is it in another argument's place?")
+    raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
+                    f"{type(scheme).__name__}.{remedy}")
+
+
 def _frozen_norms(module: nn.Module, frozen: bool = False):
     """Yield the layers with running statistics in frozen parts of a module."""
     own = list(module.parameters())
@@ -377,7 +387,5 @@ def export(scheme: Scheme) -> nn.Module:
     >>> type(export(scheme)).__name__
     'Sequential'
     """
-    if not isinstance(scheme, Scheme):
-        raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
-                        f"{type(scheme).__name__}.")
+    check_scheme(scheme)
     return alone(scheme.judged)

@@ -107,9 +107,10 @@ def as_teacher(teacher) -> Teacher:
         return teacher.eval().requires_grad_(False)
     if isinstance(teacher, nn.Module):
         return Live(teacher)
+    remedy = ("kd.Ensemble([…]) averages several" if isinstance(teacher, (list, tuple)) else
+              "Pass the model itself; a teacher of your own is a subclass of kd.teachers.Teacher")
     raise TypeError(f"Expected a network (nn.Module) or a teacher such as Live(network), got "
-                    f"{type(teacher).__name__}. Pass the model itself; a teacher of your own is a "
-                    "subclass of kd.teachers.Teacher.")
+                    f"{type(teacher).__name__}. {remedy}.")
 
 
 def _described(transform: Callable) -> str:

@@ -15,14 +15,14 @@ from kdcourse import _files
 from kdcourse._key import key_of, stamp
 from kdcourse._machine import default_device
 from kdcourse._random import generator, seeded
-from kdcourse.data import Batch, Dataset, Stream
-from kdcourse.schemes import Outcome, Scheme
+from kdcourse.data import Batch, Dataset, Stream, check_dataset
+from kdcourse.schemes import Outcome, Scheme, check_scheme
 from kdcourse.taps import device_of, predict
 from kdcourse.training.checkpoint import Best, Checkpoint
 from kdcourse.training.history import History, Log
 from kdcourse.training.optim import Optimisers
 from kdcourse.training.processes import Team
-from kdcourse.training.recipe import Recipe
+from kdcourse.training.recipe import Recipe, as_recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,9 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     >>> len(fit(scheme, data.glyphs(train=256, val=72, test=72), Recipe(epochs=2), seed=0))
     2
     """
-    recipe, seed = recipe or Recipe(), operator.index(seed)
+    check_scheme(scheme)
+    check_dataset(data)
+    recipe, seed = as_recipe(recipe), operator.index(seed)
     device = torch.device(device) if device is not None else default_device()
     team = Team(sharded=isinstance(data.train, Stream))
     size, steps = team.plan(data.train, recipe.batch, device)
