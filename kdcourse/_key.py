@@ -216,6 +216,9 @@ class _Reader:
         tensors = [*module.parameters(), *module.buffers()]
         if self.without.isdisjoint(map(id, tensors)) and is_as_made(module):
             return ["made", self.read(module.provenance["how"], place)]
+        exported = isinstance(module, torch.fx.GraphModule) and "train" in vars(module)
+        if exported or isinstance(module, torch.jit.ScriptModule):
+            return self.program(module, [*tensors], place)
         if hasattr(module, "identity"):
             return self.object(module, place)
         kind, outer = self.read(type(module), place), self.weights
@@ -231,6 +234,13 @@ class _Reader:
         members = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False),
                    *module.named_children()]
         return [self.pairs(members, place), self.attributes(module, place)]
+
+    def program(self, module: nn.Module, tensors: list, place: str):
+        """Return the code of a network of `torch.jit` or `torch.export`, tensors and constants."""
+        graph = getattr(module, "inlined_graph", None)  # held, as its nodes die with it
+        tensors += [node.t("value") for node in graph.findAllNodes("prim::Constant")
+                    if str(node.output().type()) == "Tensor"] if graph else []
+        return ["program", getattr(module, "code", ""), self.read(tensors, place)]
 
     def object(self, thing, place: str):
         kind = type(thing)

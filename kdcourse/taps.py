@@ -5,7 +5,6 @@ Shapes: B batch, K classes, C channels, H W height and width, N samples.
 
 import contextlib
 import copy
-import dataclasses
 import difflib
 import re
 
@@ -13,46 +12,10 @@ import torch
 from torch import nn
 
 from kdcourse import _files
+from kdcourse._modules import switch
 from kdcourse.layouts import Grid, Layout, arranged, channels_last, parsed, patches, widths
-from kdcourse.tasks import Rows, call, each, first, pieces
-
-
-@dataclasses.dataclass
-class Output:
-    """The result of a model for a batch: `logits` [B, K] (in another task of another shape), tapped
-    tensors by module path, the sample ids `index` [B] where they are known, the `rows` that the
-    logits were cut into, where they are none by themselves, and the `layouts` of tapped tensors
-    that the model states."""
-
-    logits: torch.Tensor
-    taps: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
-    index: torch.Tensor | None = None
-    rows: Rows | None = None
-    layouts: dict[str, Layout] = dataclasses.field(default_factory=dict)
-
-    def detached(self) -> "Output":
-        """Give the same numbers, through which no gradient flows."""
-        taps = {}
-        for name, tensor in self.taps.items():
-            taps[name] = tensor.detach()
-        return Output(self.logits.detach(), taps, self.index, layouts=self.layouts)
-
-
-def logits_of(output) -> torch.Tensor:
-    """Find the logits in a model's output: a tensor, a `.logits` field, the first entry of a tuple,
-    or of a dict "logits" or its only entry. A scheme checks whether their shape fits the task."""
-    if hasattr(output, "logits"):
-        output = output.logits
-    elif isinstance(output, dict) and ("logits" in output or len(output) == 1):
-        output = output["logits"] if "logits" in output else next(iter(output.values()))
-    if isinstance(output, (tuple, list)):
-        output = output[0]
-    if isinstance(output, torch.Tensor) and output.ndim >= 2:
-        return output
-    got = (f"shape {list(output.shape)}" if isinstance(output, torch.Tensor) else
-           f"a dict of {list(output)}" if isinstance(output, dict) else type(output))
-    raise TypeError(f"Expected logits of shape [B, K] from the model, got {got}. Wrap the model so "
-                    "that forward returns logits [B, K], or has them in .logits.")
+from kdcourse.outputs import Logits, Output, logits_of
+from kdcourse.tasks import call, each, first, pieces
 
 
 def taps(model: nn.Module, names) -> "Taps":
@@ -78,7 +41,8 @@ def taps(model: nn.Module, names) -> "Taps":
 
     Raises `ValueError` for a path that the model does not have, with the nearest names; when
     called, `RuntimeError` for a module that was not called, or was called more than once, and for a
-    tensor that a later module overwrote in place (`ReLU(inplace=True)`).
+    tensor that a later module overwrote in place (`ReLU(inplace=True)`). The model may return
+    anything (a detector, a backbone): `TypeError` comes only when `logits` is read.
 
     >>> from kdcourse.models import resnet
     >>> model = resnet(depth=8, width=8)
@@ -108,7 +72,7 @@ class Taps:
         try:
             with (torch.compiler.set_stance("force_eager") if self._first else
                   contextlib.nullcontext()):
-                logits = logits_of(self.model(*args, **kwargs))
+                output = self.model(*args, **kwargs)
             for hook in self._hooks:
                 tensors[hook.name] = hook.take()
                 stated = hook.stated(tensors[hook.name])
@@ -118,7 +82,10 @@ class Taps:
             for hook in self._hooks:
                 hook.stop()
         self._first = False
-        return Output(logits, tensors, layouts=layouts)
+        try:
+            return Output(logits_of(output), tensors, layouts=layouts)
+        except TypeError as missing:
+            return Output(None, tensors, layouts=layouts).without_logits(str(missing))
 
     def remove(self) -> None:
         """Remove the hooks that no other `Taps` of the model uses; tap nothing afterwards."""
@@ -210,6 +177,7 @@ class _Tap:
         self.entry = int(found["entry"]) if found["entry"] else None
         self.layout = None if found["layout"] is None else parsed(found["layout"])
         self.users, self.grid, self.prefix, self.widths = 1, None, 0, (set(), set())
+        self.taken = False
         self.stop()
 
     def register(self, module: nn.Module, hook):
@@ -246,9 +214,8 @@ class _Tap:
             often = f"{self.calls} times" if self.calls else "never"
             raise RuntimeError(
                 f"Expected {self.path!r} to be called, for the tap {self.name!r}; it was called "
-                f"{often} in this forward pass. Tap a module that the model calls. Of a compiled "
-                "model, tap it before its first call; where one of its class was compiled before, "
-                "call torch.compiler.reset() first.")
+                f"{often} in this forward pass. {self._why_not()}")
+        self.taken = True
         if not self.call and self.calls > 1:
             raise RuntimeError(
                 f"Expected {self.path!r} to be called once, got {self.calls} calls in one forward "
@@ -274,6 +241,18 @@ class _Tap:
         return None
 
 
+    def _why_not(self) -> str:
+        compiled = ("Of a compiled model, tap it before its first call; where one of its class was "
+                    "compiled before, call torch.compiler.reset() first.")
+        if self.taken:
+            return ("In an earlier pass it was. Does the model leave it out in some steps "
+                    "(LayerDrop), or in train or in eval mode? Tap a module that is called in "
+                    f"every step, or set the probability of leaving it out to 0. {compiled}")
+        return ("Tap a module that the model calls: some, such as auxiliary heads, are called only "
+                "in train mode or only in eval mode; a student is run in train mode, a teacher in "
+                f"eval mode. {compiled}")
+
+
 def _version(tensor) -> int | None:
     """Count how often a tensor was written to; None where that is not known."""
     if torch.compiler.is_compiling() or not isinstance(tensor, torch.Tensor):
@@ -283,8 +262,11 @@ def _version(tensor) -> int | None:
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:
     """Give all modules by path, as if nothing in the model were compiled."""
+    model = unwrapped(model)
+    while isinstance(model, Logits):
+        model = unwrapped(model.model)
     return {re.sub(r"(^|(?<=\.))_orig_mod(\.|$)", "", path).removesuffix("."): module
-            for path, module in unwrapped(model).named_modules()}
+            for path, module in model.named_modules()}
 
 
 def _found(tap: _Tap, model: nn.Module) -> nn.Module:
@@ -292,8 +274,11 @@ def _found(tap: _Tap, model: nn.Module) -> nn.Module:
     if not tap.path or tap.path not in modules:
         near = difflib.get_close_matches(tap.path, filter(None, modules), n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"Expected the path of a module in {type(unwrapped(model)).__name__}, got "
+        raise ValueError(f"Expected the path of a module in {type(model).__name__}, got "
                          f"{tap.path!r}.{hint} It has:\n{_tree(modules)}")
+    if isinstance(modules[tap.path], torch.jit.ScriptModule):
+        raise ValueError(f"Expected a module that can be tapped at {tap.path!r}, got one of "
+                         "TorchScript, which has no hooks. Take the network that it was made of.")
     return modules[tap.path]
 
 
@@ -343,14 +328,16 @@ def predict(model, x, batch: int = 500, transform=None) -> torch.Tensor:
     """Compute the model's logits [N, K] for inputs [N, C, H, W], in eval mode, without gradients.
 
     Inputs may be a dict of tensors, which are the model's arguments by name, and may lie on another
-    device than the model; the logits come back to where the inputs are. Every submodule is left in
-    its mode (train or eval). transform: what is done to a batch of inputs first.
+    device than the model, and in another precision; the logits come back, in float32, to where the
+    inputs are. Every submodule is left in its mode (train or eval). transform: what is done to a
+    batch of inputs first.
     """
     device, found = device_of(model), []
     with evaluating(model):
         for part in pieces(x, batch):
             part = each(lambda t: t.to(device), part)
-            output = call(model, part if transform is None else transform(part))
+            part = part if transform is None else transform(part)
+            output = call(model, in_precision_of(model, part))
             found.append(logits_of(output).float().to(first(x).device))
     return torch.cat(found)
 
@@ -384,12 +371,22 @@ def evaluating(model: nn.Module):
     """Eval mode inside the block; afterwards every submodule is in the mode it was found in, and
     one that was made inside in the mode of the model."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    switch(model, False)
     try:
         yield model
     finally:
         for module in {*modes, *model.modules()}:
             module.training = modes.get(module, modes[model])
+
+
+def in_precision_of(model: nn.Module, x):
+    """Convert inputs (a tensor or a dict) to the precision of the model's first weights; whole
+    numbers stay as they are."""
+    dtype = next((p.dtype for p in model.parameters() if p.dtype in _PRECISIONS), None)
+    return x if dtype is None else each(lambda t: t.to(dtype) if t.dtype in _PRECISIONS else t, x)
+
+
+_PRECISIONS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -215,6 +215,20 @@ class Dataset:
         return ax
 
 
+def check_dataset(data) -> None:
+    """Raise `TypeError` for anything but a `Dataset`, with the function that makes one."""
+    if isinstance(data, Dataset):
+        return
+    kind = type(data).__name__
+    remedy = "kd.data.from_arrays(x, y)"
+    if isinstance(data, Split):
+        kind, remedy = "one of its splits", "the whole data set, with train, val and test"
+    elif not isinstance(data, (tuple, list, dict, torch.Tensor, np.ndarray)) and (
+            hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        remedy = "kd.data.from_loaders(train_loader, val_loader, classes=…)"
+    raise TypeError(f"Expected a data set with train, val and test, got {kind}. Pass {remedy}.")
+
+
 def with_digest(data: Dataset) -> Dataset:
     """Return the data set with the digest of its samples: its params alone give them."""
     return dataclasses.replace(data, made=data.digest())

@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from kdcourse.data import Dataset
+from kdcourse.data import Dataset, check_dataset
 from kdcourse.doctor import accuracy, answers, own, step
 from kdcourse.doctor.findings import Diagnosis, Finding
 from kdcourse.doctor.setup import Setup, isolated
-from kdcourse.schemes import Scheme
+from kdcourse.schemes import Scheme, check_scheme
 from kdcourse.taps import evaluating
 
 __all__ = ["Diagnosis", "Finding", "doctor"]
@@ -23,7 +23,8 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
     Examined are whether all fits together (where it does not, nothing else is), and
 
     * one step: loss and gradients, also in half precision, terms that do not depend on the student,
-      parameters without a gradient, peers that are not detached;
+      parameters without a gradient, modules that are left out of some steps or stay in eval mode,
+      peers that are not detached;
     * each teacher: train mode, changes to it, answers that vary or belong to other samples;
     * its accuracy on up to 500 validation samples, also with other inputs or another class order;
     * terms of your own with a temperature `T` (by `kdcourse.checks.broken_laws`), the optimiser's
@@ -32,8 +33,8 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
     All runs on a copy: no mode, gradient, buffer or random state of yours is changed.
 
     Returns a `Diagnosis`: a list of `Finding(problem, why, remedy)`, which prints as numbered
-    sentences; empty when nothing was found. Raises `TypeError` for what is no scheme, and for a
-    scheme that cannot be copied; `ValueError` for a schedule without steps.
+    sentences; empty when nothing was found. Raises `TypeError` for what is no scheme, data set or
+    optimiser, and for a scheme that cannot be copied; `ValueError` for a schedule without steps.
 
     >>> from kdcourse import data, models, schemes
     >>> glyphs = data.glyphs(train=72, val=72, test=36)
@@ -46,9 +47,11 @@ def doctor(scheme: Scheme, data: Dataset, optimizer=None, schedule=None,
     if (schedule is None) != (steps is None):
         raise ValueError("Expected schedule and steps together, got only one. Say in how many "
                          "steps you train: epochs * batches.")
-    if not isinstance(scheme, Scheme):
-        raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
-                        f"{type(scheme).__name__}.")
+    check_scheme(scheme)
+    check_dataset(data)
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise TypeError(f"Expected an optimiser of torch that you made, got {optimizer!r}. "
+                        "Leave it out for kd.fit, which makes its own.")
     with isolated(scheme) as called, torch.compiler.set_stance("force_eager"):
         setup = Setup(scheme, data, called)
         if not step.fits(setup):

@@ -33,14 +33,14 @@ def examine(teacher) -> None:
     split = split[torch.randperm(len(split), generator=generator(0, "doctor"))[:SAMPLES]]
     try:
         logits_MK, y_M = taps.answers(teacher.predict, split)
-    except ValueError:  # its outputs are features
+    except (TypeError, ValueError):  # its outputs are features
         return
     if task != ONE_LABEL:
         if logits_MK is not None:
             _against_most_frequent(teacher, logits_MK, _hard(y_M))
     elif logits_MK is None:
         _on_training_samples(teacher, split.head(2))
-    elif not _explained(teacher, logits_MK, _hard(y_M), split.x):
+    elif not _explained(teacher, logits_MK, _hard(y_M), split.x) and teacher.setup.scheme.scored:
         teacher.look("the teacher is better than the student")
         right = measure.accuracy(logits_MK, y_M)
         students = measure.accuracy(taps.predict(teacher.setup.scheme.student, split.x), y_M)

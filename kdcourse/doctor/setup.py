@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from kdcourse._modules import untouched
 from kdcourse.data import Batch
 from kdcourse.doctor.findings import Diagnosis, Finding
 from kdcourse.taps import copied, device_of, logits_of
@@ -45,6 +46,10 @@ def isolated(scheme):
         for teacher in scheme.teachers.values():
             for tensor in [*teacher.parameters(), *teacher.buffers()][:1]:
                 stack.callback(teacher.to, tensor.device)
+        # The copy that is examined shares the teachers.
+        stack.enter_context(untouched(part for teacher in scheme.teachers.values()
+                                      for network in teacher.networks()
+                                      for part in network.modules()))
         for module in scheme.modules():
             stack.callback(setattr, module, "training", module.training)
             note(module)

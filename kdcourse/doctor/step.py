@@ -4,7 +4,10 @@ import copy
 
 import torch
 
+from kdcourse._modules import untouched
 from kdcourse.doctor.setup import first_three, parameters, report_probabilities
+
+TRIES = 10  # passes in which every tapped module must be called
 
 
 def fits(setup) -> bool:
@@ -31,7 +34,10 @@ def examine(setup) -> bool:
         return False
     if setup.networks:
         _teacher_in_eval_mode(setup, states)
-    report_probabilities(setup, "student", outcome.logits, setup.data.task)
+    _tapped_in_every_step(setup)
+    _parts_in_eval_mode(setup)
+    if outcome.logits is not None:
+        report_probabilities(setup, "student", outcome.logits, setup.data.task)
     setup.look("the loss is finite")
     if not torch.isfinite(outcome.loss):
         setup.report(f"The loss is {float(outcome.loss.detach())} on the first batch (part: "
@@ -59,6 +65,49 @@ def _teacher_in_eval_mode(setup, states: list[dict]) -> None:
         setup.report(f"The teacher writes to its own state while it answers ({changed[0]}).",
                      "The same image gets another answer later on.",
                      "Switch off what it counts or averages in forward.")
+
+
+@torch.no_grad()
+def _tapped_in_every_step(setup) -> None:
+    scheme, batch = setup.scheme, setup.scheme.with_inputs(setup.batch[:4])
+    if len(batch) < 2 or not any(one.student_paths for one in scheme.objectives()):
+        return
+    setup.look("tapped modules of the student are called in every step")
+    with untouched(scheme.modules()):
+        try:
+            for number in list(range(len(scheme.students))) * TRIES:
+                scheme.output(batch, number)
+        except RuntimeError as error:
+            if "to be called" in str(error):
+                setup.report(f"A tapped module is left out of some steps: {error}",
+                             "fit() stops at the first of them.", "")
+
+
+def _parts_in_eval_mode(setup) -> None:
+    """Name the outermost parts of the students that stay in eval mode, and report those with
+    weights that are trained."""
+    fixed = [f"{path} ({type(part).__name__})" for path, part in _outermost_in_eval_mode(setup)]
+    trained = [f"{path} ({type(part).__name__})" for path, part in _outermost_in_eval_mode(setup)
+               if any(p.requires_grad for p in part.parameters())]
+    if fixed:
+        setup.look(f"what stays in eval mode while the student trains: {first_three(fixed)}")
+    if trained:
+        setup.report(f"A part of the student is in eval mode, and stays in it while its weights "
+                     f"are trained: {first_three(trained)}.",
+                     "Its batch statistics do not move, and its dropout is off.",
+                     "If that is what you want, all is well; else call student.train() first.")
+
+
+def _outermost_in_eval_mode(setup):
+    for student in setup.scheme.students:
+        last = None
+        for path, part in student.named_modules():
+            inside = last is not None and path.startswith(f"{last}.")
+            if not part.training and not inside and any(
+                    getattr(inner, "running_mean", None) is not None
+                    or "Drop" in type(inner).__name__ for inner in part.modules()):
+                last = path
+                yield path, part
 
 
 def _gradients(setup, outcome) -> None:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from kdcourse import _files, measure
 from kdcourse._key import Key, key_of
 from kdcourse._machine import RESULTS, default_device, where
-from kdcourse.data import Dataset, Split
+from kdcourse.data import Dataset, Split, check_dataset
 from kdcourse.experiment.comparison import Comparison, minutes
 from kdcourse.experiment.records import KEYS, Store, rounded
 from kdcourse.schemes import Scheme
 from kdcourse.taps import answers, predict
 from kdcourse.tasks import ONE_LABEL
 from kdcourse.teachers import Teacher, as_teacher
-from kdcourse.training import History, Recipe, fit
+from kdcourse.training import History, Recipe, as_recipe, fit
 
 
 def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
@@ -49,13 +49,18 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
     Raises `ValueError` when there are no arms or no seeds, when an arm does not return a fresh
     scheme each time, or when a quantity has the name of one that every row has.
     """
+    if not isinstance(arms, dict):
+        raise TypeError("Expected arms by name, each a function of the seed that returns a scheme, "
+                        f"got {type(arms).__name__}. Write "
+                        '{"KD": lambda seed: kd.Distiller(net(seed), teacher)}.')
+    check_dataset(data)
     seeds, also = _checked_seeds(seeds, split), also or {}
     if not arms:
         raise ValueError("Expected at least one arm, got none.")
     if isinstance(recipe, dict) and set(recipe) != set(arms):
         raise ValueError(f"Expected a recipe for each of the arms {list(arms)}, got recipes for "
                          f"{list(recipe)}.")
-    recipes = {name: (recipe[name] if isinstance(recipe, dict) else recipe) or Recipe()
+    recipes = {name: as_recipe(recipe[name] if isinstance(recipe, dict) else recipe)
                for name in arms}
     baseline = _checked_baseline(baseline, list(arms))
     part = getattr(data, split)
@@ -190,6 +195,8 @@ def _print_counts(done: list[_Run], unit: str) -> None:
 
 
 def _checked_seeds(seeds: Iterable[int], split: str) -> list[int]:
+    if isinstance(seeds, int):
+        raise TypeError(f"Expected several seeds, such as range({seeds}), got the number {seeds}.")
     seeds = [operator.index(seed) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"Expected at least one seed, each once, got {seeds}.")
@@ -237,10 +244,11 @@ def _run_key(own: list, shared: Key | None, store: Store) -> Key | None:
 
 def _measured(scheme: Scheme, data: Dataset, part: Split, reference, history: History) -> dict:
     """What every row has. reference: logits to agree with; None: those of the scheme's teacher."""
-    student, own = functools.partial(predict, scheme.student), getattr(scheme, "teacher", None)
+    student, own = functools.partial(predict, scheme.judged), getattr(scheme, "teacher", None)
     logits, labels = answers(student, part)
     if reference is None and isinstance(own, Teacher):
-        reference = answers(own.predict, part)[0]
+        with contextlib.suppress(TypeError):  # a teacher without logits
+            reference = answers(own.predict, part)[0]
     if reference is not None and reference.shape != logits.shape:
         reference = None  # of other classes
     found = {"agreement": None, "teacher_kl": None} | measure.evaluate(

@@ -103,8 +103,11 @@ class Loss(nn.Module):
                 if paths or self.needs_paths:
                     output = self._tapped(output, paths, who)
                     output = output if rows is None else rows.task.flat(output)
-                else:
-                    output = output.logits if rows is None else rows.logits
+                elif rows is not None:
+                    output = rows.logits
+                else:  # a teacher that is not compared need not have logits
+                    needed = who == "student" or self.needs_teacher or output.has_logits
+                    output = output.logits if needed else None
             picked.append(output)
         return tuple(picked)
 

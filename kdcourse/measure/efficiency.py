@@ -50,7 +50,9 @@ def file_mb(model: nn.Module) -> float:
             # A clone, because the format refuses tensors that overlap in memory.
             copy = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             distinct.setdefault(place, (name, copy))
-    return len(safetensors.torch.save(dict(distinct.values()))) / 1e6
+    integers = {name: tensor.int_repr() if tensor.is_quantized else tensor
+                for name, tensor in distinct.values()}
+    return len(safetensors.torch.save(integers)) / 1e6
 
 
 def latency(model: nn.Module, shape, batch: int = 1, seconds: float = 0.5):

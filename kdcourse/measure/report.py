@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from kdcourse import schemes
-from kdcourse.data import Dataset
+from kdcourse.data import SPLITS, Dataset, check_dataset
 from kdcourse.measure import efficiency, quality
 from kdcourse.taps import answers, device_of, predict
 from kdcourse.tasks import ONE_LABEL
@@ -92,19 +92,19 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     ranges. Students are measured as they are exported: without hooks, not compiled. A teacher whose
     outputs are not of the data's classes has sizes and times only.
     """
-    if not isinstance(scheme, schemes.Scheme):
-        raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
-                        f"{type(scheme).__name__}. For a network alone: report(Supervised(net), "
-                        "data).")
+    schemes.check_scheme(scheme)
+    check_dataset(data)
+    if split not in SPLITS:
+        raise ValueError(f"Expected one of the splits {list(SPLITS)}, got {split!r}.")
     teachers, students, device = scheme.teachers, scheme.networks(), device_of(scheme.student)
     predictors = {name: teacher.predict for name, teacher in teachers.items()} | {
         name: functools.partial(predict, student) for name, student in students.items()}
-    logits = {}
+    logits, labels = {}, None
     for name, predictor in predictors.items():
         try:
             logits[name], labels = answers(predictor, getattr(data, split))
-        except ValueError:  # outputs that are no rows of this task, such as features
-            if name in students:
+        except (TypeError, ValueError):  # outputs that are no rows of this task, such as features
+            if name in students and scheme.reads_logits:
                 raise
             logits[name] = torch.zeros(0, 0)
     logits = {name: found for name, found in logits.items() if found is not None}
@@ -133,7 +133,7 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
 
 def _quality(logits_MK: torch.Tensor, labels, others, task) -> dict:
     """Evaluate rows of logits, and compare them with each of `others`; the mean is reported."""
-    if not _fits(logits_MK, labels):
+    if not logits_MK.numel() or not _fits(logits_MK, labels):
         return {}
     task = ONE_LABEL if task.has_classes else task  # the logits are rows already
     row = quality.evaluate(logits_MK, labels, task=task)
@@ -171,7 +171,8 @@ class _AsNetwork(nn.Module):
         self.networks, self._teacher = nn.ModuleList(teacher.networks()), (teacher,)
 
     def forward(self, *args, **kwargs):
-        with torch.compiler.set_stance("force_eager"):  # students are not compiled here either
+        # Students are not compiled here either. A teacher without logits raises after its pass.
+        with torch.compiler.set_stance("force_eager"), contextlib.suppress(TypeError):
             return self._teacher[0].predict(kwargs or args[0])
 
 

@@ -3,9 +3,10 @@
 A scheme lists its edges; `forward`, `build` and `check` are written once, in `Scheme`.
 """
 
-from kdcourse.schemes.base import Distiller, Edge, Outcome, Scheme, Supervised, export, outcome
+from kdcourse.schemes.base import Distiller, Scheme, Supervised, check_scheme, export
+from kdcourse.schemes.edges import Edge, Outcome, outcome
 from kdcourse.schemes.online import Mutual
 from kdcourse.schemes.self import MultiExit
 
-__all__ = ["Distiller", "Edge", "MultiExit", "Mutual", "Outcome", "Scheme", "Supervised", "export",
-           "outcome"]
+__all__ = ["Distiller", "Edge", "MultiExit", "Mutual", "Outcome", "Scheme", "Supervised",
+           "check_scheme", "export", "outcome"]

@@ -3,91 +3,25 @@
 Shapes: B batch, K classes.
 """
 
+import contextlib
 import dataclasses
 import itertools
+import warnings
+import weakref
 
 import torch
 from torch import nn
 
 from kdcourse import losses
+from kdcourse._modules import untouched
 from kdcourse._random import generator
 from kdcourse.data import Batch, Dataset
-from kdcourse.taps import Output, alone, describe, evaluating, predict
+from kdcourse.schemes.edges import Edge, Outcome, outcome
+from kdcourse.taps import Output, alone, describe, evaluating, predict, unwrapped
 from kdcourse.taps import taps as taps_of
-from kdcourse.tasks import ONE_LABEL, Task
-from kdcourse.teachers import Teacher, as_teacher
+from kdcourse.teachers import EMA, Teacher, as_teacher
 
-
-@dataclasses.dataclass(eq=False)
-class Edge:
-    """One student that learns from one teacher, or from the labels alone, in one forward pass.
-
-    student, teacher: outputs of this forward pass; teacher is None where only labels are compared.
-        For a peer pass `output.detached()`, so that no gradient reaches it.
-    objective: compares the two, such as `1.0 * KD(T=4)`; an attribute of the scheme, so that its
-        projections are trained and saved.
-    name: prefix of the terms in the history: "1" makes "1.CE", "" leaves "CE".
-    weight: of the whole edge, in the loss and in the history. Terms of the same name are added up
-        there, so three peers with a weight of 1/3 each give their mean.
-    """
-
-    student: Output
-    teacher: Output | None
-    objective: losses.Objective
-    name: str = ""
-    weight: float = 1.0
-
-    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Compute the unweighted loss of each term by name. Logits and labels that are not rows by
-        themselves are cut into rows here, once for all terms."""
-        student, teacher = self.student, self.teacher
-        if not batch.task.plain and any(term.on_rows for term in self.objective.terms.values()):
-            cut = batch.task.rows(student.logits, batch.x, batch.y, batch.total)
-            student = dataclasses.replace(student, rows=cut)
-            if teacher is not None:
-                logits = teacher.logits
-                logits = batch.task.flat(logits) if self._compares_logits() else logits
-                teacher = dataclasses.replace(teacher, rows=cut._replace(logits=logits))
-        return self.objective.losses(student, teacher, batch.y)
-
-    def _compares_logits(self) -> bool:
-        return any(term.on_rows and term.needs_teacher and not (
-            term.student_paths and term.teacher_paths) for term in self.objective.terms.values())
-
-    def check(self, task: Task = ONE_LABEL) -> None:
-        """Raise `TypeError` for an objective that is none, and `ValueError` where a term compares
-        logits of student and teacher for other classes, or classes where there are none."""
-        if not isinstance(self.objective, losses.Objective):
-            raise TypeError(f"Expected an objective on an edge, got "
-                            f"{type(self.objective).__name__}. Keep one in the scheme's __init__: "
-                            "self.objective = losses.as_objective(KD(T=4)).")
-        for term in self.objective.terms.values():
-            if term.needs_classes and not task.has_classes:
-                raise ValueError(f"Expected terms that compare numbers for {task!r}, got {term!r}, "
-                                 "which compares classes. Use SquaredError() and LogitMSE(), or "
-                                 "set needs_classes = False on a term of your own.")
-        if self.teacher is None or not self._compares_logits():
-            return
-        ours, theirs = task.outputs(self.student.logits), task.outputs(self.teacher.logits)
-        if ours != theirs:
-            raise ValueError(
-                f"Expected student and teacher to have the same classes, got {ours} and {theirs}. "
-                f"Give the student {theirs} outputs, or take a teacher for {ours} classes.")
-
-
-@dataclasses.dataclass
-class Outcome:
-    """The result of one forward pass.
-
-    loss: the scalar that is minimised. parts: its unweighted terms by name, scalars.
-    logits: of the first edge's student, [B, K] or as the task says.
-    notes: further scalars by name, on the device of the loss, that are logged and not minimised.
-    """
-
-    loss: torch.Tensor
-    parts: dict[str, torch.Tensor]
-    logits: torch.Tensor
-    notes: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+_HELD = weakref.WeakSet()  # frozen parts of students that a scheme, not the user, put in eval mode
 
 
 class Scheme(nn.Module):
@@ -119,6 +53,7 @@ class Scheme(nn.Module):
     ['CE', 'KD', 'second.DKD']
     """
 
+    scored = True  # False where `check` found that the student's output has no score
     partner = "its peers"  # `report`: whom a student without a teacher is compared with
     seed_name = "edges"  # part of the seeds of projections, so the recorded rows depend on it
 
@@ -129,7 +64,7 @@ class Scheme(nn.Module):
                             f"{type(student).__name__}. Pass the model itself.")
         self.student = student
         self.objective = None if objective is None else losses.as_objective(objective)
-        self._taps = None
+        self._taps, self._average, self._resting = None, None, set()
 
     def edges(self, batch: Batch):
         """Run students and teachers; return or yield an `Edge` for each pair that is compared. The
@@ -152,7 +87,34 @@ class Scheme(nn.Module):
     @property
     def teachers(self) -> dict[str, Teacher]:
         """The teachers by the name of their attribute; a plain network is none."""
-        return {name: part for name, part in self._modules.items() if isinstance(part, Teacher)}
+        return {name: part for name, part in self._modules.items()
+                if isinstance(part, Teacher) and part is not self._average}
+
+    def averaged(self, decay: float = 0.999) -> "Scheme":
+        r"""Judge and keep the moving average of the student in its place; return the scheme.
+
+        .. math:: \bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta
+            \quad\text{after every step}
+
+        See `kd.EMA` for batch statistics. Validation, early stopping, `report`, `compare` and
+        `export` use the average from here on; checkpoints keep it beside the student, which is
+        trained as before. Of several students, and of one with exits, the first and the whole
+        network are averaged. Call it once the student has its first weights.
+
+        decay: d, from 0 to below 1. Raises `ValueError` for another one.
+
+        >>> from kdcourse import models
+        >>> scheme = Supervised(models.mlp(hidden=(8,))).averaged(decay=0.9)
+        >>> scheme.judged is scheme.student
+        False
+        """
+        self._average = EMA(self.student, decay)
+        return self
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated, reported and exported: the student, or its average."""
+        return self.student if self._average is None else self._average.model
 
     def objectives(self) -> list[losses.Objective]:
         """List every objective of the scheme."""
@@ -169,17 +131,24 @@ class Scheme(nn.Module):
 
     def identity(self):
         """Give students, objectives and teachers, by which recorded results are found."""
-        return [self.students, self.objectives(), list(self.teachers.items())]
+        average = [] if self._average is None else [["averaged", self._average.decay]]
+        return [self.students, self.objectives(), list(self.teachers.items()), *average]
 
     def networks(self) -> dict[str, nn.Module]:
         """Give copies of what can be used after training, by name, as `export` makes them."""
-        copies = [alone(student) for student in self.students]
+        copies = [alone(network) for network in [self.judged, *self.students[1:]]]
         names = [f"student {i}" for i in range(1, len(copies) + 1)] if copies[1:] else ["student"]
         return dict(zip(names, copies, strict=True))
 
     def partners(self, name: str, names: list[str]) -> list[str]:
         """Choose whom `report` compares a network with: the teachers, or the others in `names`."""
         return list(self.teachers) or [other for other in names if other != name]
+
+    @property
+    def reads_logits(self) -> bool:
+        """False where all terms compare inner tensors of the students."""
+        return any(not term.student_paths and not term.needs_paths
+                   for one in self.objectives() for term in one.terms.values())
 
     def tap(self, *paths: str) -> None:
         """Attach hooks to the students for all paths of the objectives, and for `paths`.
@@ -209,18 +178,66 @@ class Scheme(nn.Module):
         batch = self.with_inputs(batch)
         return outcome(self.edges(batch), batch)
 
+    def train(self, mode: bool = True) -> "Scheme":
+        """Set the mode of all but teachers, which stay in eval mode, and of what was frozen.
+
+        In a student that is in train mode, a part that was put in eval mode stays in it. So do
+        layers with running statistics (batch normalisation) whose parameters are all frozen by
+        `requires_grad_(False)` (without parameters: those of the module around them), and modules
+        that a teacher shares. A student in eval mode as a whole is trained in train mode.
+        """
+        students = [unwrapped(student) for student in self.students]
+        resting = set()
+        for student in students:
+            parts = set(student.modules())
+            resting |= {part for part in parts if not part.training and part not in _HELD} if (
+                student.training) else self._resting & parts
+        self._resting = resting
+        super().train(mode)
+        if mode:
+            shared = {part for teacher in self.teachers.values() for part in teacher.modules()}
+            held = {part for student in students for part in student.modules() if part in shared}
+            for student in students:
+                held |= set(_frozen_norms(student))
+            _HELD.update(held - resting)
+            for part in held | resting:
+                part.training = False
+        return self
+
+    @contextlib.contextmanager
+    def looking(self, batch: Batch):
+        """Look at a forward pass in the block: students in train mode (eval mode for one sample),
+        all else in eval mode; what this writes to networks is put back. Nothing is compiled."""
+        students = {part for student in self.students for part in student.modules()}
+        own = {part for one in self.objectives() for part in one.modules()} - students
+        rest = [part for part in self.modules()
+                if part is not self and part not in own and not isinstance(part, Teacher)]
+        with evaluating(self), untouched(rest), torch.compiler.set_stance("force_eager"):
+            if len(batch) > 1:
+                self.train()
+                for part in self.modules():
+                    part.training &= part in students
+            yield
+
     @torch.no_grad()
     def build(self, batch: Batch, seed: int) -> None:
         """Check that everything fits, and make what must be trained, before the optimiser exists.
 
-        Runs in eval mode, so batch statistics stay as they are. Calling it twice changes nothing.
-        Raises `ValueError` where classes or shapes do not fit.
+        Students run in train mode, as in a step; parameters, buffers (batch statistics, observers)
+        and random generators are left as they were. Calling it twice changes nothing.
+
+        Raises `ValueError` where classes or shapes do not fit, and for a tensor of the student that
+        a term compares and that has no gradient; `RuntimeError` for a tapped module that is not
+        called in train mode; `TypeError` where a term needs logits and an output has none, or
+        several.
         """
-        with evaluating(self), torch.compiler.set_stance("force_eager"):
+        with self.looking(batch):
             batch = self.with_inputs(batch)
-            edges, numbers = list(self.edges(batch)), itertools.count()
+            with torch.enable_grad():
+                edges, numbers = list(self.edges(batch)), itertools.count()
             for edge in edges:
                 edge.check(batch.task)
+                edge.check_gradients(self.students)
             for edge in edges:
                 own = seed
                 if edge.teacher is not None and len(edges) > 1:  # projections that differ
@@ -236,9 +253,27 @@ class Scheme(nn.Module):
                     raise ValueError(
                         f"Expected a student with weights in float32, got {name} in {p.dtype}. "
                         'Call student.float(); half precision is Recipe(precision="bf16").')
-            data.task.check_output(predict(student, data.train.head(2)), data.classes, data.name)
+            with untouched(student.modules()):
+                self._check_output(student, data)
         for part in (*self.objectives(), *self.teachers.values()):
             part.check(data)
+
+    def _check_output(self, student: nn.Module, data: Dataset) -> None:
+        why, reads = "", self.reads_logits
+        try:
+            output = predict(student, data.train.head(2))
+            data.task.check_output(output, data.classes, data.name)
+            if not reads and data.task.outputs(output) != len(data.classes):
+                why = f"Its output is {list(output.shape)} for {len(data.classes)} classes."
+        except (TypeError, ValueError) as error:
+            if reads:
+                raise
+            why = str(error)
+        if student is self.student:
+            self.scored = not why
+            if why and getattr(data.val, "first", data.val).y is not None:
+                warnings.warn(f"The student is trained on inner tensors and not validated: {why}",
+                              stacklevel=4)
 
     def after_step(self) -> None:
         """Call `after_step` of the teachers. Called by `fit` after each step of the optimiser.
@@ -265,26 +300,28 @@ class Scheme(nn.Module):
                 parts.append(repr(part))
             elif isinstance(part, losses.Objective) or name in self.teachers:
                 parts.append(f"{name}={part!r}")
-        return f"{type(self).__name__}({', '.join(parts)})"
+        average = "" if self._average is None else f".averaged({self._average.decay})"
+        return f"{type(self).__name__}({', '.join(parts)}){average}"
 
 
-def outcome(edges, batch: Batch) -> Outcome:
-    """Evaluate the objective of each edge, and add the losses up."""
-    loss, logits, parts = None, None, {}
-    for edge in edges:
-        terms = edge.losses(batch)
-        total = edge.objective.total(terms)
-        if edge.weight != 1:
-            total = edge.weight * total
-        for term, value in terms.items():
-            name = f"{edge.name}.{term}" if edge.name else term
-            value = value if edge.weight == 1 else edge.weight * value
-            parts[name] = parts[name] + value if name in parts else value
-        loss = total if loss is None else loss + total
-        logits = edge.student.logits if logits is None else logits
-    if loss is None:
-        raise ValueError("Expected at least one Edge from edges(batch), got none.")
-    return Outcome(loss, parts, logits)
+def check_scheme(scheme) -> None:
+    """Raise `TypeError` for anything but a scheme."""
+    if isinstance(scheme, Scheme):
+        return
+    remedy = (" For a network alone: kd.Supervised(network)." if isinstance(scheme, nn.Module) else
+              " Is it in another argument's place?")
+    raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
+                    f"{type(scheme).__name__}.{remedy}")
+
+
+def _frozen_norms(module: nn.Module, frozen: bool = False):
+    """Yield the layers with running statistics in frozen parts of a module."""
+    own = list(module.parameters())
+    frozen = not any(p.requires_grad for p in own) if own else frozen
+    if frozen and getattr(module, "running_mean", None) is not None:
+        yield module
+    for child in module.children():
+        yield from _frozen_norms(child, frozen)
 
 
 class Supervised(Scheme):
@@ -311,8 +348,9 @@ class Distiller(Scheme):
         `Ensemble`, `EMA`, or a `Teacher` of your own.
     objective: such as `0.1 * CE() + 0.9 * KD(T=4)`, the default.
 
-    Raises `ValueError` when student and teacher share weights; in `build`, when their classes
-    differ in number.
+    Raises `ValueError` when student and teacher share weights that are trained (a frozen base may
+    be shared, as with LoRA: freeze it first); in `build`, when their classes differ in number and a
+    term compares logits.
 
     >>> from kdcourse import models
     >>> Distiller(models.convnet(width=8, seed=0), models.convnet(width=16, seed=1)).objective
@@ -322,9 +360,12 @@ class Distiller(Scheme):
     def __init__(self, student: nn.Module, teacher, objective=None):
         super().__init__(student, losses.hinton() if objective is None else objective)
         theirs = set(teacher.parameters()) if isinstance(teacher, nn.Module) else set()
-        if not theirs.isdisjoint(student.parameters()):
+        shared = theirs.intersection(student.parameters())
+        trained = {p for p in student.parameters() if p.requires_grad}
+        if shared and (shared & trained or not trained):
             raise ValueError("Expected a teacher with weights of its own, got one that shares them "
-                             "with the student. Use copy.deepcopy(model) for the teacher.")
+                             "with the student. Use copy.deepcopy(model) for the teacher, or "
+                             "freeze what the two share first: shared.requires_grad_(False).")
         self.teacher = as_teacher(teacher)
         self._teacher_paths = self.objective.teacher_paths
         self.teacher.tap(self._teacher_paths)
@@ -338,7 +379,7 @@ def export(scheme: Scheme) -> nn.Module:
     """Copy the trained student, to be used, saved or exported further.
 
     The copy is in eval mode and not compiled, without hooks, teacher or parts of the objective. The
-    scheme stays as it is, so its training can go on.
+    scheme stays as it is, so its training can go on. Of an `averaged` scheme it is the average.
 
     >>> from kdcourse.losses import CE, KD
     >>> from kdcourse import models
@@ -346,7 +387,5 @@ def export(scheme: Scheme) -> nn.Module:
     >>> type(export(scheme)).__name__
     'Sequential'
     """
-    if not isinstance(scheme, Scheme):
-        raise TypeError(f"Expected a scheme such as Distiller(student, teacher), got "
-                        f"{type(scheme).__name__}.")
-    return alone(scheme.student)
+    check_scheme(scheme)
+    return alone(scheme.judged)

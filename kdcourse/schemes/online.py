@@ -9,7 +9,8 @@ from torch import nn
 
 from kdcourse import losses
 from kdcourse.data import Batch
-from kdcourse.schemes.base import Edge, Scheme
+from kdcourse.schemes.base import Scheme
+from kdcourse.schemes.edges import Edge
 from kdcourse.taps import describe
 
 
@@ -42,6 +43,9 @@ class Mutual(Scheme):
     seed_name = "mutual"
 
     def __init__(self, students, objective=None):
+        if isinstance(students, nn.Module) and not isinstance(students, nn.ModuleList):
+            raise TypeError(f"Expected a list of networks that learn from each other, got one "
+                            f"{type(students).__name__}. Write Mutual([first, second]).")
         students = list(students)
         if len(students) < 2:
             raise ValueError(f"Expected at least two students that learn from each other, got "

@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves
 from kdcourse import losses
 from kdcourse._random import generator, seeded
 from kdcourse.data import Batch
-from kdcourse.schemes.base import Edge, Scheme
-from kdcourse.taps import Early, Output, alone, describe, device_of, evaluating
+from kdcourse.schemes.base import Scheme
+from kdcourse.schemes.edges import Edge
+from kdcourse.taps import Early, Output, alone, describe, device_of
 from kdcourse.tasks import call, each
 
 
@@ -78,7 +79,7 @@ class MultiExit(Scheme):
     @torch.no_grad()
     def build(self, batch: Batch, seed: int) -> None:
         if self.heads is None:
-            with evaluating(self), torch.compiler.set_stance("force_eager"):
+            with self.looking(batch):
                 end = self.output(self.with_inputs(batch))
                 with seeded(generator(seed, "exits").initial_seed()):
                     classes = batch.task.outputs(end.logits)

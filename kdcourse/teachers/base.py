@@ -9,6 +9,7 @@ import copy
 import torch
 from torch import nn
 
+from kdcourse._modules import switch
 from kdcourse.data import Batch, Dataset
 from kdcourse.taps import Output
 
@@ -44,7 +45,7 @@ class Teacher(nn.Module):
     def __call__(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         """Compute logits [B, K] (in another task, as that says; any tensor where no term compares
         logits), and the tensors at the module paths."""
-        super().train(False)  # the network may also be in use elsewhere, in train mode
+        Teacher.train(self)  # the network may also be in use elsewhere, in train mode
         output = super().__call__(batch, tuple(paths))
         if not isinstance(output, Output):
             raise TypeError(f"Expected an Output from the forward of {type(self).__name__}, got "
@@ -74,7 +75,10 @@ class Teacher(nn.Module):
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in eval mode."""
-        return super().train(False)
+        self.training = False
+        for part in self.children():
+            switch(part, False)
+        return self
 
     def state_dict(self, *, destination=None, prefix="", keep_vars=False):
         """Return nothing, or with `saved` what other modules return."""

@@ -12,7 +12,7 @@ from torch import nn
 from kdcourse import _files, _store
 from kdcourse._key import named
 from kdcourse._tensors import fingerprint
-from kdcourse.data import Batch, Dataset, Split
+from kdcourse.data import Batch, Dataset, Split, check_dataset
 from kdcourse.data.augment import Augmented
 from kdcourse.taps import Output, device_of
 from kdcourse.tasks import ONE_LABEL, first
@@ -47,6 +47,7 @@ class Cached(Teacher):
     def __init__(self, teacher, data: Dataset, path=None):
         super().__init__()
         teacher = as_teacher(teacher)
+        check_dataset(data)
         self._describe(data, repr(teacher), teacher)
         teacher.check(data)
         settings = {"teacher": named(teacher), "data": repr(data), "inputs": self._inputs,
@@ -71,6 +72,7 @@ class Cached(Teacher):
         name: what they are, for the reader of a `repr`. Raises `ValueError` when there are not as
         many rows as training samples.
         """
+        check_dataset(data)
         expected = [len(data.train), len(data.classes)]
         views = getattr(data.train, "views", None)
         if data.task != ONE_LABEL:  # of any shape

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from kdcourse._key import is_as_made
+from kdcourse._modules import untouched
 from kdcourse._tensors import fingerprint
 from kdcourse.data import Batch, Dataset
-from kdcourse.taps import Output, describe, predict
+from kdcourse.taps import Output, describe, device_of, in_precision_of, predict
 from kdcourse.taps import taps as taps_of
 from kdcourse.tasks import each
 from kdcourse.teachers.base import Teacher
@@ -21,6 +22,10 @@ from kdcourse.teachers.base import Teacher
 class Live(Teacher):
     """A network that runs on every batch. It is frozen: eval mode (dropout off, batch statistics
     fixed), no gradients, `requires_grad` off in all parameters.
+
+    It may be in half or double precision (its inputs are converted), and a program of
+    `torch.jit` or `torch.export`, whose modules cannot be tapped. It needs no logits where only its
+    inner tensors are compared.
 
     transform: what is done to the inputs first, on their device: any callable on `batch.x`. The
         course's networks take inputs in [0, 1] and normalise for themselves; others want
@@ -55,6 +60,7 @@ class Live(Teacher):
         taps, x = self._taps[paths], batch.x
         if self.transform is not None:
             x = self.transform(x)
+        x = in_precision_of(self.model, x)
         output = taps(**x) if isinstance(x, dict) else taps(x)
         output.index = batch.index
         return output
@@ -71,9 +77,9 @@ class Live(Teacher):
 
     def check(self, data: Dataset) -> None:
         """Raise `ValueError` unless the network takes the inputs of the data."""
-        x = data.train.head(2)
         try:
-            self.predict(x)
+            with untouched(self.model.modules()):
+                self(Batch(each(lambda t: t.to(device_of(self)), data.train.head(2)), None, None))
         except Exception as error:  # each library has its own for a wrong shape
             raise ValueError(
                 f"Expected a teacher that takes inputs of shape {each(list, data.shape)}, got "
@@ -101,9 +107,10 @@ def as_teacher(teacher) -> Teacher:
         return teacher.eval().requires_grad_(False)
     if isinstance(teacher, nn.Module):
         return Live(teacher)
+    remedy = ("kd.Ensemble([…]) averages several" if isinstance(teacher, (list, tuple)) else
+              "Pass the model itself; a teacher of your own is a subclass of kd.teachers.Teacher")
     raise TypeError(f"Expected a network (nn.Module) or a teacher such as Live(network), got "
-                    f"{type(teacher).__name__}. Pass the model itself; a teacher of your own is a "
-                    "subclass of kd.teachers.Teacher.")
+                    f"{type(teacher).__name__}. {remedy}.")
 
 
 def _described(transform: Callable) -> str:

@@ -3,6 +3,6 @@
 from kdcourse.training.fastest import fastest
 from kdcourse.training.fit import Step, fit
 from kdcourse.training.history import History
-from kdcourse.training.recipe import Recipe
+from kdcourse.training.recipe import Recipe, as_recipe
 
-__all__ = ["History", "Recipe", "Step", "fastest", "fit"]
+__all__ = ["History", "Recipe", "Step", "as_recipe", "fastest", "fit"]

@@ -11,9 +11,11 @@ import torch
 from kdcourse import _files
 from kdcourse._machine import default_device
 from kdcourse._random import seeded
+from kdcourse.data import check_dataset
+from kdcourse.schemes import check_scheme
 from kdcourse.training.fit import autocast, enough_memory, lay_out, out_of_memory
 from kdcourse.training.processes import Team
-from kdcourse.training.recipe import Recipe
+from kdcourse.training.recipe import Recipe, as_recipe
 
 
 def fastest(scheme, data, recipe: Recipe | None = None, device=None) -> Recipe:
@@ -30,7 +32,9 @@ def fastest(scheme, data, recipe: Recipe | None = None, device=None) -> Recipe:
     >>> fastest(kd.Supervised(kd.models.mlp(hidden=(8,))), data).precision in ("fp32", "bf16")
     True
     """
-    recipe = recipe or Recipe()
+    check_scheme(scheme)
+    check_dataset(data)
+    recipe = as_recipe(recipe)
     if _files.smoke():
         return recipe
     device = torch.device(device) if device is not None else default_device()

@@ -15,14 +15,14 @@ from kdcourse import _files
 from kdcourse._key import key_of, stamp
 from kdcourse._machine import default_device
 from kdcourse._random import generator, seeded
-from kdcourse.data import Batch, Dataset, Stream
-from kdcourse.schemes import Outcome, Scheme
+from kdcourse.data import Batch, Dataset, Stream, check_dataset
+from kdcourse.schemes import Outcome, Scheme, check_scheme
 from kdcourse.taps import device_of, predict
 from kdcourse.training.checkpoint import Best, Checkpoint
 from kdcourse.training.history import History, Log
 from kdcourse.training.optim import Optimisers
 from kdcourse.training.processes import Team
-from kdcourse.training.recipe import Recipe
+from kdcourse.training.recipe import Recipe, as_recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,11 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
         columns of the history, as means over the epoch.
     on_epoch: called after every epoch with its row of the history: for loggers.
 
+    What was frozen stays frozen: in a student in train mode, a module in eval mode stays in eval
+    mode, and so does batch normalisation whose parameters are all frozen (`requires_grad_(False)`;
+    without parameters, those of the module around it), so that running statistics do not move. A
+    student in eval mode as a whole is trained in train mode. The same holds for `scheme.train()`.
+
     Under `torchrun` or `accelerate launch` each process computes its share of every batch. For
     per-sample losses on networks without batch statistics the gradient is that of one process;
     relations and batch normalisation see the share. Losses and accuracies in the history are those
@@ -75,7 +80,9 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     >>> len(fit(scheme, data.glyphs(train=256, val=72, test=72), Recipe(epochs=2), seed=0))
     2
     """
-    recipe, seed = recipe or Recipe(), operator.index(seed)
+    check_scheme(scheme)
+    check_dataset(data)
+    recipe, seed = as_recipe(recipe), operator.index(seed)
     device = torch.device(device) if device is not None else default_device()
     team = Team(sharded=isinstance(data.train, Stream))
     size, steps = team.plan(data.train, recipe.batch, device)
@@ -87,6 +94,9 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
         raise ValueError("Expected labels to validate with, for Recipe(patience=…), got none. "
                          "Leave patience out.")
     scheme.check(data)
+    if recipe.patience and not scheme.scored:
+        raise ValueError("Expected a student with an output for each class, for Recipe(patience=…),"
+                         " got one without. Leave patience out.")
     origin = _origin(scheme, data, recipe, seed)
     train, val = data.train.to(device), data.val.to(device)
     scheme.to(device)
@@ -123,7 +133,7 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
                 _check_weights(optimisers.parameters, epoch + 1)
                 team.same(scheme)
                 due = epoch + 1 == epochs or (epoch + 1) % recipe.validate_every == 0
-                row[data.task.column] = _score(scheme.student, val, team, recipe) if due else None
+                row[data.task.column] = _score(scheme, val, team, recipe) if due else None
                 row["seconds"] = time.perf_counter() - start
                 history.rows.append(row)
                 best.note()
@@ -145,6 +155,8 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     best.put_back()
     for number, student in enumerate(scheme.students):
         stamp(student, [*origin, number] if origin else None)
+    if scheme.judged is not scheme.student:
+        stamp(scheme.judged, [*origin, "average"] if origin else None)
     return history
 
 
@@ -198,9 +210,12 @@ def _check_weights(parameters, epoch: int) -> None:
             "square root, a logarithm or a division at 0 in the loss.")
 
 
-def _score(model: torch.nn.Module, split, team: Team, recipe: Recipe) -> float | None:
-    """Compute the task's score, such as the accuracy; each process its share of the samples. None
-    without labels."""
+def _score(scheme: Scheme, split, team: Team, recipe: Recipe) -> float | None:
+    """Compute the task's score, such as the accuracy, of the network that is judged; each process
+    its share of the samples. None without labels or logits."""
+    if not scheme.scored:
+        return None
+    model = scheme.judged
     # Without gradients no activations are kept, so more samples fit than in a training step.
     size, total = min(500, 4 * -(-recipe.batch // recipe.accumulate)), None
     mine = split if isinstance(split, Stream) else split[team.rank :: team.size]

@@ -88,3 +88,14 @@ class Recipe:
             if number < 8 or value != field.default:
                 shown.append(f"{field.name}={getattr(value, '__qualname__', repr(value))}")
         return f"Recipe({', '.join(shown)})"
+
+
+def as_recipe(recipe) -> Recipe:
+    """Give the recipe, the default for None. Raises `TypeError` for anything else."""
+    if recipe is None:
+        return Recipe()
+    if not isinstance(recipe, Recipe):
+        remedy = ("kd.Recipe(" + ", ".join(f"{name}={value!r}" for name, value in recipe.items())
+                  + ")" if isinstance(recipe, dict) else "kd.Recipe(epochs=…)")
+        raise TypeError(f"Expected a Recipe, got {type(recipe).__name__}. Pass {remedy}.")
+    return recipe

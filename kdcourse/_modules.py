@@ -1,0 +1,105 @@
+"""Looking at a module without a trace: its mode, and all that a forward pass may write."""
+
+import contextlib
+import random
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+_TORCH = set(vars(nn.Module()))  # what torch keeps in a module: hooks, its parts, its mode
+_PARTS = ("_parameters", "_buffers", "_modules")
+
+
+def switch(module: nn.Module, mode: bool) -> None:
+    """Set the mode of a module. What `torch.export` made refuses that: it computes as it did when
+    it was made, and only its flag is set."""
+    try:
+        module.train(mode)
+    except NotImplementedError:
+        module.training = mode
+        for child in module.children():
+            switch(child, mode)
+
+
+@contextlib.contextmanager
+def untouched(modules):
+    """Put back what the block changed in the modules (not in their parts, unless these are listed):
+    parameters, buffers, plain attributes, modes; and the random generators.
+
+    A layer that was made in the block (`LazyLinear`, or one that a forward pass assigns) stays as
+    it is, with the attributes of the module that holds it. The copies of the tensors lie in the
+    memory of the CPU until the block ends.
+    """
+    before = [_Before(module) for module in dict.fromkeys(modules)]
+    devices = {t.device for one in before for t, *_ in one.tensors if t.device.type == "cuda"}
+    numbers, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[*devices]):
+            yield
+    finally:
+        random.setstate(numbers)
+        np.random.set_state(arrays)  # noqa: NPY002
+        for one in before:
+            one.put_back()
+
+
+class _Before:
+    """A module as it is now."""
+
+    def __init__(self, module: nn.Module):
+        self.module, self.kind, self.mode = module, type(module), module.training
+        self.parts = {} if self._scripted else {
+            group: dict(vars(module)[group]) for group in _PARTS}
+        self.attributes = {} if self._scripted else {
+            name: value for name, value in vars(module).items() if name not in _TORCH}
+        self.contents = {name: value.copy() for name, value in self.attributes.items()
+                         if type(value) in (list, dict, set)}
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False),
+                   *(t for t in self.attributes.values() if isinstance(t, torch.Tensor))]
+        self.tensors = [(t, t.data, _copy(t)) for t in tensors if not is_lazy(t)]
+
+    @property
+    def _scripted(self) -> bool:  # its attributes lie in C++
+        return isinstance(self.module, torch.jit.ScriptModule)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        module = self.module
+        module.training = self.mode
+        for tensor, data, copy in self.tensors:
+            if tensor.shape != data.shape or tensor.data_ptr() != data.data_ptr():
+                tensor.data = data  # it was resized, or another one was assigned to its `data`
+            if not _equal(data, copy):
+                data.copy_(copy)
+        if self._scripted or self._has_made():
+            return
+        for group in _PARTS:
+            vars(module)[group].update(self.parts[group])
+        for name in [name for name in vars(module) if name not in _TORCH]:
+            if name not in self.attributes:
+                del vars(module)[name]
+        vars(module).update(self.attributes)
+        for name, content in self.contents.items():
+            held = self.attributes[name]
+            held.clear()
+            (held.extend if isinstance(held, list) else held.update)(content)
+
+    def _has_made(self) -> bool:
+        """Whether the module got a parameter, a buffer or a module that it did not have."""
+        return type(self.module) is not self.kind or any(
+            part is not None and self.parts[group].get(name) is None
+            for group in _PARTS for name, part in vars(self.module)[group].items())
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach()
+    return tensor.clone() if tensor.device.type in ("cpu", "meta") else tensor.cpu()
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    try:
+        return torch.equal(one, other.to(one.device))
+    except RuntimeError:  # a type whose numbers torch does not compare
+        return False

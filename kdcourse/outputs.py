@@ -1,0 +1,152 @@
+"""The output of any network: its logits, and which of several entries they are.
+
+Shapes: B batch, K classes.
+"""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from kdcourse.layouts import Layout
+from kdcourse.tasks import Rows
+
+
+@dataclasses.dataclass(repr=False)
+class Output:
+    """The result of a model for a batch: `logits` [B, K] (in another task of another shape), tapped
+    tensors by module path, the sample ids `index` [B] where they are known, the `rows` that the
+    logits were cut into, where they are none by themselves, and the `layouts` of tapped tensors
+    that the model states.
+
+    A model whose output has no logits, or several tensors that could be logits, still has taps:
+    only reading `logits` raises `TypeError`, with what was found (see `Logits`).
+    """
+
+    logits: torch.Tensor
+    taps: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    index: torch.Tensor | None = None
+    rows: Rows | None = None
+    layouts: dict[str, Layout] = dataclasses.field(default_factory=dict)
+    _why = None  # not annotated, so no field: the reason for which there are no logits
+
+    def detached(self) -> "Output":
+        """Give the same numbers, through which no gradient flows."""
+        taps = {}
+        for name, tensor in self.taps.items():
+            taps[name] = tensor.detach()
+        if not self.has_logits:
+            return Output(None, taps, self.index, layouts=self.layouts).without_logits(self._why)
+        return Output(self.logits.detach(), taps, self.index, layouts=self.layouts)
+
+    @property
+    def has_logits(self) -> bool:
+        """True unless the model's output had no logits, or several."""
+        return self._why is None
+
+    def without_logits(self, why: str) -> "Output":
+        """Take the logits away; reading them raises `TypeError` with this sentence."""
+        del self.logits
+        self._why = why
+        return self
+
+    def with_rows(self, rows: Rows) -> "Output":
+        """Give the same output, cut into rows."""
+        twin = Output(None, self.taps, self.index, rows, self.layouts)
+        vars(twin).update(vars(self) | {"rows": rows})
+        return twin if self.has_logits else twin.without_logits(self._why)
+
+    def __getattr__(self, name):  # called for an attribute that is not there
+        if name == "logits" and not self.has_logits:
+            raise TypeError(self._why)
+        raise AttributeError(f"An Output has no attribute {name!r}.")
+
+    def __repr__(self):
+        shown = [f"{name}={value!r}" for name, value in vars(self).items() if name != "_why"]
+        return f"Output({', '.join(shown)})"
+
+
+def logits_of(output) -> torch.Tensor:
+    """Find the logits in a model's output. Raises `TypeError` where there are none, or several.
+
+    A tensor [B, K, …] are logits; of an object its `.logits`; of a tuple or a dict its "logits", or
+    its first tensor with two or more dimensions, unless another one has as many (a second head).
+    A scheme checks whether their shape fits the task.
+    """
+    if hasattr(output, "logits") and not isinstance(output, tuple):
+        output = output.logits
+    entries = {"": output}
+    if isinstance(output, dict):
+        entries = {"logits": output["logits"]} if "logits" in output else output
+    elif isinstance(output, (tuple, list)):
+        entries = dict(zip(getattr(output, "_fields", range(len(output))), output))
+    found = {name: entry for name, entry in entries.items()
+             if isinstance(entry, torch.Tensor) and entry.ndim >= 2}
+    logits = next(iter(found.values()), None)
+    alike = [name for name, entry in found.items() if entry.ndim == logits.ndim]
+    if len(alike) == 1:
+        return logits
+    if alike:
+        shown = ", ".join(f"{name!r} {list(found[name].shape)}" for name in alike)
+        raise TypeError(
+            f"Expected one tensor of logits from the model, got several that could be logits: "
+            f"{shown}. Choose one: kd.Logits(model, {alike[0]!r}), or have every term on logits "
+            f'name a module, such as CE("head") and HardLabel(student="head_dist").')
+    got = (f"shape {list(output.shape)}" if isinstance(output, torch.Tensor) else
+           f"a {type(output).__name__} of {_kinds(entries)}" if entries.keys() != {""} else
+           type(output).__name__)
+    raise TypeError(
+        f"Expected logits of shape [B, K] from the model, got {got}. Wrap the model so that "
+        "forward returns logits [B, K], or has them in .logits; where they lie deeper in a tuple "
+        'or a dict, say where: kd.Logits(model, "out"). Terms on features and relations need none.')
+
+
+def _kinds(entries: dict) -> str:
+    return ", ".join(f"{name!r} ({type(entry).__name__})" for name, entry in entries.items())
+
+
+class Logits(nn.Module):
+    """Choose which entry of a model's output are its logits, for a student or a teacher.
+
+    For networks with several heads, or with features beside the logits: `Logits(model, "out")` for
+    a segmenter of torchvision, `Logits(model, "logits")` for a GoogLeNet with auxiliary heads,
+    `Logits(model, 1)` for a tuple (features, logits). A single tensor, which many of these networks
+    return in eval mode, stays what it is. Module paths (`taps`) remain those of the model.
+
+    model: any network. entry: the name of a field or of an entry of a dict, or the place in a
+        tuple.
+
+    Raises `TypeError`, when called, for an output without that entry.
+
+    >>> class Heads(nn.Module):
+    ...     def forward(self, x):
+    ...         return x, 2 * x
+    >>> Logits(Heads(), 1)(torch.ones(1, 2))
+    tensor([[2., 2.]])
+    """
+
+    def __init__(self, model: nn.Module, entry: str | int):
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"Expected a network (nn.Module), got {type(model).__name__}. Pass the "
+                            "model itself.")
+        self.model, self.entry = model, entry
+
+    def forward(self, *args, **kwargs):
+        output, entry = self.model(*args, **kwargs), self.entry
+        if isinstance(output, torch.Tensor):
+            return output
+        try:
+            named = isinstance(entry, str) and not isinstance(output, dict)
+            chosen = getattr(output, entry) if named else output[entry]
+        except (AttributeError, IndexError, KeyError, TypeError):
+            chosen = None
+        if not isinstance(chosen, torch.Tensor):
+            raise TypeError(f"Expected a tensor as the entry {entry!r} of the output of "
+                            f"{type(self.model).__name__}, got {type(output).__name__} with "
+                            f"{type(chosen).__name__} there. Choose another entry.")
+        return chosen
+
+    def identity(self):
+        """Give the model and the entry, by which recorded results are found."""
+        return [self.model, self.entry]

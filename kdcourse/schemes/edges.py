@@ -1,0 +1,128 @@
+"""Pairs that are compared, and what comes of comparing them.
+
+Shapes: B batch, K classes.
+"""
+
+import dataclasses
+
+import torch
+
+from kdcourse import losses
+from kdcourse.data import Batch
+from kdcourse.taps import Output
+from kdcourse.tasks import ONE_LABEL, Task
+
+
+@dataclasses.dataclass(eq=False)
+class Edge:
+    """One student that learns from one teacher, or from the labels alone, in one forward pass.
+
+    student, teacher: outputs of this forward pass; teacher is None where only labels are compared.
+        For a peer pass `output.detached()`, so that no gradient reaches it.
+    objective: compares the two, such as `1.0 * KD(T=4)`; an attribute of the scheme, so that its
+        projections are trained and saved.
+    name: prefix of the terms in the history: "1" makes "1.CE", "" leaves "CE".
+    weight: of the whole edge, in the loss and in the history. Terms of the same name are added up
+        there, so three peers with a weight of 1/3 each give their mean.
+    """
+
+    student: Output
+    teacher: Output | None
+    objective: losses.Objective
+    name: str = ""
+    weight: float = 1.0
+
+    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Compute the unweighted loss of each term by name. Logits and labels that are not rows by
+        themselves are cut into rows here, once for all terms."""
+        student, teacher, task = self.student, self.teacher, batch.task
+        on_rows = [] if task.plain else [
+            term for term in self.objective.terms.values() if term.on_rows]
+        if on_rows:
+            if not student.has_logits and all(term.student_paths for term in on_rows):
+                logits = student.taps[on_rows[0].student_paths[0]]
+            else:
+                logits = student.logits
+            cut = task.rows(logits, batch.x, batch.y, batch.total)
+            student = student.with_rows(cut)
+            if teacher is not None:
+                reads = any(term.needs_teacher and not term.teacher_paths for term in on_rows)
+                theirs = teacher.logits if reads or teacher.has_logits else None
+                theirs = task.flat(theirs) if reads else theirs
+                teacher = teacher.with_rows(cut._replace(logits=theirs))
+        return self.objective.losses(student, teacher, batch.y)
+
+    def check(self, task: Task = ONE_LABEL) -> None:
+        """Raise `TypeError` for an objective that is none, and `ValueError` where a term compares
+        logits of student and teacher for other classes, or classes where there are none."""
+        if not isinstance(self.objective, losses.Objective):
+            raise TypeError(f"Expected an objective on an edge, got "
+                            f"{type(self.objective).__name__}. Keep one in the scheme's __init__: "
+                            "self.objective = losses.as_objective(KD(T=4)).")
+        for term in self.objective.terms.values():
+            if term.needs_classes and not task.has_classes:
+                raise ValueError(f"Expected terms that compare numbers for {task!r}, got {term!r}, "
+                                 "which compares classes. Use SquaredError() and LogitMSE(), or "
+                                 "set needs_classes = False on a term of your own.")
+        if self.teacher is None or not any(
+                term.on_rows and term.needs_teacher and not term.student_paths
+                and not term.teacher_paths for term in self.objective.terms.values()):
+            return
+        ours, theirs = task.outputs(self.student.logits), task.outputs(self.teacher.logits)
+        if ours != theirs:
+            raise ValueError(
+                f"Expected student and teacher to have the same classes, got {ours} and {theirs}. "
+                f"Give the student {theirs} outputs, or take a teacher for {ours} classes.")
+
+    def check_gradients(self, students) -> None:
+        """Raise `ValueError` where a term compares a tensor of the student without a gradient."""
+        logits = self.student.logits if self.student.has_logits else None
+        trained = any(p.requires_grad for student in students for p in student.parameters())
+        for term in self.objective.terms.values():
+            found = {path: self.student.taps.get(path) for path in term.student_paths}
+            if not found and not term.needs_paths and trained and not any(
+                    p.requires_grad for p in term.parameters()):
+                found = {"the logits": logits}
+            for path, tensor in found.items():
+                if tensor is not None and not tensor.requires_grad:
+                    what = path if path == "the logits" else f"the student's {path!r}"
+                    raise ValueError(
+                        f"Expected {what} to have a gradient, for the term {term!r}, got a tensor "
+                        "without one, so the term would teach the student nothing. Is it detached, "
+                        "computed under no_grad, or is all before it frozen? Tap a module that is "
+                        "trained, or leave the term out.")
+
+
+@dataclasses.dataclass
+class Outcome:
+    """The result of one forward pass.
+
+    loss: the scalar that is minimised. parts: its unweighted terms by name, scalars.
+    logits: of the first edge's student, [B, K] or as the task says; None where it has none.
+    notes: further scalars by name, on the device of the loss, that are logged and not minimised.
+    """
+
+    loss: torch.Tensor
+    parts: dict[str, torch.Tensor]
+    logits: torch.Tensor
+    notes: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+
+def outcome(edges, batch: Batch) -> Outcome:
+    """Evaluate the objective of each edge, and add the losses up."""
+    loss, logits, parts = None, None, {}
+    for edge in edges:
+        terms = edge.losses(batch)
+        total = edge.objective.total(terms)
+        if edge.weight != 1:
+            total = edge.weight * total
+        for term, value in terms.items():
+            name = f"{edge.name}.{term}" if edge.name else term
+            value = value if edge.weight == 1 else edge.weight * value
+            parts[name] = parts[name] + value if name in parts else value
+        loss = total if loss is None else loss + total
+        if logits is None and edge.student.has_logits:
+            logits = edge.student.logits
+    if loss is None:
+        raise ValueError("Expected at least one Edge from edges(batch), got none.")
+    return Outcome(loss, parts, logits)
