@@ -232,6 +232,18 @@ def test_channels_last(make, path, last):
         torch.testing.assert_close(term(output, other), term(expected, other.taps["conv"]))
 
 
+@anything
+@pytest.mark.parametrize(("wrong", "other"), [((7, 7, 96), (64, 7, 7)), ((9, 16, 96), (64, 9, 16)),
+                                              ((14, 14, 192), (96, 7, 7)), ((7, 7, 48), (7, 7, 96)),
+                                              ((18, 32, 48), (64, 9, 16))])
+def test_tensors_with_the_channels_last_are_refused(make, wrong, other):
+    for pair in ((wrong, other), (other, wrong)):
+        with pytest.raises(ValueError, match=r"looks like \[B, H, W, C\].*permute"):
+            make("a", "b")(*(randn(2, *shape) for shape in pair))
+    student = randn(2, *wrong).permute(0, 3, 1, 2)
+    assert torch.isfinite(AT("a", "b")(student, randn(2, 5, *wrong[:2])))
+
+
 def test_both_orders_of_the_axes_are_refused():
     class Norm(nn.Module):
         def __init__(self):
