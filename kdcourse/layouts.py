@@ -3,7 +3,7 @@
 B batch, C channels, D features, H W height and width, N tokens.
 """
 
-import functools
+import math
 import re
 from typing import NamedTuple
 
@@ -72,7 +72,6 @@ def arranged(x: torch.Tensor, layout: Layout, who: str) -> torch.Tensor:
     return x[:, prefix:].transpose(1, 2).unflatten(2, (height, width))
 
 
-@functools.lru_cache(maxsize=1024)
 def readings(N: int, grid=None, prefix: int | None = None, like=None) -> list[tuple]:
     """List the plausible layouts of N tokens as (leading tokens, height, width).
 
@@ -90,12 +89,21 @@ def readings(N: int, grid=None, prefix: int | None = None, like=None) -> list[tu
     if grid is not None:
         extra = N - grid[0] * grid[1]
         return [(extra, *grid)] if extra in prefixes else []
-    found = [(p, h, (N - p) // h) for p in prefixes for h in range(1, N - p + 1)
-             if (N - p) % h == 0 and (p == 0 or N - p > 1)]  # one patch needs no class token
-    if like is not None and tuple(like) != (1, 1):
-        return [(p, h, w) for p, h, w in found if h * like[1] == w * like[0]]
-    squares = {p for p, h, w in found if h == w}
-    return [(p, h, w) for p, h, w in found if p in squares and h <= 2 * w and w <= 2 * h]
+    found = []
+    for p in prefixes:
+        places = N - p
+        if places < 1 or (p > 0 and places == 1):  # one patch needs no class token
+            continue
+        if like is not None and tuple(like) != (1, 1):
+            unit = math.gcd(*like)
+            height, width = like[0] // unit, like[1] // unit
+            times = math.isqrt(places // (height * width))
+            if times**2 * height * width == places:
+                found.append((p, times * height, times * width))
+        elif math.isqrt(places)**2 == places:
+            found += [(p, h, places // h) for h in range(1, math.isqrt(2 * places) + 1)
+                      if places % h == 0 and 2 * h * h >= places]
+    return found
 
 
 def _unclear(x, layout: Layout, who: str, found: list[tuple]) -> str:

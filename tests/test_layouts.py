@@ -44,15 +44,17 @@ def test_a_finer_grid_in_the_ratio_of_the_map():
                                AT("a", "b")(x, randn(2, 4, 3, 5, seed=1)))
 
 
-@pytest.mark.parametrize("like", [(2, 2), (3, 5), (16, 9), (1, 1)])
-def test_every_grid_in_the_ratio_of_a_map_is_counted(like):
-    for N in range(2, 40):
-        expected = [(p, h, w) for p, h, w in itertools.product(
-                        PREFIXES, range(1, N + 1), range(1, N + 1))
-                    if p + h * w == N and h / w == like[0] / like[1] and (p == 0 or h * w > 1)]
-        if like == (1, 1):  # tells nothing
-            expected = readings(N)
-        assert sorted(readings(N, like=like)) == sorted(expected)
+@pytest.mark.parametrize("like", [(2, 2), (6, 10), (16, 9), (1, 1), None])
+def test_every_plausible_grid_is_counted(like):
+    for N in range(1, 151):
+        grids = [(p, h, (N - p) // h) for p in PREFIXES for h in range(1, N - p + 1)
+                 if (N - p) % h == 0 and (p == 0 or N - p > 1)]
+        if like in (None, (1, 1)):  # tells nothing: square ones, and others in the place of one
+            squares = {p for p, h, w in grids if h == w}
+            grids = [(p, h, w) for p, h, w in grids if p in squares and 0.5 <= h / w <= 2]
+        else:
+            grids = [(p, h, w) for p, h, w in grids if h / w == like[0] / like[1]]
+        assert sorted(readings(N, like=like)) == sorted(grids)
 
 
 # --- refused where two readings are possible ----------------------------------------------------
@@ -228,6 +230,18 @@ def test_channels_last(make, path, last):
     for term in (AT(path, "conv"), Hint(path, "conv"), VID(path, "conv")):
         term.build(output, other, 0)
         torch.testing.assert_close(term(output, other), term(expected, other.taps["conv"]))
+
+
+@anything
+@pytest.mark.parametrize(("wrong", "other"), [((7, 7, 96), (64, 7, 7)), ((9, 16, 96), (64, 9, 16)),
+                                              ((14, 14, 192), (96, 7, 7)), ((7, 7, 48), (7, 7, 96)),
+                                              ((18, 32, 48), (64, 9, 16))])
+def test_tensors_with_the_channels_last_are_refused(make, wrong, other):
+    for pair in ((wrong, other), (other, wrong)):
+        with pytest.raises(ValueError, match=r"looks like \[B, H, W, C\].*permute"):
+            make("a", "b")(*(randn(2, *shape) for shape in pair))
+    student = randn(2, *wrong).permute(0, 3, 1, 2)
+    assert torch.isfinite(AT("a", "b")(student, randn(2, 5, *wrong[:2])))
 
 
 def test_both_orders_of_the_axes_are_refused():

@@ -171,9 +171,28 @@ def as_map(x, who: str = "the", *, grid=None, prefix: int | None = None,
 
 
 def maps(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give both sides as maps (`as_map`), the tokens of one with the ratio of the other's map."""
+    """Give both sides as maps (`as_map`), the tokens of one with the ratio of the other's map.
+    Raises `ValueError` for a map that looks like [B, H, W, C]."""
     sizes = [x.shape[2:] if x.ndim == 4 else None for x in (teacher, student)]
+    for x, like, who in ((student, sizes[0], "student"), (teacher, sizes[1], "teacher")):
+        if x.ndim == 4 and _looks_channels_last(x.shape[1:], like):
+            raise ValueError(f"Expected {who} maps [B, C, H, W], got {list(x.shape)}, which looks "
+                             "like [B, H, W, C]. Call x.permute(0, 3, 1, 2), or state it in the "
+                             'path: "features.3@BHWC".')
     return (as_map(student, "student", like=sizes[0]), as_map(teacher, "teacher", like=sizes[1]))
+
+
+def _looks_channels_last(shape, like) -> bool:
+    """Tell whether a map is more plausible as [H, W, C] than as [C, H, W]: with more channels than
+    rows or columns, and either a square (as [C, H, W] longer than twice its height), or the ratio
+    of height and width that the other side's map has, and [C, H, W] has not."""
+    height, width, channels = shape
+    if channels <= max(height, width) or 1 in shape:
+        return False
+    if height == width and channels > 2 * height:
+        return like is None or width * like[1] != channels * like[0]
+    return like is not None and height * like[1] == width * like[0] and (
+        width * like[1] != channels * like[0])
 
 
 def as_tokens(x, who: str = "the") -> torch.Tensor:

@@ -109,7 +109,7 @@ class OFD(FeatureLoss):
         self.register_buffer("negative_count", None)
 
     def build(self, student, teacher, seed):
-        student, teacher = inputs.one_batch(*self.pick(student, teacher), 4)
+        student, teacher = inputs.maps(*inputs.one_batch(*self.pick(student, teacher), 4))
         channels, outputs = student.shape[1], teacher.shape[1]
         if self.margin is not None:
             _margin(self.margin, outputs)
@@ -121,7 +121,7 @@ class OFD(FeatureLoss):
                 self.negative_count = teacher.new_zeros(outputs)
 
     def values(self, student, teacher=None, labels=None):
-        student, teacher = inputs.one_batch(student, teacher, 4)
+        student, teacher = inputs.maps(*inputs.one_batch(student, teacher, 4))
         student, teacher = on_one_grid(projected(student, self.connector), teacher)
         margin = self._measured(teacher) if self.margin is None else self.margin
         return overhaul(student, teacher, margin, "none")

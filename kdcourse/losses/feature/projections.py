@@ -27,7 +27,8 @@ def comparable_pair(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
         raise inputs.shape_error(
             "features that are both vectors [B, D], or both maps or tokens", student, teacher,
             "Tap other modules, or average the map over its places first.")
-    if student.ndim == teacher.ndim and (student.ndim != 3 or student.shape[1] == teacher.shape[1]):
+    if student.ndim == teacher.ndim != 4 and (
+            student.ndim == 2 or student.shape[1] == teacher.shape[1]):
         return student, teacher
     return inputs.maps(student, teacher)
 

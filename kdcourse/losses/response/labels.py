@@ -76,6 +76,7 @@ class LabelLoss(Loss):
         weight = self.settings().get("weight")
         if labels.ndim == 2 or (rows is not None and weight is None):
             return super().reduced(values, labels, rows)
+        weight = None if weight is None else weight.to(values.dtype)
         if rows is None:
             return _reduced(values, labels, "mean", weight, self.ignore_index)
         shares = weight[labels] if rows.weight is None else weight[labels] * rows.weight
