@@ -49,9 +49,9 @@ class Output:
 
     def with_rows(self, rows: Rows) -> "Output":
         """Give the same output, cut into rows."""
-        twin = Output(None, self.taps, self.index, rows)
-        vars(twin).update(vars(self) | {"rows": rows})
-        return twin if self.has_logits else twin.without_logits(self._why)
+        if not self.has_logits:
+            return Output(None, self.taps, self.index, rows).without_logits(self._why)
+        return Output(self.logits, self.taps, self.index, rows)
 
     def __getattr__(self, name):  # called for an attribute that is not there
         if name == "logits" and not self.has_logits:
