@@ -52,9 +52,10 @@ class Output:
 
     def with_rows(self, rows: Rows) -> "Output":
         """Give the same output, cut into rows."""
-        twin = Output(None, self.taps, self.index, rows, self.layouts)
-        vars(twin).update(vars(self) | {"rows": rows})
-        return twin if self.has_logits else twin.without_logits(self._why)
+        layouts = self.layouts
+        if not self.has_logits:
+            return Output(None, self.taps, self.index, rows, layouts).without_logits(self._why)
+        return Output(self.logits, self.taps, self.index, rows, layouts)
 
     def __getattr__(self, name):  # called for an attribute that is not there
         if name == "logits" and not self.has_logits:
@@ -73,6 +74,8 @@ def logits_of(output) -> torch.Tensor:
     its first tensor with two or more dimensions, unless another one has as many (a second head).
     A scheme checks whether their shape fits the task.
     """
+    if isinstance(output, torch.Tensor) and output.ndim >= 2:
+        return output
     if hasattr(output, "logits") and not isinstance(output, tuple):
         output = output.logits
     entries = {"": output}

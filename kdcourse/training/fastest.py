@@ -42,7 +42,8 @@ def fastest(scheme, data, recipe: Recipe | None = None, device=None) -> Recipe:
     scheme.check(data)
     scheme.to(device)
     batch = next(data.train.to(device).batches(recipe.batch, 0))
-    scheme.build(batch[:4], 0)
+    with enough_memory(recipe, device):
+        scheme.build(batch[:4], 0)
     part = batch.split(recipe.accumulate)[0]
     recipes = [dataclasses.replace(recipe, precision=precision, channels_last=last)
                for precision, last in itertools.product(("fp32", "bf16"), (True, False))]

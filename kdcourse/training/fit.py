@@ -101,7 +101,8 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     train, val = data.train.to(device), data.val.to(device)
     scheme.to(device)
     first = next(train.batches(size, seed))
-    scheme.build(first[:4], seed)
+    with enough_memory(recipe, device):
+        scheme.build(first[:4], seed)
     file = Checkpoint(checkpoint, scheme, data, recipe, seed, team, device)
     lay_out(scheme, recipe.channels_last)
     optimisers = Optimisers(scheme, recipe, device, max(2, epochs * steps))
