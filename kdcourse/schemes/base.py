@@ -14,7 +14,7 @@ from kdcourse._random import generator
 from kdcourse.data import Batch, Dataset
 from kdcourse.taps import Output, alone, describe, evaluating, predict
 from kdcourse.taps import taps as taps_of
-from kdcourse.tasks import ONE_LABEL, Task
+from kdcourse.tasks import ONE_LABEL, Task, each
 from kdcourse.teachers import Teacher, as_teacher
 
 
@@ -237,8 +237,21 @@ class Scheme(nn.Module):
                         f"Expected a student with weights in float32, got {name} in {p.dtype}. "
                         'Call student.float(); half precision is Recipe(precision="bf16").')
             data.task.check_output(predict(student, data.train.head(2)), data.classes, data.name)
+            if data.val.shape != data.train.shape:
+                self._check_size(student, data)
         for part in (*self.objectives(), *self.teachers.values()):
             part.check(data)
+
+    @staticmethod
+    def _check_size(student: nn.Module, data: Dataset) -> None:
+        """Raise `ValueError` unless the student takes validation images of another size."""
+        try:
+            predict(student, data.val.head(2))
+        except Exception as error:  # each library has its own for a wrong shape
+            raise ValueError(
+                f"Expected a student that takes inputs of shape {each(list, data.val.shape)}, "
+                f"those of the validation, as well as {each(list, data.train.shape)}, got "
+                f"{type(error).__name__}: {error}. Bring both to one size.") from error
 
     def after_step(self) -> None:
         """Call `after_step` of the teachers. Called by `fit` after each step of the optimiser.
