@@ -20,19 +20,21 @@ from kdcourse.tasks import Rows, call, each, first, pieces
 class Output:
     """The result of a model for a batch: `logits` [B, K] (in another task of another shape), tapped
     tensors by module path, the sample ids `index` [B] where they are known, and the `rows` that the
-    logits were cut into, where they are none by themselves."""
+    logits were cut into, where they are none by themselves. T: the only temperature at which
+    softmax(logits / T) is that of a teacher of which the largest logits were stored; None: any."""
 
     logits: torch.Tensor
     taps: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     index: torch.Tensor | None = None
     rows: Rows | None = None
+    T: float | None = None
 
     def detached(self) -> "Output":
         """Give the same numbers, through which no gradient flows."""
         taps = {}
         for name, tensor in self.taps.items():
             taps[name] = tensor.detach()
-        return Output(self.logits.detach(), taps, self.index)
+        return Output(self.logits.detach(), taps, self.index, T=self.T)
 
 
 def logits_of(output) -> torch.Tensor:

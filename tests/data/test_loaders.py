@@ -285,9 +285,7 @@ def test_what_fits_can_be_brought_into_memory(data):
 
 
 @pytest.mark.parametrize("call", [
-    lambda data: kd.Cached(network(), data),
-    lambda data: kd.Cached.of(torch.zeros(144, 36), data, "zeros"),
-    lambda data: data.show(),
+    lambda data: data.train.x, lambda data: data.train.y, lambda data: data.show(),
 ])
 def test_what_needs_samples_in_memory_says_so(data, call):
     with pytest.raises(ValueError, match=r"all samples of train in memory here, got a stream.*"

@@ -33,6 +33,8 @@ def hard_label(student_BK, teacher_BK, smoothing: float = 0.0, reduction: str = 
 class HardLabel(Loss, function=hard_label):
     """Take the teacher's most likely class as the label: `hard_label`."""
 
+    softened = True
+
     def __init__(self, smoothing: float = 0.0, student=None, teacher=None):
         inputs.check_share("smoothing", smoothing)
         super().__init__(student, teacher, smoothing=smoothing)

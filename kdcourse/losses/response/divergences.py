@@ -31,6 +31,8 @@ def reverse_kl(student_BK, teacher_BK, T: float = 1.0, reduction: str = "mean"):
 class ReverseKL(Loss, function=reverse_kl):
     """Concentrate on some of the teacher's modes: `reverse_kl`. T² is included."""
 
+    softened = True
+
     def __init__(self, T: float = 1.0, student=None, teacher=None):
         inputs.check_temperature(T)
         super().__init__(student, teacher, T=T)
@@ -67,6 +69,8 @@ def jensen_shannon(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
 
 class JS(Loss, function=jensen_shannon):
     """Interpolate `KD` (beta = 0) and `ReverseKL` (beta = 1): `jensen_shannon`. T² is included."""
+
+    softened = True
 
     def __init__(self, beta: float = 0.5, T: float = 1.0, variant: str = "scaled",
                  student=None, teacher=None):
@@ -116,6 +120,8 @@ def total_variation(student_BK, teacher_BK, T: float = 1.0, reduction: str = "me
 
 class TV(Loss, function=total_variation):
     """Match probabilities in absolute difference: `total_variation`. Without a factor T²."""
+
+    softened = True
 
     def __init__(self, T: float = 1.0, student=None, teacher=None):
         inputs.check_temperature(T)

@@ -45,6 +45,8 @@ def dkd(student_BK, teacher_BK, labels, alpha: float = 1.0, beta: float = 8.0, T
 class DKD(Loss):
     """Match the target class and the others, with a weight each: `dkd`. T² is included."""
 
+    softened = True
+
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, T: float = 4.0,
                  student=None, teacher=None):
         _check_settings(alpha, beta, T)

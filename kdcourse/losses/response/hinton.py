@@ -43,6 +43,8 @@ def kd(student_BK, teacher_BK, T: float = 4.0, reduction: str = "mean"):
 class KD(Loss, function=kd):
     """Match the teacher's softened output: `kd`. T² is included."""
 
+    softened = True
+
     def __init__(self, T: float = 4.0, student=None, teacher=None):
         inputs.check_temperature(T)
         super().__init__(student, teacher, T=T)
