@@ -4,10 +4,11 @@ from kdcourse._random import generator
 from kdcourse.data.arrays import from_arrays
 from kdcourse.data.augment import Augment, Augmented, augmented
 from kdcourse.data.dataset import Batch, Dataset, Split
+from kdcourse.data.folder import folder
 from kdcourse.data.glyphs import FACES, GLYPHS, glyphs, glyphs_fingerprint
 from kdcourse.data.loaders import Stream, from_loaders
 from kdcourse.data.public import cifar10, cifar100, digits, fashion_mnist, mnist
 
 __all__ = ["FACES", "GLYPHS", "Augment", "Augmented", "Batch", "Dataset", "Split", "Stream",
-           "augmented", "cifar10", "cifar100", "digits", "fashion_mnist", "from_arrays",
+           "augmented", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "from_arrays",
            "from_loaders", "generator", "glyphs", "glyphs_fingerprint", "mnist"]
