@@ -43,19 +43,26 @@ def write(path: Path, content: bytes) -> None:
     make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut can leave an empty file under the new name
-        os.replace(partial, path)
+        with enough_space(path, len(content)):
+            with partial.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut can leave an empty file of the new name
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def enough_space(path: Path, size: int):
+    """Say in the error of a full disk how many bytes `path` needs, and what to do."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        size = f"{len(content) / 1e6:.1f} MB"
-        raise OSError(error.errno, f"The disk is full: {path} needs {size}. Free some space, or "
-                      "set KDCOURSE_HOME to a folder on another disk.") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, f"The disk is full: {path} needs {size / 1e6:.1f} MB. Free some "
+                      "space, or set KDCOURSE_HOME to a folder on another disk.") from None
 
 
 @contextlib.contextmanager

@@ -2,9 +2,11 @@
 
 import datetime
 import importlib.metadata
+import os
 import platform
 
 import torch
+from tqdm.auto import tqdm
 
 # The version of the numerics: raised by hand when the same arm would give other results. Recorded
 # rows and trained teachers of another version are not used.
@@ -30,3 +32,13 @@ def where(device: str = "cpu") -> dict:
             "python": platform.python_version(),
             "kdcourse": importlib.metadata.version("kdcourse"),
             "date": datetime.date.today().isoformat()}
+
+
+def progress(total: int, label: str, unit: str, done: int = 0, off: bool = False) -> tqdm:
+    """Make a progress bar; none without a terminal or a notebook, with `off`, and where
+    TQDM_DISABLE is set."""
+    notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
+    # tqdm reads TQDM_DISABLE by itself in a terminal, but not in a notebook.
+    disable = bool(os.environ.get("TQDM_DISABLE")) if notebook else None
+    return tqdm(total=total, desc=label, leave=False, unit=unit, initial=done,
+                disable=True if off else disable)

@@ -17,7 +17,8 @@ class Output:
     """The result of a model for a batch: `logits` [B, K] (in another task of another shape), tapped
     tensors by module path, the sample ids `index` [B] where they are known, the `rows` that the
     logits were cut into, where they are none by themselves, and the `layouts` of tapped tensors
-    that the model states.
+    that the model states. T: the only temperature at which softmax(logits / T) is that of a teacher
+    of which the largest logits were stored; None: any.
 
     A model whose output has no logits, or several tensors that could be logits, still has taps:
     only reading `logits` raises `TypeError`, with what was found (see `Logits`).
@@ -28,6 +29,7 @@ class Output:
     index: torch.Tensor | None = None
     rows: Rows | None = None
     layouts: dict[str, Layout] = dataclasses.field(default_factory=dict)
+    T: float | None = None
     _why = None  # not annotated, so no field: the reason for which there are no logits
 
     def detached(self) -> "Output":
@@ -37,7 +39,7 @@ class Output:
             taps[name] = tensor.detach()
         if not self.has_logits:
             return Output(None, taps, self.index, layouts=self.layouts).without_logits(self._why)
-        return Output(self.logits.detach(), taps, self.index, layouts=self.layouts)
+        return Output(self.logits.detach(), taps, self.index, layouts=self.layouts, T=self.T)
 
     @property
     def has_logits(self) -> bool:
@@ -55,7 +57,7 @@ class Output:
         layouts = self.layouts
         if not self.has_logits:
             return Output(None, self.taps, self.index, rows, layouts).without_logits(self._why)
-        return Output(self.logits, self.taps, self.index, rows, layouts)
+        return Output(self.logits, self.taps, self.index, rows, layouts, self.T)
 
     def __getattr__(self, name):  # called for an attribute that is not there
         if name == "logits" and not self.has_logits:

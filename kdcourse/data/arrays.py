@@ -31,7 +31,8 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
     task: what the labels are, such as `kd.tasks.Tokens()`; by default one label per sample.
 
     Raises `ValueError` for no data, what is no pair, x and y of different lengths, labels that are
-    out of range or not whole numbers, NaN or inf in the inputs.
+    out of range or not whole numbers, NaN or inf in the inputs, images [N, H, W, C] with the
+    channels last, and images from 0 to 255 that are not uint8.
 
     >>> data = from_arrays(np.random.rand(100, 3, 8, 8), np.arange(100) % 4)
     >>> len(data.train), len(data.val), len(data.test), data.classes
@@ -106,6 +107,8 @@ def as_split(x, y, name: str, task: Task) -> Split:
     if not isinstance(x, dict) and not task.keeps_inputs and x.ndim not in (2, 3, 4):
         raise ValueError(f"Expected inputs of shape [N, C, H, W], [N, H, W] or [N, D] in {name}, "
                          f"got {list(x.shape)}.")
+    if not isinstance(x, dict) and not task.keeps_inputs:
+        _check_images(x, name)
     lengths = {len(part) for part in (x.values() if isinstance(x, dict) else [x])}
     if len(lengths) > 1:
         raise ValueError(f"Expected equally many samples in all inputs of {name}, got "
@@ -114,6 +117,24 @@ def as_split(x, y, name: str, task: Task) -> Split:
         raise ValueError(f"Expected as many labels as inputs in {name}, got {len(y)} labels for "
                          f"{lengths.pop()} inputs.")
     return Split(as_inputs(x, task), y if y is None else task.take(y, name), task=task)
+
+
+def _check_images(x: torch.Tensor, name: str) -> None:
+    """Raise `ValueError` for images with the channels last, and for values from 0 to 255 that are
+    not divided by 255 (as uint8 is)."""
+    if x.ndim == 4:
+        _, H, W, C = x.shape
+        if H > 4 and W > 4 and (C in (3, 4) or (C == 1 and H == W)):
+            raise ValueError(f"Expected images [N, C, H, W] in {name}, got {list(x.shape)}, with "
+                             "the channels last. Bring them to the second place: "
+                             "torch.as_tensor(x).permute(0, 3, 1, 2).")
+    if x.ndim < 3 or x.dtype in (torch.uint8, torch.bool) or not x.numel():
+        return
+    low, high = x.aminmax()
+    if low >= 0 and 16 < high <= 255 and (high > 100 or (x == x.round()).all()):
+        raise ValueError(f"Expected images in [0, 1], or uint8 from 0 to 255, in {name}, got "
+                         f"{str(x.dtype).removeprefix('torch.')} from {float(low):g} to "
+                         f"{float(high):g}. Divide by 255: x / 255; or pass x.astype('uint8').")
 
 
 def as_inputs(x, task: Task):

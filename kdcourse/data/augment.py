@@ -6,6 +6,8 @@ answers can be stored for every view, and all arms of one seed get the same imag
 """
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Iterator
 
 import torch
@@ -19,47 +21,119 @@ from kdcourse.tasks import Pixels, each
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Shift, turn, scale, mirror and erase; each amount is drawn uniformly up to its limit.
+    """Shift, turn, scale, mirror, crop and erase; amounts are drawn uniformly up to their limits.
 
-    shift: the largest shift along each axis, as a share of the side, 0 to below 1.
-    rotate: the largest angle, in radians.
-    scale: the largest change of size: 0.2 draws between 0.8 and 1.2 times.
-    flip: mirror half of the views, left to right. Not for letters or digits.
-    erase: the side of a square that is painted grey, as a share of the side.
+    shift: the largest shift along each axis, as a share of that side, 0 to below 1; continuous.
+    rotate: the largest angle to either side, in radians, up to π; `degrees` is the same in degrees.
+    scale: the smallest and the largest factor of size, such as `(0.8, 1.2)`; 0.2 is the same pair.
+    flip: the probability of mirroring left and right; True is 0.5. Not for letters or digits.
+    erase: the sides of a rectangle that is painted grey, as a share of the image's sides.
+    degrees: the largest angle to either side, in degrees, up to 180.
+    crop: the standard augmentation of CIFAR (He et al. 2016, arXiv:1512.03385, section 4.2): pad so
+        many pixels of zeros (black) on each side, and cut out a window of the image's size at a
+        whole number of pixels. Published numbers have `crop=4, flip=0.5`. In place of `shift`.
 
-    Pixels from outside the image repeat its edge. Raises `ValueError` for a limit out of range.
+    A crop comes first, then the affine map. `shift`, `rotate` and `scale` interpolate, and repeat
+    the image's edge outside of it; `crop` copies pixels. Raises `ValueError` for a limit out of
+    range, for `rotate` that must be meant in degrees, and for two limits of one thing.
     """
 
     shift: float = 0.0
     rotate: float = 0.0
-    scale: float = 0.0
-    flip: bool = False
+    scale: float | tuple[float, float] = 0.0
+    flip: float = False
     erase: float = 0.0
+    degrees: float = 0.0
+    crop: int = 0
 
     def __post_init__(self):
-        for name in ("shift", "scale", "erase"):
+        if isinstance(self.scale, (tuple, list)):
+            object.__setattr__(self, "scale", tuple(self.scale))  # a list of a JSON file
+        for name, value in vars(self).items():
+            pair = value if name == "scale" and isinstance(value, tuple) else (value,)
+            if not all(isinstance(number, numbers.Real) for number in pair):
+                raise ValueError(f"Expected a number as {name}, got {value!r}.")
+        for name, remedy in {"shift": "It is a share of the side; crop=4 shifts by up to 4 pixels.",
+                             "erase": "It is a share of the side."}.items():
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"Expected {name} from 0 to below 1, got {getattr(self, name)}.")
+                raise ValueError(f"Expected {name} from 0 to below 1, got {getattr(self, name)}. "
+                                 f"{remedy}")
+        self._check_scale()
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"Expected flip as a probability from 0 to 1, got {self.flip}.")
         if not self.rotate >= 0:
             raise ValueError(f"Expected rotate of at least 0 radians, got {self.rotate}.")
+        if self.rotate > math.pi or (self.rotate >= 2 and self.rotate == round(self.rotate)):
+            raise ValueError(f"Expected rotate in radians, up to π, got {self.rotate}. If it is in "
+                             f"degrees, write degrees={self.rotate}.")
+        if not 0 <= self.degrees <= 180:
+            raise ValueError(f"Expected degrees from 0 to 180, got {self.degrees}.")
+        if isinstance(self.crop, bool) or self.crop % 1 != 0 or self.crop < 0:
+            raise ValueError("Expected crop as a whole number of pixels of at least 0, got "
+                             f"{self.crop}. The standard for CIFAR is crop=4.")
+        for one, other in (("rotate", "degrees"), ("shift", "crop")):
+            if getattr(self, one) and getattr(self, other):
+                raise ValueError(f"Expected {one} or {other}, got both. They limit the same thing.")
+
+    def _check_scale(self) -> None:
+        if not isinstance(self.scale, tuple):
+            if not 0 <= self.scale < 1:
+                raise ValueError(f"Expected scale from 0 to below 1, got {self.scale}. 0.2 draws "
+                                 "factors from 0.8 to 1.2, as scale=(0.8, 1.2) does.")
+        elif len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < math.inf:
+            raise ValueError("Expected scale as a pair (smallest, largest) of factors above 0, got "
+                             f"{self.scale}. (0.8, 1.2) draws from 0.8 to 1.2 times the size.")
+
+    def settings(self) -> dict:
+        """Give the limits for a data set's `params`, by which recorded results are found."""
+        kept = dataclasses.asdict(self)
+        return {name: value for name, value in kept.items()
+                if value or name not in ("degrees", "crop")}  # rows were recorded without them
 
     def __call__(self, x: torch.Tensor, drawn_B7: torch.Tensor) -> torch.Tensor:
         """Augment the inputs [B, C, H, W] by `drawn_B7`, numbers from -1 to 1."""
         dx, dy, angle, size, flip, left, top = drawn_B7.to(x).unbind(1)
-        if self.shift or self.rotate or self.scale or self.flip:
-            zoom, angle = 1 / (1 + self.scale * size), self.rotate * angle
-            mirror = torch.where(flip < 0, -1.0, 1.0) if self.flip else torch.ones_like(flip)
-            cos, sin = zoom * angle.cos(), zoom * angle.sin()
-            # From the position of a pixel in the view to that in the sample, both from -1 to 1.
-            rows = (torch.stack([cos * mirror, -sin, 2 * self.shift * dx], 1),
-                    torch.stack([sin * mirror, cos, 2 * self.shift * dy], 1))
-            grid = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
-            x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        mirrored = flip < 2 * (0.5 if self.flip is True else self.flip) - 1
+        if self.crop:
+            x = _crop(x, dx, dy, int(self.crop))
+        if (self.shift or self.rotate or self.degrees or self.scale
+                or (self.flip and not self.crop)):
+            x = self._move(x, dx, dy, angle, size, mirrored)
+        elif self.flip:  # pixels stay what they are
+            x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
         if self.erase:
             row = _in_interval(x.shape[2], top, self.erase)[:, None, :, None]
             column = _in_interval(x.shape[3], left, self.erase)[:, None, None, :]
             x = x.masked_fill(row & column, 0.5)
         return x
+
+    def _move(self, x, dx, dy, angle, size, mirrored) -> torch.Tensor:
+        """Apply the affine map."""
+        H, W = x.shape[2:]
+        middle, half = 1, self.scale
+        if isinstance(self.scale, tuple):
+            middle, half = sum(self.scale) / 2, (self.scale[1] - self.scale[0]) / 2
+        zoom = 1 / (middle + half * size)
+        angle = (math.radians(self.degrees) or self.rotate) * angle
+        mirror = torch.where(mirrored, -1.0, 1.0)
+        cos, sin = zoom * angle.cos(), zoom * angle.sin()
+        # From the position of a pixel in the view to that in the sample, each axis from -1 to 1:
+        # so a step along the height is H / W steps along the width.
+        rows = (torch.stack([cos * mirror, -sin * (H / W), 2 * self.shift * dx], 1),
+                torch.stack([sin * mirror * (W / H), cos, 2 * self.shift * dy], 1))
+        grid = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _crop(x, dx, dy, pixels: int) -> torch.Tensor:
+    """Pad zeros, and cut out a window of the same size at a whole number of pixels."""
+    (B, C, H, W), places = x.shape, 2 * pixels + 1
+    start = [((d + 1) / 2 * places).long().clamp(0, places - 1)[:, None] for d in (dy, dx)]
+    row, column = (first + torch.arange(side, device=x.device)
+                   for first, side in zip(start, (H, W), strict=True))
+    x = F.pad(x, [pixels] * 4)
+    x = x.gather(2, row[:, None, :, None].expand(B, C, H, x.shape[3]))
+    return x.gather(3, column[:, None, None, :].expand(B, C, H, W))
 
 
 def _in_interval(size: int, drawn_B: torch.Tensor, length: float) -> torch.Tensor:
@@ -84,7 +158,7 @@ class Augmented(Split):
 
     def digest(self) -> str:
         """SHA-256 of the samples and of how they are augmented."""
-        settings = [dataclasses.asdict(self.augment), self.views, self.seed]
+        settings = [self.augment.settings(), self.views, self.seed]
         return _files.digest(super().digest(), settings)
 
     def identity(self):
@@ -116,16 +190,20 @@ def augmented(data: Dataset, views: int | None = None, seed: int = 0, **limits) 
 
     views: the number of different views of each sample; None: a new one in every epoch. `kd.Cached`
         needs a number.
-    limits: those of `Augment`: shift, rotate, scale, flip, erase.
+    limits: those of `Augment`: shift, rotate or degrees, scale, flip, erase, crop.
 
-    Augmentation happens on the device, a batch at a time. Raises `ValueError` for inputs that are
-    not images [C, H, W], for labels of pixels, and for views below 1.
+    Augmentation happens on the device, a batch at a time. Raises `ValueError` for a stream, for
+    inputs that are not images [C, H, W], for labels of pixels, and for views below 1.
 
     >>> from kdcourse.data.glyphs import glyphs
     >>> data = augmented(glyphs(train=64, val=36, test=36), views=4, shift=0.1, rotate=0.2)
     >>> next(data.train.batches(8, seed=0, epoch=5)).view  # 1 + 5 % 4
     2
     """
+    if not isinstance(data.train, Split):
+        raise ValueError("Expected training samples in memory to augment, got a stream of batches. "
+                         "Augment in your loader, such as by torchvision.transforms.v2 in its "
+                         "dataset; or bring it into memory: data.train.in_memory().")
     if isinstance(data.shape, dict) or len(data.shape) != 3:
         raise ValueError("Expected images [C, H, W] to augment, got inputs of shape "
                          f"{each(list, data.shape)}.")
@@ -136,7 +214,7 @@ def augmented(data: Dataset, views: int | None = None, seed: int = 0, **limits) 
         raise ValueError(f"Expected at least 1 view, or None for ever new ones, got {views}.")
     augment = Augment(**limits)
     train = Augmented(data.train.x, data.train.y, augment, views, seed, task=data.task)
-    params = data.params | {"augment": dataclasses.asdict(augment), "views": views,
+    params = data.params | {"augment": augment.settings(), "views": views,
                             "view_seed": seed}
     result = dataclasses.replace(data, train=train, params=params, made="")
     return with_digest(result) if data.made == data.digest() else result

@@ -30,6 +30,8 @@ class Batch:
     task: how outputs and labels are cut into rows, see `kdcourse.tasks`.
     total: for a part of a batch, the number by which sums over its rows are divided, so that the
         parts' losses, weighted by their shares of the samples, add up to that of the batch.
+    ids: of a loader's batch, `index` on the CPU, so that a table on disk is read without waiting
+        for the device; None in memory.
     """
 
     x: torch.Tensor | dict[str, torch.Tensor]
@@ -38,6 +40,7 @@ class Batch:
     view: int = 0
     task: Task = ONE_LABEL
     total: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(first(self.x))
@@ -47,7 +50,10 @@ class Batch:
         if isinstance(places, torch.Tensor):
             places = places.to(first(self.x).device)
         x, y, index = (each(lambda t: t[places], part) for part in (self.x, self.y, self.index))
-        return Batch(x, y, index, self.view, self.task)
+        ids = self.ids
+        if ids is not None:
+            ids = ids[places.cpu() if isinstance(places, torch.Tensor) else places]
+        return Batch(x, y, index, self.view, self.task, ids=ids)
 
     def split(self, parts: int) -> list["Batch"]:
         """Cut the batch into parts of nearly equal size, with at least one sample in each."""
@@ -107,9 +113,11 @@ class Split:
                                  f"sample {bad}). Remove or repair those samples.")
         if self.y is not None:
             self.task.check(self.y, classes, name)
-        if self.shape != shape:
+        ours, theirs = (each(lambda one: like(one, self.task), one) for one in (self.shape, shape))
+        if ours != theirs:
             raise ValueError(f"Expected inputs of one shape, got {each(list, self.shape)} in "
-                             f"{name} and {each(list, shape)} in train.")
+                             f"{name} and {each(list, shape)} in train. Only images may differ in "
+                             "height and width.")
 
     def to(self, device) -> "Split":
         """Copy the split to another device."""
@@ -227,6 +235,13 @@ def check_dataset(data) -> None:
             hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         remedy = "kd.data.from_loaders(train_loader, val_loader, classes=…)"
     raise TypeError(f"Expected a data set with train, val and test, got {kind}. Pass {remedy}.")
+
+
+def like(shape: tuple[int, ...], task: Task) -> list:
+    """Give what all inputs of a data set have in common: of images [C, H, W] the channels, of
+    others the shape."""
+    images = len(shape) == 3 and not task.keeps_inputs
+    return [shape[0], "any", "any"] if images else list(shape)
 
 
 def with_digest(data: Dataset) -> Dataset:

@@ -8,11 +8,12 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from kdcourse._random import generator
 from kdcourse.data.arrays import as_inputs, as_split
-from kdcourse.data.dataset import Batch, Dataset, Split
+from kdcourse.data.dataset import Batch, Dataset, Split, like
+from kdcourse.data.names import check_names
 from kdcourse.tasks import ONE_LABEL, Task, each, first
 
 
@@ -23,17 +24,21 @@ def from_loaders(train, val, test=None, *, classes, name: str = "loaders", versi
     train, val, test: each a `DataLoader`, another iterable of batches `(x, y)` or `(x, y, index)`
         that can be gone through again, or a `Split`, in memory. Validation and test loaders should
         neither shuffle nor leave anything out.
-    classes: K names, or their number.
+    classes: K names, or their number. Where the loaders' data sets have names themselves
+        (`dataset.classes`, as in torchvision's folders), those must agree.
     version: of the data. Checkpoints and recorded results are found by name, version and the
         numbers of samples and classes; files that changed are not noticed.
     counts: samples by split, such as `{"train": 1281167}`, for loaders without a length.
     task: what the labels are, such as `kd.tasks.Tokens()`; by default one label per sample.
 
     A batch has inputs x [B, C, H, W] in [0, 1] (or uint8, divided by 255 on the device) or a dict
-    of tensors, labels y [B], [B, K] or None, and sample ids [B] where a term uses them; or it is
-    one dict with the labels under "labels". Its size must be that of `Recipe(batch=…)`; incomplete
-    batches are left out of the training. The course's own networks normalise for themselves: where
-    your loader does so, take networks that do not (`Live(teacher)` without a transform).
+    of tensors, labels y [B], [B, K] or None, and sample ids [B] where they are used: whole numbers
+    from 0 on, one for each sample, whatever the order (`kd.Cached`, `kd.losses.CRD`). Or it is one
+    dict with the labels under "labels". Images may differ in height and width from batch to batch,
+    and from training to validation, where the networks take them. A batch has as many samples as
+    `Recipe(batch=…)` says; incomplete batches are left out of the training. The course's own
+    networks normalise for themselves: where your loader does so, take networks that do not
+    (`Live(teacher)` without a transform).
 
     In every epoch the generators of the loader and its sampler, and torch's global one while the
     loader draws, are seeded with the seed and the epoch, and `set_epoch` is called where there is
@@ -45,8 +50,9 @@ def from_loaders(train, val, test=None, *, classes, name: str = "loaders", versi
     of `Recipe.batch` divided by their number; `counts` are those of one process. Validation in
     parts is exact where no sample is repeated to make them even.
 
-    Raises `ValueError` for what is no loader, batches of another kind, labels out of range, inputs
-    that are not finite (in the first batch), and an unknown number of training samples.
+    Raises `ValueError` for what is no loader, batches of another kind, labels out of range, ids
+    that are none (weights, masks), names of classes that differ, inputs that are not finite (in the
+    first batch), and an unknown number of training samples.
 
     >>> from torch.utils.data import DataLoader, TensorDataset, random_split
     >>> import kdcourse as kd
@@ -62,6 +68,7 @@ def from_loaders(train, val, test=None, *, classes, name: str = "loaders", versi
     """
     classes = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
     given = {"train": train, "val": val, "test": test}
+    check_names(given, classes)
     counts, task = counts or {}, task or ONE_LABEL
     unknown = sorted(counts.keys() - given.keys())
     if unknown:
@@ -81,7 +88,8 @@ def from_loaders(train, val, test=None, *, classes, name: str = "loaders", versi
 class Stream:
     """A split whose samples come from a loader: a `Split` without `x` and `y`, for `fit`.
 
-    first: the loader's first batch, in memory. count: of samples; None where it is unknown.
+    first: the loader's first batch, in memory, and index: its sample ids; None where the loader
+    gives none. count: of samples; None where it is unknown.
     """
 
     loader: Iterable
@@ -91,6 +99,7 @@ class Stream:
     count: int | None = None
     device: torch.device | str = "cpu"
     task: Task = ONE_LABEL
+    index: torch.Tensor | None = None
 
     def __len__(self) -> int:
         if self.count is None:
@@ -142,8 +151,7 @@ class Stream:
         Raises `ValueError` for batches of another size, and for fewer than there should be.
         """
         full = 0
-        for item in self._items(seed, epoch):
-            batch = self._batch(item)
+        for batch in self._converted(seed, epoch):
             if seed is None or len(batch) == size:
                 full += 1
                 yield batch
@@ -157,6 +165,31 @@ class Stream:
                 f"Expected {len(self):,} samples from the loader of {self.name}, in at least "
                 f"{max(1, len(self) // size)} batches of {size}, got {full} such batches. Give "
                 f'counts={{"{self.name}": …}} to from_loaders, or lower Recipe(batch=…).')
+
+    def one(self, seed: int | None = None) -> Batch:
+        """Return the first batch in the order of a seed, as large as it is."""
+        return next(self._converted(seed, 0))
+
+    def some(self, count: int) -> Split:
+        """Return `count` samples, drawn where the loader's data set can be indexed, else the first
+        ones of the loader that have one shape; on the CPU."""
+        loader, drawn = self.loader, None
+        if (isinstance(loader, DataLoader) and loader.batch_size is not None
+                and not isinstance(loader.dataset, IterableDataset)):
+            with contextlib.suppress(TypeError):  # a data set without a length
+                order = torch.randperm(len(loader.dataset), generator=generator(0, "some"))
+                drawn = DataLoader(loader.dataset, loader.batch_size, collate_fn=loader.collate_fn,
+                                   sampler=order[:count].tolist())
+        found, read = [], 0
+        for batch in dataclasses.replace(self, loader=drawn or loader, device="cpu").batches():
+            part = Split(batch.x, batch.y, task=self.task)
+            if not found or part.shape == found[0].shape:
+                found.append(part)
+                read += len(part)
+            if read >= count:
+                break
+        x, y = (_joined(parts) for parts in zip(*((part.x, part.y) for part in found), strict=True))
+        return Split(x, y, task=self.task)[:count]
 
     def in_memory(self, count: int | None = None) -> Split:
         """Return all samples, or the first `count` of them, as a `Split`."""
@@ -174,8 +207,7 @@ class Stream:
         raise ValueError(
             f"Expected all samples of {self.name} in memory here, got a stream of batches. "
             f"Pass {self.name}=data.{self.name}.in_memory() to from_loaders where they fit (or "
-            "in_memory(1000), for the first ones). In the place of Cached(teacher), use "
-            "Live(teacher).")
+            "in_memory(1000), for the first ones).")
 
     y = x
 
@@ -193,12 +225,16 @@ class Stream:
                 return
             yield item
 
+    def _converted(self, seed: int | None, epoch: int) -> Iterator[Batch]:
+        return map(self._batch, self._items(seed, epoch))
+
     def _batch(self, item) -> Batch:
         """Check what the loader yielded, and move it to the device."""
         x, y, index = _tensors(item, self.name)
         y = each(lambda y: self.task.take(y, self.name), y)
         if y is not None and y.device.type == "cpu":  # on a GPU the check would wait for it
             self.task.check(y, self.classes, self.name)
+        ids = index.long() if index is not None and index.device.type == "cpu" else None
         x, y, index = (each(self._to_device, part) for part in (x, y, index))
         x, index = as_inputs(x, self.task), each(torch.Tensor.long, index)
         found, expected = _kind(x, y, self.task), _kind(self.first.x, self.first.y, self.task)
@@ -210,7 +246,7 @@ class Stream:
         if len({shape[0] for shape in shapes}) > 1 or shapes[0][0] == 0:
             raise ValueError(f"Expected as many labels (and ids) as inputs in {self.name}, and at "
                              f"least one, got shapes {shapes}.")
-        return Batch(x, y, index, task=self.task)
+        return Batch(x, y, index, task=self.task, ids=ids)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if torch.device(self.device).type == "cuda" and tensor.device.type == "cpu":
@@ -255,15 +291,15 @@ def _from_loader(name: str, loader, classes: int, count: int | None, task: Task)
     item = next(stream._items(None, 0), None)
     if item is None:
         raise ValueError(f"Expected at least one batch in {name}, got none.")
-    x, y, _ = _tensors(item, name)
-    return dataclasses.replace(stream, first=as_split(x, y, name, task),
-                               count=count or _count(loader))
+    x, y, index = _tensors(item, name)
+    return dataclasses.replace(stream, first=as_split(x, y, name, task), index=index,
+                               count=count or _count(loader, name))
 
 
-def _count(loader) -> int | None:
+def _count(loader, name: str) -> int | None:
     """The number of samples in one pass, where the loader has it."""
     if isinstance(loader, (list, tuple)):
-        return sum(len(first(_tensors(item, "it")[0])) for item in loader)
+        return sum(len(first(_tensors(item, name)[0])) for item in loader)
     if isinstance(loader, DataLoader) and loader.batch_size is not None:
         for samples in (loader.sampler, loader.dataset):
             with contextlib.suppress(TypeError):  # an IterableDataset may have no length
@@ -291,20 +327,41 @@ def _tensors(item, name: str) -> list:
         raise ValueError(f"Expected batches (x, y) or (x, y, index) in {name}, got {got}. Let the "
                          "loader's collate_fn return that.")
     try:
-        return [each(torch.as_tensor, dict(part) if isinstance(part, Mapping) else part)
-                for part in (*item, None)[:3]]
+        x, y, index = (each(torch.as_tensor, dict(part) if isinstance(part, Mapping) else part)
+                       for part in (*item, None)[:3])
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"Expected tensors in the batches of {name}, got something else "
                          f"({error}). Convert them in the dataset or in collate_fn.") from None
+    if index is not None:
+        _check_ids(index, name)
+    return [x, y, index]
+
+
+def _check_ids(index, name: str) -> None:
+    """Raise `ValueError` unless a batch's third entry can be sample ids."""
+    got = "a dict"
+    if isinstance(index, torch.Tensor):
+        whole = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
+        if whole and index.ndim == 1 and (index.device.type != "cpu" or (index >= 0).all()):
+            return  # on a GPU the comparison would wait for it
+        got = f"{str(index.dtype).removeprefix('torch.')} {list(index.shape)}"
+        got += f", {index.flatten()[:3].tolist()} first" if whole else ""
+    raise ValueError(
+        f"Expected sample ids [B], whole numbers of at least 0, as the third entry of the batches "
+        f"of {name}, got {got}. A weight or a mask is no id: where the network takes it, yield a "
+        'dict of inputs by name, ({"x": x, "mask": mask}, y); else leave it out in collate_fn.')
 
 
 def _kind(x, y, task: Task) -> str:
-    """What must be alike in all batches of a loader; sequences may differ in their length."""
+    """What must be alike in all batches of a loader. Sequences may differ in their length, images
+    and labels of their pixels in height and width."""
     any_length = isinstance(x, dict) or task.keeps_inputs
-    shape = lambda t: ["any"] * (t.ndim - 1) if any_length else list(t.shape[1:])  # noqa: E731
+    free = lambda t: ["any"] * (t.ndim - 1)  # noqa: E731
+    shape = free if any_length or y is None or y.ndim > 2 else lambda t: list(t.shape[1:])
     labels = "no labels" if y is None else f"labels {shape(y)} of {y.dtype}"
     inputs = dict(sorted(x.items())) if isinstance(x, dict) else x
-    return f"{each(shape, inputs)} and {labels}"
+    found = each(free if any_length else lambda t: like(tuple(t.shape[1:]), task), inputs)
+    return f"{found} and {labels}"
 
 
 def _joined(parts: list):

@@ -4,7 +4,6 @@ Shapes: N samples, M rows, K classes.
 """
 
 import contextlib
-import itertools
 import math
 
 import torch
@@ -12,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from kdcourse import measure, taps
 from kdcourse._random import generator
+from kdcourse.data import Split
 from kdcourse.tasks import ONE_LABEL
 from kdcourse.teachers import Cached, Live
 
@@ -27,10 +27,14 @@ UNTRAINED = "Was it trained, and were its weights loaded, those of the last laye
 def examine(teacher) -> None:
     """Report an accuracy near chance, below the student's, or higher with other inputs or order."""
     data = teacher.setup.data
-    split, task = data.val.to("cpu"), data.task
-    if split.y is None or not task.has_classes:
+    task = data.task
+    if getattr(data.val, "first", data.val).y is None or not task.has_classes:
         return
-    split = split[torch.randperm(len(split), generator=generator(0, "doctor"))[:SAMPLES]]
+    if isinstance(data.val, Split):
+        split = data.val.to("cpu")
+        split = split[torch.randperm(len(split), generator=generator(0, "doctor"))[:SAMPLES]]
+    else:
+        split = data.val.some(SAMPLES)
     try:
         logits_MK, y_M = taps.answers(teacher.predict, split)
     except (TypeError, ValueError):  # its outputs are features
@@ -64,8 +68,12 @@ def _against_most_frequent(teacher, logits_MK, y_M) -> None:
 
 def _on_training_samples(teacher, x) -> None:
     """Examine stored answers; in an ensemble first those of members that predict nothing for x."""
-    train = teacher.setup.train
-    batches = list(itertools.islice(train.batches(min(100, len(train)), seed=0), SAMPLES // 100))
+    batches, read = [], 0
+    for batch in teacher.setup.batches(100):
+        batches.append(batch)
+        read += len(batch)
+        if read >= SAMPLES:
+            break
     y_N = torch.cat([_hard(batch.y) for batch in batches]).cpu()
     for one in teacher.with_members():
         logits = [one.answer(batch) for batch in batches]
@@ -80,6 +88,15 @@ def _explained(teacher, logits_NK, y_N, x=None) -> bool:
     if y_N.max() >= logits_NK.shape[1] or torch.isnan(logits_NK).any():
         return True
     right, samples = measure.accuracy(logits_NK, y_N), "training" if x is None else "validation"
+    if _classes_in(y_N) == 1:
+        teacher.report(
+            f"All {len(y_N)} {samples} labels that were looked at are of one class, "
+            f"{teacher.setup.data.classes[int(y_N[0])]!r}.",
+            "No accuracy on them says how good a network is.",
+            "Where there are no labels, pass y=None in place of invented ones (with a loader: "
+            "batches (x, None)). Where a loader goes through its samples class by class, shuffle "
+            "them.")
+        return True
     teacher.look(f"what {teacher.name[0].lower()}{teacher.name[1:]} knows: {right:.1%} of "
                  f"{len(y_N)} {samples} samples")
     found = None
@@ -116,7 +133,7 @@ def _other_inputs(teacher, logits_NK, y_N, x) -> tuple[str, str, str] | None:
                           "the transform of kd.Live left out",
                           "Leave it out: the model normalises for itself."))
     best, words, remedy = max(tried, key=lambda one: one[0], default=(0.0, "", ""))
-    if not _clearly_better(best, right, len(y_N), 0.1, len(teacher.setup.data.classes)):
+    if not _clearly_better(best, right, len(y_N), 0.1, _classes_in(y_N)):
         return None
     return (f"{teacher.name} expects other inputs: with {words} it is right on {best:.1%} of "
             f"{len(y_N)} validation samples, as they are on {right:.1%}.",
@@ -163,7 +180,7 @@ def _other_order(teacher, logits_NK, y_N, samples: str) -> tuple[str, str, str] 
     _, order = linear_sum_assignment(counts.numpy(), maximize=True)
     logits_NK, y_N = logits_NK[judged], y_N[judged]
     right, best = (measure.accuracy(logits, y_N) for logits in (logits_NK, logits_NK[:, order]))
-    if not _clearly_better(best, right, len(y_N), 0.1, K):
+    if not _clearly_better(best, right, len(y_N), 0.1, _classes_in(y_N)):
         return None
     moved = [k for k, output in enumerate(order) if output != k and counts[k, output] > 0]
     shown = ", ".join(f"{classes[k]!r} is its output {order[k]}, not {k}" for k in moved[:3])
@@ -174,10 +191,15 @@ def _other_order(teacher, logits_NK, y_N, samples: str) -> tuple[str, str, str] 
 
 
 def _clearly_better(better: float, worse: float, count: int, margin: float, classes: int = 0):
-    """Compare two accuracies; the best of several tries must also be far above chance (classes)."""
+    """Compare two accuracies; the best of several tries must also be far above chance, where so
+    many classes occur."""
     error = math.sqrt((better * (1 - better) + worse * (1 - worse)) / count)
     high = not classes or better > 0.3 + 0.7 / classes
     return high and better - worse > max(margin, 3 * error)
+
+
+def _classes_in(y_N: torch.Tensor) -> int:
+    return len(y_N.unique())
 
 
 def _hard(y: torch.Tensor) -> torch.Tensor:

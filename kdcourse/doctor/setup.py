@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from kdcourse._modules import untouched
-from kdcourse.data import Batch
+from kdcourse.data import Batch, Split
 from kdcourse.doctor.findings import Diagnosis, Finding
 from kdcourse.taps import copied, device_of, logits_of
 from kdcourse.tasks import each, first, pieces
@@ -78,7 +78,8 @@ class Setup:
     def __init__(self, scheme, data, called: dict):
         self.original, self.data, self.called = scheme, data, called
         self.diagnosis, self.device = Diagnosis(), device_of(scheme.student)
-        shared = [part for split in (data.train, data.val) for part in (split, split.x, split.y)]
+        shared = [part for split in (data.train, data.val) for part in (
+            (split, split.x, split.y) if isinstance(split, Split) else (split, split.loader))]
         try:
             self.scheme = copied(scheme, [data, *shared])
         except Exception as error:
@@ -86,7 +87,7 @@ class Setup:
                             f"got {type(error).__name__}: {error}") from error
         self.scheme.to(self.device)
         self.train = data.train.to(self.device)
-        self.batch = next(self.train.batches(min(32, len(self.train)), seed=0))
+        self.batch = next(self.batches(32))
         self.terms = {name: term for objective in self.scheme.objectives()
                       for name, term in objective.terms.items()}
         names = list(scheme.teachers)
@@ -99,6 +100,13 @@ class Setup:
         self.networks = list(dict.fromkeys(network for teacher in self.teachers
                                            for network in teacher.networks()
                                            if network not in students))
+
+    def batches(self, size: int, epoch: int = 0):
+        """Yield shuffled training batches of at most `size` samples, as a training step gets them;
+        of a stream the loader's, cut to that size."""
+        if isinstance(self.train, Split):
+            return self.train.batches(min(size, len(self.train)), seed=0, epoch=epoch)
+        return (batch[:size] for batch in self.train.batches())
 
     def look(self, what: str) -> None:
         self.diagnosis.looked.append(what)

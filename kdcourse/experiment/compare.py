@@ -64,7 +64,7 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
                for name in arms}
     baseline = _checked_baseline(baseline, list(arms))
     part = getattr(data, split)
-    _ = data.train.x, part.x  # raises for a stream, which has no x
+    part.head(1)  # raises for a test split that was not given
     teacher = as_teacher(teacher) if teacher is not None else None
     teacher_logits = functools.cache(lambda: answers(teacher.predict, part)[0])
     digests = {name: key_of(function).exact for name, function in also.items()} if results else {}
@@ -254,7 +254,8 @@ def _measured(scheme: Scheme, data: Dataset, part: Split, reference, history: Hi
     found = {"agreement": None, "teacher_kl": None} | measure.evaluate(
         logits, labels, reference, ONE_LABEL if data.task.has_classes else data.task)
     if data.task.has_classes and labels is not None:
-        found |= {"train_accuracy": measure.accuracy(*answers(student, data.train)),
+        found |= {"train_accuracy": measure.accuracy(*answers(student, data.train))
+                  if isinstance(data.train, Split) else None,  # of a stream it is another pass
                   "per_class": measure.per_class(logits, labels, len(data.classes)),
                   "reliability": [[row["count"], row["confidence"], row["accuracy"]]
                                   for row in measure.reliability(logits, labels)]}

@@ -32,6 +32,7 @@ class Loss(nn.Module):
     needs_teacher = True
     needs_paths = False  # compares inner tensors, never the logits
     on_rows = True  # compares rows [M, K], one per label; else what was tapped, as it is
+    softened = False  # reads logits only as softmax(logits / T), or the largest one
     needs_classes = True  # takes a row for the logits of classes, not for any numbers
     omitted: tuple[str, ...] = ()  # settings that the repr leaves out while they are None
     student_paths: tuple[str, ...] = ()
@@ -103,13 +104,22 @@ class Loss(nn.Module):
                 if paths or self.needs_paths:
                     output = self._tapped(output, paths, who)
                     output = output if rows is None else rows.task.flat(output)
-                elif rows is not None:
-                    output = rows.logits
-                else:  # a teacher that is not compared need not have logits
+                else:
+                    if output.T is not None and self.needs_teacher:
+                        self._check_T(output.T)
+                    # A teacher that is not compared need not have logits.
                     needed = who == "student" or self.needs_teacher or output.has_logits
-                    output = output.logits if needed else None
+                    output = rows.logits if rows is not None else output.logits if needed else None
             picked.append(output)
         return tuple(picked)
+
+    def _check_T(self, T: float) -> None:
+        """Raise `ValueError` for logits that are the teacher's at another temperature only."""
+        if not self.softened or getattr(self, "T", T) != T:
+            raise ValueError(
+                f"Expected a loss on softmax(logits / {T:g}) for the largest logits of a teacher, "
+                f"stored with T={T:g}, got {self!r}. Use a loss such as KD(T={T:g}), make "
+                "Cached(…, top=…, T=…) for the temperature of this one, or store all logits.")
 
     def _tapped(self, output, paths, who):
         if not paths:

@@ -19,6 +19,7 @@ from kdcourse.data import Batch, Dataset
 from kdcourse.schemes.edges import Edge, Outcome, outcome
 from kdcourse.taps import Output, alone, describe, evaluating, predict, unwrapped
 from kdcourse.taps import taps as taps_of
+from kdcourse.tasks import each
 from kdcourse.teachers import EMA, Teacher, as_teacher
 
 _HELD = weakref.WeakSet()  # frozen parts of students that a scheme, not the user, put in eval mode
@@ -255,6 +256,8 @@ class Scheme(nn.Module):
                         'Call student.float(); half precision is Recipe(precision="bf16").')
             with untouched(student.modules()):
                 self._check_output(student, data)
+                if data.val.shape != data.train.shape:
+                    self._check_size(student, data)
         for part in (*self.objectives(), *self.teachers.values()):
             part.check(data)
 
@@ -274,6 +277,17 @@ class Scheme(nn.Module):
             if why and getattr(data.val, "first", data.val).y is not None:
                 warnings.warn(f"The student is trained on inner tensors and not validated: {why}",
                               stacklevel=4)
+
+    @staticmethod
+    def _check_size(student: nn.Module, data: Dataset) -> None:
+        """Raise `ValueError` unless the student takes validation images of another size."""
+        try:
+            predict(student, data.val.head(2))
+        except Exception as error:  # each library has its own for a wrong shape
+            raise ValueError(
+                f"Expected a student that takes inputs of shape {each(list, data.val.shape)}, "
+                f"those of the validation, as well as {each(list, data.train.shape)}, got "
+                f"{type(error).__name__}: {error}. Bring both to one size.") from error
 
     def after_step(self) -> None:
         """Call `after_step` of the teachers. Called by `fit` after each step of the optimiser.

@@ -68,7 +68,11 @@ class Ensemble(Teacher):
         if self.weights == "confidence" and batch.task != ONE_LABEL:
             raise ValueError(f'Expected weights "mean" or numbers for {batch.task!r}, got '
                              '"confidence", which needs one label per sample.')
-        return Output(self._averaged([teacher(batch).logits for teacher in self.teachers], batch.y),
+        outputs = [teacher(batch) for teacher in self.teachers]
+        if any(output.T is not None for output in outputs):
+            raise ValueError("Expected all logits of each teacher in an ensemble, got stored ones "
+                             "with top=…. Make Cached(Ensemble(…), data, path, top=…).")
+        return Output(self._averaged([output.logits for output in outputs], batch.y),
                       index=batch.index)
 
     def _averaged(self, logits, labels=None) -> torch.Tensor:

@@ -4,16 +4,14 @@ import contextlib
 import dataclasses
 import itertools
 import operator
-import os
 import time
 from collections.abc import Callable
 
 import torch
-from tqdm.auto import tqdm
 
 from kdcourse import _files
 from kdcourse._key import key_of, stamp
-from kdcourse._machine import default_device
+from kdcourse._machine import default_device, progress
 from kdcourse._random import generator, seeded
 from kdcourse.data import Batch, Dataset, Stream, check_dataset
 from kdcourse.schemes import Outcome, Scheme, check_scheme
@@ -113,7 +111,8 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     best = Best(scheme, recipe, history)
 
     try:
-        with (enough_memory(recipe, device), _progress(epochs, label, team, len(history)) as bar,
+        with (enough_memory(recipe, device), progress(
+                epochs, label or "epochs", "epoch", len(history), off=team.rank > 0) as bar,
               seeded(generator(seed, "training").initial_seed(), device)):
             best.state = file.restore(optimisers)
             for epoch in range(len(history), epochs if not best.over else 0):
@@ -227,12 +226,3 @@ def _score(scheme: Scheme, split, team: Team, recipe: Recipe) -> float | None:
         sums = part.task.sums(part.task.rows(predict(model, part.x, size), part.x, part.y))
         total = sums * (not idle) if total is None else total + sums
     return split.task.score(team.sum(total.to(device_of(model)) if team.size > 1 else total))
-
-
-def _progress(epochs: int, label: str, team: Team, done: int):
-    """Make a progress bar; none without a terminal and in other processes than the first."""
-    notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
-    # tqdm reads TQDM_DISABLE by itself in a terminal, but not in a notebook.
-    disable = bool(os.environ.get("TQDM_DISABLE")) if notebook else None
-    return tqdm(total=epochs, desc=label or "epochs", leave=False, unit="epoch", initial=done,
-                disable=disable if team.rank == 0 else True)

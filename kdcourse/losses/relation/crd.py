@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdcourse._random import generator
+from kdcourse.data import Split
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.feature.projections import projected
@@ -89,7 +90,8 @@ class CRD(FeatureLoss):
         `log_z`). "paper" has none: values of hundreds to thousands at the start, for which the
         published weight is too large.
     samples, classes: M, the size of the training set, and its class numbers [M]. A scheme reads
-        both from the data in `check`. With `samples` alone every other sample may be a negative.
+        both from data in memory in `check`; for a loader give them, and batches (x, y, index) with
+        ids below M. With `samples` alone every other sample may be a negative.
 
     Published weight: 0.8, with 1 for the labels, for variant "code" and all pairs on CIFAR-100 at
     batch 64; CRD + KD adds `KD(T=4)` with weight 1 (RepDistiller, scripts/run_cifar_distill.sh).
@@ -130,19 +132,44 @@ class CRD(FeatureLoss):
         return None if self.others is None else len(self.others.order)
 
     def check(self, data):
-        y, count = data.train.y, len(data.train)
         try:
-            inputs.check(self.samples in (None, count), f"a training set of the {self.samples} "
-                         "samples of this term's memories", f"{count} in {data.name}",
-                         "Make a new CRD for other data.")
-            if self.classes is None:
-                if y is None or data.task != ONE_LABEL:
-                    y = torch.arange(count)  # a class for each sample
-                self.others = OtherClasses(y if y.ndim == 1 else y.argmax(1))
+            if isinstance(data.train, Split):
+                self._take_samples(data)
+            else:
+                self._check_stream(data.train)
         except ValueError as error:
             raise self.named(error) from None
         if self.memory_student is not None:
             self.others.to(self.memory_student.device)
+
+    def _take_samples(self, data) -> None:
+        """Read size and classes of a training set in memory."""
+        y, count = data.train.y, len(data.train)
+        inputs.check(self.samples in (None, count), f"a training set of the {self.samples} "
+                     "samples of this term's memories", f"{count} in {data.name}",
+                     "Make a new CRD for other data.")
+        if self.classes is None:
+            if y is None or data.task != ONE_LABEL:
+                y = torch.arange(count)  # a class for each sample
+            self.others = OtherClasses(y if y.ndim == 1 else y.argmax(1))
+
+    def _check_stream(self, train) -> None:
+        """Raise `ValueError` unless the ids of a loader are rows of the memories."""
+        inputs.check(self.samples is not None, "the number of samples and the class of each, for "
+                     "samples that come from a loader", None, "Write CRD(…, samples=M, classes=y), "
+                     "with a tensor y [M] of class numbers; or samples=M alone.")
+        inputs.check(train.index is not None, "sample ids from the loader, for the memories",
+                     "batches (x, y)", "Yield (x, y, index), with index from 0 to "
+                     f"{self.samples - 1}.")
+        inputs.check(len(train) <= self.samples, f"a training set of the {self.samples} samples of "
+                     "this term's memories", len(train), "Raise samples=…, or give classes of all.")
+        self._check_rows(train.index)
+
+    def _check_rows(self, index) -> None:
+        if (index >= self.samples).any():
+            raise ValueError(f"Expected sample ids below {self.samples}, the rows of this term's "
+                             f"memories, got {int(index.max())}. Give samples=…, one more than "
+                             "the largest id.")
 
     def build(self, student, teacher, seed):
         student, teacher = vectors_pair(*self.pick(student, teacher), least=1)
@@ -196,6 +223,8 @@ class CRD(FeatureLoss):
             raise ValueError(f"Expected the sample ids [{B}] of this batch, rows of the training "
                              f"set, got {inputs.described(index)}. A scheme passes them; in your "
                              "own loop call term(student, teacher, labels, index=index).")
+        if index.device.type == "cpu":  # a GPU would be waited for
+            self._check_rows(index)
         return index.long()
 
     @torch.compiler.disable  # the count of steps is Python's, and differs at each

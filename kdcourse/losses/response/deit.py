@@ -38,6 +38,8 @@ class HardLabel(Loss, function=hard_label):
     There the labels go to the class token's head, the teacher's to the distillation token's.
     """
 
+    softened = True
+
     def __init__(self, smoothing: float = 0.0, student=None, teacher=None):
         inputs.check_share("smoothing", smoothing)
         super().__init__(student, teacher, smoothing=smoothing)

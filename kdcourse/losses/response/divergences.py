@@ -35,6 +35,8 @@ class ReverseKL(Loss, function=reverse_kl):
     `GKDTrainer` with beta = 1 minimises it alone, without T²: `(1 / T**2) * ReverseKL(T)`.
     """
 
+    softened = True
+
     def __init__(self, T: float = 1.0, student=None, teacher=None):
         inputs.check_temperature(T)
         super().__init__(student, teacher, T=T)
@@ -76,6 +78,8 @@ class JS(Loss, function=jensen_shannon):
     `(1 / T**2) * JS(beta, T, variant="paper")`. That is `(beta * (1 - beta) / T**2)` times
     "scaled": 1/4 of it at beta = 1/2.
     """
+
+    softened = True
 
     def __init__(self, beta: float = 0.5, T: float = 1.0, variant: str = "scaled",
                  student=None, teacher=None):
@@ -249,6 +253,8 @@ class TV(Loss, function=total_variation):
     run_tvd_symm.sh, on texts by teacher and by student). At another T that code multiplies by T²
     (summa/kd.py, `calc_tvd_loss`): `T**2 * TV(T)`.
     """
+
+    softened = True
 
     def __init__(self, T: float = 1.0, student=None, teacher=None):
         inputs.check_temperature(T)

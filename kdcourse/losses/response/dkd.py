@@ -62,6 +62,8 @@ class DKD(Loss):
 
     omitted = ("standardize",)
 
+    softened = True
+
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, T: float = 4.0,
                  student=None, teacher=None, *, standardize: str | None = None):
         _check_settings(alpha, beta, T, standardize)

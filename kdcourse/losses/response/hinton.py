@@ -47,6 +47,8 @@ class KD(Loss, function=kd):
     (RepDistiller, scripts/run_cifar_distill.sh; mdistiller, mdistiller/engine/cfg.py): `hinton`.
     """
 
+    softened = True
+
     def __init__(self, T: float = 4.0, student=None, teacher=None):
         inputs.check_temperature(T)
         super().__init__(student, teacher, T=T)
