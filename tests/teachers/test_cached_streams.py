@@ -456,3 +456,18 @@ def test_the_doctor_takes_stored_answers_of_a_stream(data, tmp_path):
         cached = kd.Cached(teacher, stream(data), tmp_path / str(number), **more)
         live = kd.doctor(kd.Distiller(network(), teacher), stream(data))
         assert repr(kd.doctor(kd.Distiller(network(), cached), stream(data))) == repr(live)
+
+
+@pytest.mark.parametrize("kind", ["streamed", "cached"])
+def test_a_progress_bar_is_for_the_samples_of_all_views(data, tmp_path, monkeypatch, kind):
+    module, bars = sys.modules[f"kdcourse.teachers.{kind}"], []
+    make = module.progress
+
+    def shown(*args):
+        bars.append(make(*args))
+        return bars[-1]
+
+    monkeypatch.setattr(module, "progress", shown)
+    one = stream(data) if kind == "streamed" else kd.augmented(data, views=2, shift=0.1)
+    kd.Cached(restless(), one, tmp_path / "answers")
+    assert [bar.total for bar in bars] == [144 if kind == "streamed" else 288]
