@@ -772,7 +772,7 @@ def test_a_term_looks_where_it_is_told(kind):
     views = Output(0 * s, {"exit": s}), Output(0 * t, {"head.fc": t})
     torch.testing.assert_close(term(*views, y), kind()(s, t, y))
     torch.testing.assert_close(kind()(Output(s), Output(t), y), kind()(s, t, y))
-    with pytest.raises(ValueError, match=r"a view of the student with 'exit' in it"):
+    with pytest.raises(ValueError, match=r"an output of the student with 'exit' in it"):
         term(Output(s), views[1], y)
 
 
