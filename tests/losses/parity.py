@@ -218,3 +218,41 @@ def test_trl_jumps_at_the_ends(end):
     same(jsd(end), kl)
     assert float(jsd(near)) < 1e-3 * float(kl)
     assert math.isclose(float(losses.jensen_shannon(S, T_, near)), float(kl), rel_tol=1e-2)
+
+
+# --- TextBrewer ---------------------------------------------------------------------------------
+
+TOKENS = [randn(4, 9, 5, seed=seed) for seed in (7, 8, 9, 10)]  # nine tokens: a grid of 3 x 3
+
+
+@pytest.fixture(scope="module")
+def brewer():
+    return pytest.importorskip("textbrewer.losses")
+
+
+@pytest.mark.parametrize("T", [1, 2.0, 4.0])
+def test_textbrewer_on_logits(brewer, T):
+    """No T² there."""
+    same(brewer.kd_ce_loss(S, T_, T), losses.soft_cross_entropy(S, T_, T) / T**2)
+    same(brewer.kd_mse_loss(S, T_, T), losses.logit_mse(S, T_, "mean") / T**2)
+
+
+def test_textbrewer_on_hidden_states(brewer):
+    same(brewer.hid_mse_loss(*TOKENS[:2]), losses.hidden_mse(*TOKENS[:2]))
+    same(brewer.hid_mse_loss(*TOKENS[:2]), losses.hint(*TOKENS[:2]))
+    same(brewer.cos_loss(*TOKENS[:2]), losses.hidden_cosine(*TOKENS[:2]))
+
+
+def test_textbrewer_fsp_is_a_mean_over_entries(brewer):
+    same(brewer.fsp_loss(TOKENS[:2], TOKENS[2:]), losses.fsp(TOKENS[:2], TOKENS[2:]))
+
+
+def test_textbrewer_sets_negative_attention_scores_to_zero(brewer):
+    """Scores of at most -0.001, where TinyBERT's code takes -100 (masked places). Probabilities
+    are not touched."""
+    scores = randn(4, 2, 9, 9, seed=11), randn(4, 2, 9, 9, seed=12)
+    weights = [x.softmax(-1) for x in scores]
+    same(brewer.att_mse_loss(*weights), losses.attention_mse(*weights))
+    positive = [x.where(x > -1e-3, 0) for x in scores]
+    same(brewer.att_mse_loss(*scores), losses.attention_mse(*positive))
+    assert not torch.allclose(losses.attention_mse(*scores), losses.attention_mse(*positive), 0.1)
