@@ -246,8 +246,8 @@ def detectors():
         q, p = (tensor.double().square().mean(1).flatten(1)
                 for tensor in (ours, maps["teacher"][level]))
         difference = q / q.norm(dim=1, keepdim=True) - p / p.norm(dim=1, keepdim=True)
-        expected = expected + difference.norm(dim=1).mean()
-    close(scope["parts"]["maps"].double(), expected, rtol=1e-4, atol=1e-9)
+        expected = expected + 1000 * difference.square().mean()  # the authors' code, --beta 1e3
+    close(scope["parts"]["maps"].double(), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", [
