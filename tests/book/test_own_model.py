@@ -1,40 +1,201 @@
-"""Every piece of code on the page "Distil your own model" runs, from top to bottom."""
+"""The page "Distil your own model": every piece of its code runs as it is printed."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
 
-PAGE = Path(__file__).parents[2] / "book" / "own_model.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.S | re.M)
+import kdcourse as kd
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "book" / "own_model.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.S | re.M)
+ELSEWHERE = ("import transformers\n\n\ndef classifier", "class Scheming", "from accelerate",
+             "import lightning")  # loops of others, each with a test of its own below
 
 
-def test_there_is_code_on_the_page():
-    assert len(BLOCKS) > 15
+def blocks(*titles) -> list[str]:
+    """The code of some sections, in the order of the page."""
+    _, *found = re.split(r"^## (.*)\n", PAGE, flags=re.M)
+    sections = dict(zip(found[::2], found[1::2], strict=True))
+    assert set(titles) <= set(sections)
+    return [block for title in titles
+            for block in re.findall(r"^```python\n(.*?)^```", sections[title], re.S | re.M)]
+
+
+def run(code, scope=None) -> dict:
+    scope = {"__name__": "page"} if scope is None else scope
+    for block in code:
+        exec(compile(block, "own_model.md", "exec"), scope)
+    return scope
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch, smoke):
+    """Run the first sections, then others, in a folder of their own; what they define."""
+    monkeypatch.chdir(tmp_path)
+
+    def sections(*titles):
+        networks, _ = blocks("In twelve lines of PyTorch")
+        data = "val_loader = DataLoader(TensorDataset(images, labels), batch_size=64)\n"
+        data += "data = kd.data.from_arrays(images, labels)"
+        return run([networks, data, *blocks(*titles)])
+    return sections
+
+
+def test_lines_are_short():
+    assert len(BLOCKS) > 20
+    assert [line for block in BLOCKS for line in block.splitlines() if len(line) > 88] == []
 
 
 def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, smoke, capsys):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
-    scope = {"__name__": "page"}
-    for block in BLOCKS:
-        exec(compile(block, PAGE.name, "exec"), scope)
+    run(block for block in BLOCKS if not any(start in block for start in ELSEWHERE))
     printed = capsys.readouterr().out
     assert "labels only" in printed and "weights" in printed
     assert {path.name for path in tmp_path.iterdir()} >= {
         "answers.safetensors", "run.safetensors", "student.pt", "student.onnx"}
 
 
-def test_the_three_lines_run_as_a_script_in_two_processes(tmp_path):
+def test_every_piece_of_code_is_run_by_a_test():
+    assert all(any(start in block for block in BLOCKS) for start in ELSEWHERE)
+    titles = ("In the Trainer of Hugging Face", "With Accelerate", "With Lightning")
+    assert [block for block in BLOCKS if any(start in block for start in ELSEWHERE)] == blocks(
+        *titles)
+
+
+def test_the_loop_has_twelve_lines_and_the_loss_of_fit(monkeypatch):
+    """The last step of the loop: its gradient is that of `kd.Distiller`, in the same precision."""
+    first, loop = blocks("In twelve lines of PyTorch")
+    assert loop.count("\n") == 12
+    scope = run([first.replace("400", "64"), loop])
+    student, teacher = scope["student"].eval(), scope["teacher"]  # no batch statistics, no dropout
+    student.zero_grad()
+    logits = student(scope["x"])
+    soft = F.kl_div((logits / 4).log_softmax(1), (teacher(scope["x"]).detach() / 4).softmax(1),
+                    reduction="batchmean")
+    (0.1 * F.cross_entropy(logits, scope["y"]) + 0.9 * 4**2 * soft).backward()
+    expected = [p.grad.clone() for p in student.parameters()]
+    student.zero_grad()
+    (scheme,) = re.findall(r"^scheme = (.*)$", blocks("The same with `kd.fit`")[0], re.M)
+    scheme = eval(scheme, scope)
+    outcome = scheme.eval()(kd.data.Batch(scope["x"], scope["y"], None))
+    outcome.loss.backward()
+    for one, other in zip(student.parameters(), expected, strict=True):
+        torch.testing.assert_close(one.grad, other, rtol=1e-3, atol=1e-6)
+
+
+def rows(where, split="val") -> dict[int, float]:
+    """Seed: accuracy, of the rows of chapter 1 whose texts hold all these pieces."""
+    found = json.loads((ROOT / "kdcourse" / "results" / "01.json").read_text("utf-8"))["rows"]
+    found = [row for row in found if row["split"] == split and "train=4000" in row["data"]
+             and all(piece in f"{row['scheme']} {row['recipe']} " for piece in where)]
+    seeds = {row["seed"]: 100 * row["accuracy"] for row in found}
+    assert len(seeds) == len(found) >= 3, where
+    return seeds
+
+
+def recorded(where, split="val") -> float:
+    return fmean(rows(where, split).values())
+
+
+def interval(one, other):
+    """The 95 % interval of the mean paired difference on the test split."""
+    one, other = rows(one, "test"), rows(other, "test")
+    differences = [one[seed] - other[seed] for seed in one]
+    return stats.t.interval(0.95, len(one) - 1, fmean(differences), stats.sem(differences))
+
+
+def test_the_numbers_of_the_recipe_are_those_of_recorded_rows():
+    """What the page ascribes to chapter 1."""
+    teacher = ("0.1 * CE() + 0.9 * KD(T=4)", "teacher=Cached(teacher('glyphs'))")
+    gain = {rate: recorded([*teacher, f"lr={rate},"], split)
+            - recorded(["Supervised", " CE())", f"lr={rate},"], split)
+            for rate, split in ((0.005, "val"), (0.32, "test"))}
+    assert f"bring {gain[0.005]:.1f} points; with the best rate for each, {gain[0.32]:.1f}." in (
+        " ".join(PAGE.split()))
+    low, high = interval([*teacher, "lr=0.32,"], ["Supervised", " CE())", "lr=0.32,"])
+    assert (f"chapter 1, {gain[0.32]:.1f} points (95 % interval {low:.1f} to {high:.1f}, 5 seeds)"
+            in " ".join(PAGE.split()))
+    weights = ("0.75 * CE() + 0.25 * ", "0.5 * CE() + 0.5 * ", "size=28), ")  # alpha 0.25, 0.5, 1
+    at = {T: [recorded([f"{weight}KD(T={T})", teacher[1], "lr=0.32,"]) for weight in weights]
+          for T in (1, 4)}
+    assert max(at[4]) - min(at[4]) < 1
+    assert 2 < fmean(at[4]) - fmean(at[1]) < 3.2
+
+
+def test_the_trainer_of_hugging_face(page, capsys):
+    """Both classes train, evaluate after each epoch and predict."""
+    code = blocks("In the Trainer of Hugging Face")
+    first = page()
+    for block, shape in zip(code, [(48, 3), (64, 10)], strict=True):
+        scope = run([block], first)
+        trainer = scope["trainer"]
+        logged = {name for entry in trainer.state.log_history for name in entry}
+        assert {"eval_loss", "train_loss"} <= logged
+        assert ("eval_accuracy" in logged) == ("compute_metrics" in block)
+        assert trainer.evaluate()["eval_loss"] > 0
+        assert trainer.predict(scope["rows"]).predictions.shape == shape
+    assert "(64, 10)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_the_trainer_averages_over_accumulated_batches(page, parts, monkeypatch):
+    """One step of a batch in parts has the gradient of the batch."""
+    scope = page("In the Trainer of Hugging Face")
+    transformers, norms = scope["transformers"], {}
+    for cut in (1, parts):
+        torch.manual_seed(0)
+        student = scope["classifier"](16)
+        torch.manual_seed(1)
+        teacher = scope["classifier"](32)
+        for part in student.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        rows = [{"input_ids": words, "attention_mask": torch.ones_like(words), "labels": i % 3}
+                for i, words in enumerate(torch.arange(96).view(8, 12))]
+        arguments = transformers.TrainingArguments(
+            "out", per_device_train_batch_size=8 // cut, gradient_accumulation_steps=cut,
+            max_steps=1, report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=1,
+            max_grad_norm=1e9)
+        trainer = scope["Distilling"](student, arguments, teacher=teacher, train_dataset=rows)
+        trainer.train()
+        norms[cut] = next(entry["grad_norm"] for entry in trainer.state.log_history
+                          if "grad_norm" in entry)
+    assert norms[parts] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_accelerate(page):
+    scope = page("With Accelerate")
+    assert all(p.grad is not None for p in scope["student"].parameters())
+    assert all(p.grad is None for p in scope["teacher"].parameters())
+
+
+def test_lightning(page):
+    pytest.importorskip("lightning")
+    scope = page("With Lightning")
+    trainer, scheme = scope["trainer"], scope["scheme"]
+    assert set(trainer.callback_metrics) == {"CE", "KD", "val_accuracy"}
+    assert not any("teacher" in name for name in trainer.model.state_dict())
+    assert not scheme.teacher.training
+
+
+def test_the_lines_run_as_a_script_in_two_processes(tmp_path):
     """What the page says about `torchrun`."""
-    first = [block for block in BLOCKS if "from_loaders" not in block]
-    data, networks = first[0], next(block for block in first if "resnet18" in block)
-    lines = next(block for block in first if "kd.report" in block).replace("adapted", "teacher")
+    networks = blocks("In twelve lines of PyTorch")[0]
+    data = next(block for block in BLOCKS if "from_arrays(images" in block)
+    lines = blocks("The same with `kd.fit`")[0].partition("name=\"my-loader\")\n")[2]
     script = tmp_path / "distil.py"
-    script.write_text(f"{data}\n{networks}\n{lines}\nprint('trained', len(history))\n", "utf-8")
+    script.write_text(f"{networks}\n{data}\n{lines}\nprint('trained', len(history))\n", "utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          str(script)],
