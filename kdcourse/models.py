@@ -13,10 +13,11 @@ from torch import nn
 
 from kdcourse._key import stamp
 from kdcourse._random import seeded
-from kdcourse.taps import alone, answers, describe, device_of, evaluating, predict
+from kdcourse.taps import clean_copy, describe, device_of, evaluating, predict, predict_split
 
-__all__ = ["BasicBlock", "MeanOverImage", "Normalize", "ResNet", "alone", "answers", "convnet",
-           "describe", "device_of", "evaluating", "mlp", "predict", "resnet", "vit"]
+__all__ = ["BasicBlock", "MeanOverImage", "Normalize", "ResNet", "clean_copy", "convnet",
+           "describe", "device_of", "evaluating", "mlp", "predict", "predict_split", "resnet",
+           "vit"]
 
 
 def _seeded(build):

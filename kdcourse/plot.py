@@ -34,7 +34,7 @@ def style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def answers(image, rows: dict[str, np.ndarray], classes, top: int = 6, axes=None):
+def probabilities(image, rows: dict[str, np.ndarray], classes, top: int = 6, axes=None):
     """Draw an image [C, H, W] in [0, 1] and, beside it, for each named row of probabilities [K] the
     `top` classes of the last row, largest first, as bars.
     """

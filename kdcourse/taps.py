@@ -138,7 +138,7 @@ def copied(model: nn.Module, shared=()) -> nn.Module:
     return copy.deepcopy(model, memo | {id(value): value for value in shared})
 
 
-def alone(model: nn.Module) -> nn.Module:
+def clean_copy(model: nn.Module) -> nn.Module:
     """Make a copy of the model in eval mode: not compiled, without wrappers and taps."""
     model = unwrapped(copied(model))
     for hook in [hook for module in model.modules() for hook in _hooks_of(module)]:
@@ -342,7 +342,7 @@ def predict(model, x, batch: int = 500, transform=None) -> torch.Tensor:
     return torch.cat(found)
 
 
-def answers(predict, split) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def predict_split(predict, split) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Compute logits [M, K] for a split, in memory or a stream, and its labels in the same order
     (None without labels): those of the rows that count, one per sample where it has one label.
 
@@ -351,7 +351,7 @@ def answers(predict, split) -> tuple[torch.Tensor | None, torch.Tensor | None]:
 
     >>> from kdcourse import data, models
     >>> model, split = models.mlp(hidden=(8,)), data.glyphs(train=36, val=36, test=36).val
-    >>> logits, labels = answers(lambda x: predict(model, x), split)
+    >>> logits, labels = predict_split(lambda x: predict(model, x), split)
     >>> logits.shape, labels.equal(split.y)
     (torch.Size([36, 36]), True)
     """

@@ -65,7 +65,7 @@ MEASURES = {
     "interval": (LOGITS[0],), "paired_difference": (LOGITS[0], OTHERS[0]),
 }
 DRAWN = {
-    "answers": (IMAGES[0], {"student": LOGITS[0], "teacher": OTHERS[0]}, NAMES),
+    "probabilities": (IMAGES[0], {"student": LOGITS[0], "teacher": OTHERS[0]}, NAMES),
     "heatmap": (SOFT, range(24), range(6), "T", "alpha", "accuracy"),
     "cka": (SOFT[:6], NAMES, NAMES, "student", "teacher"),
 }

@@ -58,7 +58,7 @@ every_function = pytest.mark.parametrize("name", NAMES)
 def test_every_function_is_tried_here():
     public = {name for name, value in vars(plot).items()
               if inspect.isfunction(value) and not name.startswith("_")}
-    assert public == {*NAMES, "answers", "style"}
+    assert public == {*NAMES, "probabilities", "style"}
 
 
 @every_function
@@ -192,7 +192,7 @@ def test_a_history_shows_only_epochs_that_were_validated(history):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_answers_show_the_likeliest_classes_first(channels):
     p, q = np.array([0.1, 0.6, 0.3]), np.array([0.5, 0.2, 0.3])
-    axes = plot.answers(np.zeros((channels, 8, 8)), {"T = 1": p, "T = 4": q}, "abc", top=2)
+    axes = plot.probabilities(np.zeros((channels, 8, 8)), {"T = 1": p, "T = 4": q}, "abc", top=2)
     assert len(axes) == 3
     for ax, values, title in zip(axes[1:], (p, q), ("T = 1", "T = 4"), strict=True):
         assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "c"]  # by the last row
@@ -200,7 +200,7 @@ def test_answers_show_the_likeliest_classes_first(channels):
         assert ax.get_title() == title
         assert ax.get_xlabel()
     ours = plt.subplots(1, 2)[1]
-    assert plot.answers(np.zeros((1, 4, 4)), {"p": p}, "abc", axes=ours) is ours
+    assert plot.probabilities(np.zeros((1, 4, 4)), {"p": p}, "abc", axes=ours) is ours
 
 
 def test_more_arms_than_colours():

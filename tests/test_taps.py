@@ -14,7 +14,7 @@ from conftest import network, state
 from torch import nn
 
 import kdcourse as kd
-from kdcourse.taps import Output, alone, unwrapped
+from kdcourse.taps import Output, clean_copy, unwrapped
 
 X = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -230,7 +230,7 @@ def test_hooks_are_taken_away():
     kd.taps(model, ["first", "pair"])
     model.spare.register_forward_hook(lambda *call: None)  # somebody else's stays
     model.train()
-    copied = alone(model)
+    copied = clean_copy(model)
     assert hooks(copied) == 1
     assert hooks(model) == 3  # only the copy is bare
     assert not copied.training

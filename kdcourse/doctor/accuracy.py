@@ -36,7 +36,7 @@ def examine(teacher) -> None:
     else:
         split = data.val.some(SAMPLES)
     try:
-        logits_MK, y_M = taps.answers(teacher.predict, split)
+        logits_MK, y_M = taps.predict_split(teacher.predict, split)
     except (TypeError, ValueError):  # its outputs are features
         return
     if task != ONE_LABEL:

@@ -17,7 +17,7 @@ from kdcourse.data import Dataset, Split, check_dataset
 from kdcourse.experiment.comparison import Comparison, minutes
 from kdcourse.experiment.records import KEYS, Store, rounded
 from kdcourse.schemes import Scheme
-from kdcourse.taps import answers, predict
+from kdcourse.taps import predict, predict_split
 from kdcourse.tasks import ONE_LABEL
 from kdcourse.teachers import Teacher, as_teacher
 from kdcourse.training import History, Recipe, as_recipe, fit
@@ -66,7 +66,7 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
     part = getattr(data, split)
     part.head(1)  # raises for a test split that was not given
     teacher = as_teacher(teacher) if teacher is not None else None
-    teacher_logits = functools.cache(lambda: answers(teacher.predict, part)[0])
+    teacher_logits = functools.cache(lambda: predict_split(teacher.predict, part)[0])
     digests = {name: key_of(function).exact for name, function in also.items()} if results else {}
     store = Store(results, digests)
     shared = store.key_of([data, teacher, split, RESULTS])
@@ -245,16 +245,16 @@ def _run_key(own: list, shared: Key | None, store: Store) -> Key | None:
 def _measured(scheme: Scheme, data: Dataset, part: Split, reference, history: History) -> dict:
     """What every row has. reference: logits to agree with; None: those of the scheme's teacher."""
     student, own = functools.partial(predict, scheme.judged), getattr(scheme, "teacher", None)
-    logits, labels = answers(student, part)
+    logits, labels = predict_split(student, part)
     if reference is None and isinstance(own, Teacher):
         with contextlib.suppress(TypeError):  # a teacher without logits
-            reference = answers(own.predict, part)[0]
+            reference = predict_split(own.predict, part)[0]
     if reference is not None and reference.shape != logits.shape:
         reference = None  # of other classes
     found = {"agreement": None, "teacher_kl": None} | measure.evaluate(
         logits, labels, reference, ONE_LABEL if data.task.has_classes else data.task)
     if data.task.has_classes and labels is not None:
-        found |= {"train_accuracy": measure.accuracy(*answers(student, data.train))
+        found |= {"train_accuracy": measure.accuracy(*predict_split(student, data.train))
                   if isinstance(data.train, Split) else None,  # of a stream it is another pass
                   "per_class": measure.per_class(logits, labels, len(data.classes)),
                   "reliability": [[row["count"], row["confidence"], row["accuracy"]]

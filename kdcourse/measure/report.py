@@ -16,7 +16,7 @@ from torch import nn
 from kdcourse import schemes
 from kdcourse.data import SPLITS, Dataset, check_dataset
 from kdcourse.measure import efficiency, quality
-from kdcourse.taps import answers, device_of, predict
+from kdcourse.taps import device_of, predict, predict_split
 from kdcourse.tasks import ONE_LABEL
 from kdcourse.teachers import Teacher
 
@@ -102,7 +102,7 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     logits, labels = {}, None
     for name, predictor in predictors.items():
         try:
-            logits[name], labels = answers(predictor, getattr(data, split))
+            logits[name], labels = predict_split(predictor, getattr(data, split))
         except (TypeError, ValueError):  # outputs that are no rows of this task, such as features
             if name in students and scheme.reads_logits:
                 raise

@@ -17,7 +17,7 @@ from kdcourse._modules import untouched
 from kdcourse._random import generator
 from kdcourse.data import Batch, Dataset
 from kdcourse.schemes.edges import Edge, Outcome, outcome
-from kdcourse.taps import Output, alone, describe, evaluating, predict, unwrapped
+from kdcourse.taps import Output, clean_copy, describe, evaluating, predict, unwrapped
 from kdcourse.taps import taps as taps_of
 from kdcourse.tasks import each
 from kdcourse.teachers import EMA, Teacher, as_teacher
@@ -137,7 +137,7 @@ class Scheme(nn.Module):
 
     def networks(self) -> dict[str, nn.Module]:
         """Give copies of what can be used after training, by name, as `export` makes them."""
-        copies = [alone(network) for network in [self.judged, *self.students[1:]]]
+        copies = [clean_copy(network) for network in [self.judged, *self.students[1:]]]
         names = [f"student {i}" for i in range(1, len(copies) + 1)] if copies[1:] else ["student"]
         return dict(zip(names, copies, strict=True))
 
@@ -402,4 +402,4 @@ def export(scheme: Scheme) -> nn.Module:
     'Sequential'
     """
     check_scheme(scheme)
-    return alone(scheme.judged)
+    return clean_copy(scheme.judged)

@@ -15,7 +15,7 @@ from kdcourse._random import generator, seeded
 from kdcourse.data import Batch
 from kdcourse.schemes.base import Scheme
 from kdcourse.schemes.edges import Edge
-from kdcourse.taps import Early, Output, alone, describe, device_of
+from kdcourse.taps import Early, Output, clean_copy, describe, device_of
 from kdcourse.tasks import call, each
 
 
@@ -98,7 +98,7 @@ class MultiExit(Scheme):
             raise ValueError(f"Expected one of the exits {list(self.exits)} after training, got "
                              f"{path!r}{'' if self.heads else ' before it'}.")
         head = copy.deepcopy(self.heads[self.exits.index(path)])
-        exit = Early(alone(self.student), path, head).eval()
+        exit = Early(clean_copy(self.student), path, head).eval()
         with torch.no_grad(), _Reads() as reads:
             call(exit, each(lambda t: t.to(device_of(exit)), self._like))
         for module in exit.modules():

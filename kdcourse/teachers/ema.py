@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from kdcourse.taps import alone, describe, unwrapped
+from kdcourse.taps import clean_copy, describe, unwrapped
 from kdcourse.teachers.live import Live
 
 
@@ -40,7 +40,7 @@ class EMA(Live):
     def __init__(self, model: nn.Module, decay: float = 0.999):
         if not 0 <= decay < 1:
             raise ValueError(f"Expected a decay from 0 to below 1, got {decay}.")
-        super().__init__(alone(model) if isinstance(model, nn.Module) else model)
+        super().__init__(clean_copy(model) if isinstance(model, nn.Module) else model)
         self.decay = decay
         self._followed = (model,)  # in a tuple, or the student would be a part of the teacher
 

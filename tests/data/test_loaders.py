@@ -252,11 +252,12 @@ def test_validation_counts_every_sample_once(data):
 def test_answers_of_a_stream_are_those_of_the_split(data):
     student = network()
     predict = functools.partial(models.predict, student)
-    logits, labels = models.answers(predict, streams(data).val)
+    logits, labels = models.predict_split(predict, streams(data).val)
     torch.testing.assert_close(logits, models.predict(student, data.val.x))
     assert torch.equal(labels, data.val.y)
-    assert torch.equal(models.answers(predict, data.val)[0], models.predict(student, data.val.x))
-    assert models.answers(lambda x: None, data.val)[0] is None
+    whole = models.predict(student, data.val.x)
+    assert torch.equal(models.predict_split(predict, data.val)[0], whole)
+    assert models.predict_split(lambda x: None, data.val)[0] is None
 
 
 # --- parts in memory, and parts that are wanted there -------------------------------------------

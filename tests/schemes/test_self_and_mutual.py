@@ -288,7 +288,7 @@ def test_an_exit_is_written_like_a_tap(data, path, behind, smoke):
     tapped = kd.taps(scheme.student.eval(), [path])(data.val.x).taps[path]
     expected = scheme.heads.eval()[0](tapped)
     early = scheme.exit(path)
-    for exit in (early, copy.deepcopy(early), kd.models.alone(early)):
+    for exit in (early, copy.deepcopy(early), kd.models.clean_copy(early)):
         calls = []
         for name, module in exit.model.named_children():
             module.register_forward_hook(lambda *_, name=name, calls=calls: calls.append(name))

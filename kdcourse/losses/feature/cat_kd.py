@@ -7,7 +7,7 @@ from torch import nn
 from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.numerics import unit
-from kdcourse.taps import Early, alone
+from kdcourse.taps import Early, clean_copy
 
 
 def class_attention(student_BKHW, teacher_BKHW, grid: int = 2, normalize: bool = True,
@@ -90,7 +90,7 @@ def class_maps(model: nn.Module, layer: str, classifier: str) -> nn.Module:
     >>> output.taps["head.maps"].shape, torch.allclose(output.logits, network(x), atol=1e-5)
     (torch.Size([2, 36, 7, 7]), True)
     """
-    model = alone(model)
+    model = clean_copy(model)
     linear = dict(model.named_modules()).get(classifier)
     if not classifier or not isinstance(linear, nn.Linear):
         raise ValueError(f"Expected the path of a linear layer as classifier, got {classifier!r} "

@@ -9,7 +9,7 @@ from kdcourse.losses import inputs
 from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.feature.hint import hint
 from kdcourse.losses.feature.projections import on_one_grid, projected
-from kdcourse.taps import Early, alone
+from kdcourse.taps import Early, clean_copy
 
 
 class SimKD(FeatureLoss):
@@ -81,7 +81,7 @@ class SimKD(FeatureLoss):
         inputs.check(self.projector is not None, "a trained term", "one before build()")
         head = nn.Sequential(copy.deepcopy(self.projector), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                              copy.deepcopy(classifier))
-        return Early(alone(student), self.student_paths[0], head).eval()
+        return Early(clean_copy(student), self.student_paths[0], head).eval()
 
 
 def _layer(channels: int, outputs: int, kernel: int) -> list[nn.Module]:
