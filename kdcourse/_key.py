@@ -16,6 +16,7 @@ import dis
 import enum
 import functools
 import inspect
+import logging
 import os
 import re
 import sys
@@ -182,6 +183,8 @@ class _Reader:
             return ["method", *self.each([thing.__func__, thing.__self__], place)]
         if isinstance(thing, torch.Generator):
             return ["generator", _files.digest(thing.get_state().numpy().tobytes())]
+        if isinstance(thing, logging.Logger):  # it holds all other loggers, and changes no number
+            return ["logger", thing.name]
         if isinstance(thing, type):
             return self.class_(thing, place)
         if isinstance(thing, nn.Module):

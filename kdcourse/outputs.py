@@ -31,6 +31,7 @@ class Output:
     layouts: dict[str, Layout] = dataclasses.field(default_factory=dict)
     T: float | None = None
     _why = None  # not annotated, so no field: the reason for which there are no logits
+    has_logits = True  # False where the model's output had no logits, or several
 
     def detached(self) -> "Output":
         """Give the same numbers, through which no gradient flows."""
@@ -41,15 +42,10 @@ class Output:
             return Output(None, taps, self.index, layouts=self.layouts).without_logits(self._why)
         return Output(self.logits.detach(), taps, self.index, layouts=self.layouts, T=self.T)
 
-    @property
-    def has_logits(self) -> bool:
-        """True unless the model's output had no logits, or several."""
-        return self._why is None
-
     def without_logits(self, why: str) -> "Output":
         """Take the logits away; reading them raises `TypeError` with this sentence."""
         del self.logits
-        self._why = why
+        self._why, self.has_logits = why, False
         return self
 
     def with_rows(self, rows: Rows) -> "Output":
@@ -65,7 +61,8 @@ class Output:
         raise AttributeError(f"An Output has no attribute {name!r}.")
 
     def __repr__(self):
-        shown = [f"{name}={value!r}" for name, value in vars(self).items() if name != "_why"]
+        shown = [f"{name}={value!r}" for name, value in vars(self).items()
+                 if name not in ("_why", "has_logits")]
         return f"Output({', '.join(shown)})"
 
 

@@ -116,9 +116,10 @@ def peak_memory(model: nn.Module, shape, batch: int = 1) -> float | None:
             # Not one hook for all modules: torch keeps a mark of it, and torch.compile warns later.
             handles = [module.register_forward_hook(
                 lambda _, *tensors: sizes.append(_bytes(tensors)), with_kwargs=True)
-                for module in model.modules()]
+                for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
             try:
-                call(model, _inputs(shape, batch, device))
+                inputs = _inputs(shape, batch, device)
+                sizes.append(_bytes([inputs, call(model, inputs)]))
             finally:
                 for handle in handles:
                     handle.remove()

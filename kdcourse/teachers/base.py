@@ -45,7 +45,10 @@ class Teacher(nn.Module):
     def __call__(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         """Compute logits [B, K] (in another task, as that says; any tensor where no term compares
         logits), and the tensors at the module paths."""
-        Teacher.train(self)  # the network may also be in use elsewhere, in train mode
+        try:
+            nn.Module.train(self, False)  # the network may also be in use elsewhere, in train mode
+        except NotImplementedError:  # from a network of torch.export
+            self.train()
         output = super().__call__(batch, tuple(paths))
         if not isinstance(output, Output):
             raise TypeError(f"Expected an Output from the forward of {type(self).__name__}, got "

@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import linecache
+import logging
 import sys
 import textwrap
 
@@ -254,6 +255,14 @@ def test_lines_of_a_string_count_also_where_they_look_like_comments(tmp_path, mo
             for number, (comment, text) in enumerate([
                 ("", "one"), ("", "two"), ("\n    # why\n", "one")])]
     assert keys[0] == keys[2] != keys[1]
+
+
+def test_loggers_do_not_count():
+    source = "def arm(seed):\n    logger.info(seed)\n    return seed"
+    arm = made(source, logger=logging.getLogger("kdcourse.tests.one"))
+    before = key_of(arm)
+    logging.getLogger("kdcourse.tests.other").addHandler(logging.NullHandler())
+    assert key_of(arm) == before
 
 
 def test_a_method_replaced_on_one_scheme_counts():

@@ -234,8 +234,8 @@ def test_a_killed_process_leaves_whole_parts(tmp_path):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = subprocess.run([*run, "go on"], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    # A look at two samples, two batches that were missing, a comparison, and the assertion.
-    assert again.stdout == "5\n"
+    # Two batches that were missing, and the assertion; looks at some samples leave no trace.
+    assert again.stdout == "3\n"
 
 
 @pytest.mark.parametrize("damage", [
@@ -340,7 +340,7 @@ def test_data_in_memory_keep_all_logits(data):
 def test_what_is_no_data_set_is_refused_in_a_sentence(data, other):
     given = {"loader": loader(data.train.x, data.train.y), "pair": (data.train.x, data.train.y),
              "tensor": data.train.x}[other]
-    with pytest.raises(TypeError, match=r"Expected a data set, got .*from_loaders\(train, val"):
+    with pytest.raises(TypeError, match=r"Expected a data set .*, got .*from_(loaders|arrays)\("):
         kd.Cached(restless(), given)
 
 
@@ -412,7 +412,8 @@ def test_a_student_is_trained_with_the_smoothed_target(data, tmp_path, k, T, dty
 @pytest.mark.parametrize("term", [
     lambda: losses.KD(T=1), lambda: losses.KD(T=2), lambda: losses.ReverseKL(T=1),
     lambda: losses.LogitMSE(), lambda: losses.LogitStd(T=4), lambda: losses.DIST(),
-    lambda: losses.RKDDistance(), lambda: losses.CRD(samples=144, negatives=8)], ids=repr)
+    lambda: losses.RKDDistance(), lambda: losses.CRD(samples=144, negatives=8)],
+    ids=["KD at 1", "KD at 2", "ReverseKL", "LogitMSE", "LogitStd", "DIST", "RKD", "CRD"])
 def test_losses_for_which_the_largest_logits_are_not_enough_are_refused(data, tmp_path, term):
     cached = kd.Cached(restless(), stream(data), tmp_path / "answers", top=5, T=4.0)
     with pytest.raises(ValueError, match=r"softmax\(logits / 4\) for the largest .* KD\(T=4\)"):

@@ -38,7 +38,9 @@ def cross_entropy(student_BK, labels, reduction: str = "mean", *, weight=None,
         return inputs.reduce(-(labels * log_q).sum(1), reduction)
     values_B = F.cross_entropy(student_BK, labels, weight_K, ignore_index=ignore_index,
                                reduction="none")
-    return _reduced(values_B, labels, reduction, weight_K, ignore_index)
+    if reduction == "mean":
+        return _mean_over_labels(values_B, labels, weight_K, ignore_index)
+    return inputs.reduce(values_B, reduction)
 
 
 def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str = "mean", *,
@@ -64,7 +66,9 @@ def label_smoothing(student_BK, labels, smoothing: float = 0.1, reduction: str =
         return inputs.reduce(values_B, reduction)
     values_B = F.cross_entropy(student_BK, labels, label_smoothing=smoothing, reduction="none",
                                ignore_index=ignore_index)
-    return _reduced(values_B, labels, reduction, None, ignore_index)
+    if reduction == "mean":
+        return _mean_over_labels(values_B, labels, None, ignore_index)
+    return inputs.reduce(values_B, reduction)
 
 
 class LabelLoss(Loss):
@@ -73,14 +77,15 @@ class LabelLoss(Loss):
     needs_teacher = False
 
     def reduced(self, values, labels=None, rows=None):
-        weight = self.settings().get("weight")
+        weight = getattr(self, "weight", None)
         if labels.ndim == 2 or (rows is not None and weight is None):
             return super().reduced(values, labels, rows)
         weight = None if weight is None else weight.to(values.dtype)
         if rows is None:
-            return _reduced(values, labels, "mean", weight, self.ignore_index)
-        shares = weight[labels] if rows.weight is None else weight[labels] * rows.weight
-        return _mean(values * (1 if rows.weight is None else rows.weight), shares)
+            return _mean_over_labels(values, labels, weight, self.ignore_index)
+        counted = 1 if rows.weight is None else rows.weight
+        total = (weight[labels] * counted).sum()
+        return (values * counted).mean() * (len(values) / total.masked_fill(total == 0, 1))
 
     def extra_repr(self):
         shown = {name: value for name, value in self.settings().items() if value is not None}
@@ -130,18 +135,11 @@ def _weights(weight, K: int | None = None) -> torch.Tensor:
     return weight_K if weight_K.is_floating_point() else weight_K.float()
 
 
-def _reduced(values_B, labels_B, reduction: str, weight_K, ignore_index: int):
-    """Take the mean over the labels that count, by their weights; or leave one value per sample."""
-    if reduction != "mean":
-        return inputs.reduce(values_B, reduction)
+def _mean_over_labels(values_B, labels_B, weight_K, ignore_index: int):
+    """Take the mean over the labels that count, by their weights. Values are weighted already."""
     shares_B = labels_B != ignore_index
     if weight_K is not None:
         shares_B = weight_K[labels_B.where(shares_B, 0)] * shares_B
-    return _mean(values_B, shares_B)
-
-
-def _mean(values_B, shares_B):
-    """Divide the sum of values that are weighted already by the sum of their shares; 0 for 0. With
-    shares of 1 it has the bits of `values_B.mean()`."""
+    # With shares of 1 it has the bits of `values_B.mean()`.
     total = shares_B.sum().to(values_B.dtype)
     return values_B.mean() * (len(values_B) / total.masked_fill(total == 0, 1))
