@@ -35,6 +35,7 @@ class Loss(nn.Module):
     softened = False  # reads logits only as softmax(logits / T), or the largest one
     needs_classes = True  # takes a row for the logits of classes, not for any numbers
     omitted: tuple[str, ...] = ()  # settings that the repr leaves out while they are None
+    edition = 1  # raised when a default or the formula changes: older rows are not found by its key
     student_paths: tuple[str, ...] = ()
     teacher_paths: tuple[str, ...] = ()
     _settings: tuple[str, ...] = ()
@@ -160,7 +161,8 @@ class Loss(nn.Module):
         """Give the settings that differ from their default, and the paths, by which recorded
         results are found."""
         changed = unlike_defaults(type(self), self.settings())
-        return [changed, self.student_paths, self.teacher_paths]
+        edition = [self.edition] if self.edition > 1 else []
+        return [changed, self.student_paths, self.teacher_paths, *edition]
 
     def __repr__(self):
         paths = [f"{who}={_shown(path)}" for who, path in

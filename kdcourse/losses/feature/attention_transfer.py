@@ -58,6 +58,7 @@ class AT(FeatureLoss, function=attention_transfer):
     """
 
     takes = "maps"
+    edition = 2
 
     def __init__(self, student=None, teacher=None, *, p: float = 2.0, variant: str = "code"):
         _check_settings(p, variant)

@@ -81,6 +81,7 @@ class FSP(FeatureLoss, function=fsp):
     """
 
     takes = "maps"
+    edition = 2
 
     def __init__(self, student=None, teacher=None, *, variant: str = "code"):
         inputs.check_choice("variant", variant, VARIANTS)

@@ -63,6 +63,7 @@ class Hint(FeatureLoss):
     """
 
     takes = "places"
+    edition = 2
 
     def __init__(self, student=None, teacher=None, *, projection: str | None = "paper",
                  variant: str = "mean"):

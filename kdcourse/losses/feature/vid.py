@@ -66,6 +66,7 @@ class VID(FeatureLoss):
 
     takes = "places"
     omitted = ("hidden",)
+    edition = 2
 
     def __init__(self, student=None, teacher=None, *, hidden: int | None = None,
                  variance: float = 5.0, variant: str = "mean"):

@@ -52,6 +52,8 @@ class PKT(Relation, function=pkt):
     sample with itself it is not a multiple of "code").
     """
 
+    edition = 2
+
     def __init__(self, student=None, teacher=None, *, variant: str = "code"):
         inputs.check_choice("variant", variant, VARIANTS)
         super().__init__(student, teacher, variant=variant)

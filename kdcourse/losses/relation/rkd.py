@@ -47,6 +47,8 @@ class RKDDistance(Relation, function=rkd_distance):
     variant "paper" divide by B²: 0.0061 in place of 25 at batch 64.
     """
 
+    edition = 2
+
     def __init__(self, student=None, teacher=None, *, variant: str = "code"):
         inputs.check_choice("variant", variant, VARIANTS)
         super().__init__(student, teacher, variant=variant)
@@ -102,6 +104,8 @@ class RKDAngle(Relation, function=rkd_angle):
     Published weight: 50, with 25 for `RKDDistance`, which says where. With variant "paper" divide
     by B³: 0.00019 in place of 50 at batch 64.
     """
+
+    edition = 2
 
     def __init__(self, student=None, teacher=None, *, variant: str = "code"):
         inputs.check_choice("variant", variant, VARIANTS)

@@ -54,6 +54,8 @@ class DIST(Loss, function=dist):
     """
     per_sample = False
 
+    edition = 2
+
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, T: float = 1.0,
                  variant: str = "paper", student=None, teacher=None):
         _check_settings(beta, gamma, T, variant)
