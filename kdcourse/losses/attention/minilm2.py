@@ -47,8 +47,9 @@ class SelfRelation(FeatureLoss):
         heads; Wang et al. 2021 take 48 for teachers of base size and 64 for large ones.
     relations: which of the three are compared, such as "qk"; "v" is `ValueRelation`.
 
-    Published alone, with weight 1 for each relation, for the student's last layer; of large
-    teachers it takes a layer below the last (section 4).
+    Published weight: 1 for each of the three relations, without labels, for the student's last
+    layer; of large teachers the paper takes a layer below the last (section 4). A reproduction that
+    is not the authors' has 48 heads and batch 256 per process (bloomberg/minilmv2.bb, run.sh).
     """
 
     def __init__(self, student=None, teacher=None, *, heads: int | None = None,

@@ -42,10 +42,13 @@ class AB(FeatureLoss):
     student, teacher: paths of what goes *into* a ReLU, as for `OFD`.
     margin: as for `activation_boundaries`.
 
-    Published as a first stage of training, alone: the student starts with it, and is then trained
-    with the labels or with KD, without it. The weight is 0.003 for the last layer and half of it
-    for each earlier one (bhheo/AB_distillation, cifar10_AB_distillation.py): `3e-3 * AB(...) +
-    1.5e-3 * AB(...) + ...`. RepDistiller does the same on CIFAR-100, batch 64, for 30 epochs.
+    The paper has it as a first stage of training, alone: the student starts with it, and is then
+    trained with the labels or with KD, without it.
+
+    Published weight: 0.003 for the last layer and half of that for each layer before it, for
+    WRN-22-4 to WRN-16-2 on CIFAR-10 at batch 128 (bhheo/AB_distillation,
+    cifar10_AB_distillation.py): `3e-3 * AB(...) + 1.5e-3 * AB(...) + ...`. RepDistiller trains the
+    first stage for 30 epochs on CIFAR-100 at batch 64 (helper/pretrain.py).
     """
 
     def __init__(self, student=None, teacher=None, *, margin: float = 1.0):

@@ -51,11 +51,13 @@ class CATKD(FeatureLoss, function=class_attention):
     student, teacher: paths of class activation maps [B, K, H, W]: "head.maps" in both networks once
         they went through `class_maps`.
 
-    Published with CE (weight 1) on CIFAR-100, batch 64, grid 2, in the authors' configurations
-    (GzyAftermath/CAT-KD, configs/cifar100/CAT_KD). As they are (`normalize=False`): 15 for
-    resnet32x4 to resnet8x4, 12 for WRN-40-2 to 16-2, 4.5 for VGG13 to VGG8, 0.7 for resnet56 to
-    resnet20. Normalised: 40 for ResNet50 to MobileNetV2; with grid 4, 600 for resnet32x4 to
-    ShuffleNetV1. On ImageNet: 0.5, not normalised, grid 4, for ResNet34 to 18.
+    Published weights, with 1 for the labels, on CIFAR-100 at batch 64, by pair. For pairs of one
+    architecture with `normalize=False`: 15 (ResNet-32x4 to ResNet-8x4), 12 (WRN-40-2 to WRN-16-2),
+    4.5 (VGG-13 to VGG-8), 1.8 (ResNet-110 to ResNet-32), 1.5 (WRN-40-2 to WRN-40-1), 0.7 (ResNet-56
+    to ResNet-20). For the others with the defaults, 40 (ResNet-50 to MobileNetV2) and 15 (VGG-13 to
+    MobileNetV2), or with `grid=4`, 600 (ResNet-32x4 to ShuffleNetV1 and V2) and 80 (WRN-40-2 to
+    ShuffleNetV1). On ImageNet 0.5 with `grid=4, normalize=False` (ResNet-34 to ResNet-18). All
+    stand in GzyAftermath/CAT-KD, configs/.
     """
 
     def __init__(self, student=None, teacher=None, *, grid: int = 2, normalize: bool = True):

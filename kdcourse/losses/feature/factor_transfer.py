@@ -51,6 +51,8 @@ class Paraphraser(nn.Module):
     it, without labels and student, by a loop such as that of the example, over the training set: 5
     epochs with the L1 loss in the authors' code, 30 with the squared error in RepDistiller.
 
+    No published weight: this loss is minimised alone. `FT` states that of the second stage.
+
     channels: C of the teacher's map. rate: the factor has round(rate C) channels.
     seed: of the first weights; torch's global generator stays as it was.
 
@@ -93,10 +95,11 @@ class FT(FeatureLoss):
         first: with random weights the factors say little of the teacher.
     variant: as for `factor_transfer`.
 
-    Published with CE (weight 1), for the last map before the average pooling: 500 with variant
-    "code", for ResNet56 to ResNet20 on CIFAR-10, batch 128 (Jangho-Kim/Factor-Transfer-pytorch,
-    train_student.py). The row FT of RepDistiller (weight 200) is another loss: it compares
-    attention maps of the factors, as `AT` does of features.
+    Published weight: 500, with 1 for the labels, for variant "code" at the last map before the
+    average pooling, for ResNet-56 to ResNet-20 on CIFAR-10 at batch 128 (Jangho-Kim/
+    Factor-Transfer-pytorch, train_student.py). With "paper" divide by the factor's M H W. The row
+    FT of RepDistiller (weight 200) is another loss: it compares attention maps of the factors, as
+    `AT` does of features.
     """
 
     def __init__(self, student=None, teacher=None, *, paraphraser: Paraphraser | None = None,

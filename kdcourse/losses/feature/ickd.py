@@ -46,8 +46,9 @@ class ICKD(FeatureLoss):
     """Match the correlations between channels: `channel_correlation`. Trains a 1x1 convolution with
     batch normalisation on the student's map, to as many channels as the teacher's.
 
-    Published with CE (weight 1) for the last map before the average pooling: 4 for resnet32x4 to
-    resnet8x4 on CIFAR-100, batch 64 (ADLab-AutoDrive/ICKD, Cifar100/train_student.sh: `-b 4`).
+    Published weight: 4, with 1 for the labels, at the last map before the average pooling, for
+    ResNet-32x4 to ResNet-8x4 on CIFAR-100 at batch 64 (ADLab-AutoDrive/ICKD,
+    Cifar100/train_student.sh, `-b 4`).
     """
 
     def __init__(self, student=None, teacher=None):

@@ -20,9 +20,10 @@ class MGD(Masked):
     where the numbers of channels differ, G two 3x3 convolutions. Trains f and G. Takes maps
     [B, C, H, W] and tokens, laid out on their grid; of two sizes, the larger is averaged down.
 
-    Published with CE (weight 1): 7e-5 with the defaults, the last map of ResNet34 and ResNet18 on
-    ImageNet, batch 256 (yzd-v/MGD, cls/configs/distillers/mgd). For detection 2e-5 with
-    `share=0.65, mask="place"` (RetinaNet on COCO, on each level of the pyramid).
+    Published weight: 7e-5, with 1 for the labels, for the defaults at the last map, for ResNet-34
+    to ResNet-18 and ResNet-50 to MobileNet on ImageNet at batch 256 (yzd-v/MGD,
+    cls/configs/distillers/mgd/). For detection 2e-5 with `share=0.65, mask="place"`, for each level
+    of the pyramid of RetinaNet on COCO (det/configs/distillers/mgd/).
 
     share: the share of what is masked, from 0 to below 1.
     mask: "channel" masks whole channels of a sample, "place" all channels of places.

@@ -31,8 +31,9 @@ class SemCKD(FeatureLoss):
     batch, and the batch size is part of the networks. A smaller batch is filled up with
     similarities of 0 (the authors leave it out); a larger one is refused.
 
-    Published with CE and KD (weight 1 each, T=4): 400 for resnet32x4 to resnet8x4 on CIFAR-100,
-    batch 64, with all three stages of both (DefangChen/SemCKD, scripts/run_cifar_distill.sh).
+    Published weight: 400, with 1 for the labels and 1 for `KD(T=4)`, for all three stages of
+    ResNet-32x4 to ResNet-8x4 on CIFAR-100 at batch 64 (DefangChen/SemCKD,
+    scripts/run_cifar_distill.sh).
 
     student, teacher: any numbers of paths, as in `SemCKD(["layer1", "layer2"], ["layer1", "layer2",
         "layer3"], batch=64)`, of maps or tokens. Of two sizes, the larger is averaged down.

@@ -54,9 +54,10 @@ class SRRL(FeatureLoss):
         the weight is kept.
     beta: as for `softmax_regression`.
 
-    Published with CE (weight 1): 1 on ImageNet, batch 512, ResNet34 to ResNet18, on maps
-    (jingyang2017/KD_SRRL); on CIFAR-100, batch 64, 1 with CE and KD (weight 1, T=4) on vectors
-    (DefangChen/SimKD, scripts/run_distill.sh).
+    Published weight: 1, with 1 for the labels, on maps, for ResNet-34 to ResNet-18 and ResNet-50 to
+    MobileNet on ImageNet at batch 512 (jingyang2017/KD_SRRL, train_imagenet_distillation.py). On
+    vectors 1, with 1 for the labels and 1 for `KD(T=4)`, for ResNet-32x4 to ResNet-8x4 on CIFAR-100
+    at batch 64 (DefangChen/SimKD, scripts/run_distill.sh).
     """
 
     def __init__(self, student=None, teacher=None, *, classifier: nn.Linear | None = None,

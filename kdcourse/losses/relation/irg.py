@@ -84,10 +84,10 @@ class IRG(Relation, function=instance_graph):
         pairs of layers, as in `IRG(["fc:input", "layer1", "layer2"], [...])`.
     vertices: as for `instance_graph`.
 
-    Published with CE and KD (weight 1 each): 0.005 for resnet32x4 to resnet8x4 on CIFAR-100, batch
-    64, without pairs of layers (DefangChen/SemCKD, scripts/run_cifar_distill.sh). The authors' own
-    0.005 (yufanLIU/IRG, IRG.prototxt) belongs to Caffe's Euclidean loss of the edges, which is B/2
-    times as large as their mean.
+    Published weight: 0.005, with 1 for the labels and 1 for `KD(T=4)`, without pairs of layers, for
+    ResNet-32x4 to ResNet-8x4 on CIFAR-100 at batch 64 (DefangChen/SemCKD,
+    scripts/run_cifar_distill.sh). The authors' own 0.005 (yufanLIU/IRG, IRG.prototxt) belongs to
+    Caffe's Euclidean loss of the edges, which is B/2 times as large as their mean.
     """
 
     omitted = ("vertices",)

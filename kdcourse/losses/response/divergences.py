@@ -136,8 +136,13 @@ def skew_kl(student_BK, teacher_BK, alpha: float = 0.1, T: float = 1.0, reductio
 
 class SkewKL(Loss, function=skew_kl):
     """Match the teacher, without the penalty of `KD` for a class of probability near 0: `skew_kl`.
-    T² is included. The authors train GPT-2 with `SkewKL()` alone, on responses of the data set and
-    of the student, and add the labels on a second corpus."""
+    T² is included.
+
+    Published weight: 1 for the defaults, on responses of the data set and of the student, with 1
+    for the next words of a second corpus, for GPT-2 (1.5B) to GPT-2 (0.1B) on Dolly at batch 8 on
+    each of 16 GPUs (jongwooko/distillm, scripts/gpt2/distillm/train_0.1B_1.5B.sh, `--kd-ratio`, and
+    `--lm-coef` of arguments.py).
+    """
 
     def __init__(self, alpha: float = 0.1, T: float = 1.0, student=None, teacher=None):
         _check_skew(alpha, T)
@@ -165,7 +170,12 @@ def skew_reverse_kl(student_BK, teacher_BK, alpha: float = 0.1, T: float = 1.0,
 
 class SkewReverseKL(Loss, function=skew_reverse_kl):
     """Concentrate on some of the teacher's modes, without the penalty of `ReverseKL` for a class of
-    probability near 0: `skew_reverse_kl`. T² is included. Used as `SkewKL`."""
+    probability near 0: `skew_reverse_kl`. T² is included.
+
+    Published weight: 1 for the defaults, as for `SkewKL`, for GPT-2 (1.5B) to GPT-2 (0.3B), batch 8
+    on each of 16 GPUs, and GPT-2 (0.7B), batch 4 (jongwooko/distillm, scripts/gpt2/distillm/); for
+    OPT and OpenLLaMA, too (scripts/opt/, scripts/openllama2/).
+    """
 
     def __init__(self, alpha: float = 0.1, T: float = 1.0, student=None, teacher=None):
         _check_skew(alpha, T)
@@ -217,7 +227,10 @@ def symmetric_kl(student_BK, teacher_BK, beta: float = 0.5, T: float = 1.0,
 
 
 class SymmetricKL(Loss, function=symmetric_kl):
-    """Add `KD` and `ReverseKL`, with weights 1 - beta and beta: `symmetric_kl`. T² is included."""
+    """Add `KD` and `ReverseKL`, with weights 1 - beta and beta: `symmetric_kl`. T² is included.
+
+    No published weight: no script of jongwooko/distillm uses it (distillm/losses.py, beta = 0.9).
+    """
 
     def __init__(self, beta: float = 0.5, T: float = 1.0, student=None, teacher=None):
         _check_symmetric(beta, T)

@@ -66,12 +66,17 @@ def mlkd(student_BK, teacher_BK, T=TEMPERATURES, instance: float = 1.0, batch: f
 class MLKD(Loss, function=mlkd):
     """Match samples, batch and classes at several temperatures: `mlkd`. T² is included.
 
-    The authors' objective for CIFAR-100 (every pair, batches of 64) is, on the weakly augmented
-    images, `0.1 * CE() + 0.45 * MLKD()`: their weight is 0.9, and their masks of the half of the
-    samples (classes) with the least confidence multiply sums that are already taken, a factor of
-    1/2. To it they add the labels and `kd` of a second, strongly augmented view. With standardised
-    logits (Sun et al. 2024) they take 9 for 0.9 and a 2 for the 4:
-    `0.1 * CE() + 4.5 * MLKD(T=(2, 2, 3, 5, 6), standardize="code")`.
+    Published weight: 0.9 with 0.1 for the labels, for all pairs on CIFAR-100 at batch 64
+    (Jin-Ying/Multi-Level-Logit-Distillation, mdistiller/distillers/KD_ours.py and engine/cfg.py).
+    Their masks of the half of the samples (classes) with the least confidence multiply sums that
+    are already taken, a factor of 1/2, so on the weakly augmented images it is `0.1 * CE() +
+    0.45 * MLKD()`. To it they add 0.1 times the labels and 0.9 times `kd` at T = 3, 4 and 5 on a
+    second, strongly augmented view, and 0.9 times `kd` at T = 2 and 6 on the weak one. On ImageNet
+    at batch 512 both weights are 0.5, and a 1 stands for the 4.
+
+    With standardised logits the weight is 9, or 6, and a 2 stands for the 4 (README.md of
+    sunshangquan/logit-standardization-KD): `0.1 * CE() + 4.5 * MLKD(T=(2, 2, 3, 5, 6),
+    standardize="code")`, and so for `kd`.
     """
 
     per_sample = False
