@@ -215,7 +215,7 @@ class Scheme(nn.Module):
                 if part is not self and part not in own and not isinstance(part, Teacher)]
         with evaluating(self), untouched(rest), torch.compiler.set_stance("force_eager"):
             if len(batch) > 1:
-                self.train()
+                Scheme.train(self)  # not a subclass's `train`, which may count its calls
                 for part in self.modules():
                     part.training &= part in students
             yield

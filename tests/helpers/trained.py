@@ -45,7 +45,7 @@ TRAINED = {  # how to make the term, and what it compares
     "MGD": (lambda: MGD("a", "b", share=0.5),
             (maps(4, 3, 6, 4), maps(4, 5, 3, 4, seed=1))),
     "MGD, places of tokens": (lambda: MGD(share=0.5, mask="place"),
-                              (maps(4, 10, 5), maps(4, 9, 5, seed=1))),
+                              (maps(4, 17, 5), maps(4, 16, 5, seed=1))),
     "ViTKD": (lambda: ViTKD(["a", "b", "c"], ["d", "e", "f"], alpha=0.3, beta=1e-3),
               (tuple(maps(4, 10, 3, seed=i) for i in range(3)),
                tuple(maps(4, 10, 5, seed=i) for i in range(3, 6)))),

@@ -62,8 +62,8 @@ def test_MGD_generates_the_teachers_map_from_a_part(monkeypatch, ours, theirs, m
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_ViTKD_mimics_the_first_blocks_and_generates_the_last(monkeypatch, ours, theirs, extra,
                                                               share):
-    students = tuple(maps(2, 9 + extra, ours, seed=i) for i in range(3))
-    teachers = tuple(maps(2, 9 + extra, theirs, seed=i) for i in range(3, 6))
+    students = tuple(maps(2, 16 + extra, ours, seed=i) for i in range(3))
+    teachers = tuple(maps(2, 16 + extra, theirs, seed=i) for i in range(3, 6))
     term = ViTKD(["a", "b", "c"], ["a", "b", "c"], alpha=0.7, beta=0.4, share=share)
     term.build(students, teachers, 0)
     with torch.no_grad():
@@ -75,11 +75,11 @@ def test_ViTKD_mimics_the_first_blocks_and_generates_the_last(monkeypatch, ours,
                  for side in (students, teachers)]
         s = [oracles.stack(x, [align]) for x, align in zip(sides[0], term.align, strict=True)]
         low = squares(s[0], sides[1][0]) + squares(s[1], sides[1][1])
-        hidden = np.argsort(u)[int(9 * (1 - share)):]
+        hidden = np.argsort(u)[int(16 * (1 - share)):]
         for n in hidden:
-            s[2][:, n // 3, n % 3] = term.mask_token.detach().numpy()
+            s[2][:, n // 4, n % 4] = term.mask_token.detach().numpy()
         made = oracles.stack(s[2], term.generate)
-        high = sum(squares(made[:, n // 3, n % 3], sides[1][2][:, n // 3, n % 3]) for n in hidden)
+        high = sum(squares(made[:, n // 4, n % 4], sides[1][2][:, n // 4, n % 4]) for n in hidden)
         expected.append(0.7 * low + 0.4 / share * high)
     np.testing.assert_allclose(found.detach(), expected, rtol=1e-4)
 
@@ -189,13 +189,13 @@ def test_settings_out_of_range_are_refused():
 
 
 def test_features_that_do_not_fit_are_refused():
-    x = maps(2, 9, 4)
+    x = maps(2, 16, 4)
     with pytest.raises(ValueError, match=r"student features of two layers or more.*norm"):
         ViTKD().build(x, x, 0)
     with pytest.raises(ValueError, match="as many layers of student and teacher, got 3 and 2"):
         ViTKD().build((x, x, x), (x, x), 0)
-    for wrong in (maps(2, 9), maps(2, 12, 4)):
-        with pytest.raises(ValueError, match=r"Expected student .* got \[2, (9|12, 4)\]"):
+    for wrong in (maps(2, 16), maps(2, 12, 4)):
+        with pytest.raises(ValueError, match=r"Expected student .* got \[2, (16|12, 4)\]"):
             ViTKD().build((x, wrong), (x, x), 0)
     for other in (maps(2, 4), maps(2, 4, 3, 3)):
         with pytest.raises(ValueError, match=r"student features of shape \[B, N, D\] or.*\[2, 4\]"):
