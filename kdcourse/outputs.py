@@ -107,6 +107,10 @@ def _kinds(entries: dict) -> str:
     return ", ".join(f"{name!r} ({type(entry).__name__})" for name, entry in entries.items())
 
 
+class OutputError(TypeError):
+    """A model's output lacks the entry that `Logits` was told to choose."""
+
+
 class Logits(nn.Module):
     """Choose which entry of a model's output are its logits, for a student or a teacher.
 
@@ -118,7 +122,7 @@ class Logits(nn.Module):
     model: any network. entry: the name of a field or of an entry of a dict, or the place in a
         tuple.
 
-    Raises `TypeError`, when called, for an output without that entry.
+    Raises `OutputError`, a `TypeError`, when called, for an output without that entry.
 
     >>> class Heads(nn.Module):
     ...     def forward(self, x):
@@ -144,9 +148,9 @@ class Logits(nn.Module):
         except (AttributeError, IndexError, KeyError, TypeError):
             chosen = None
         if not isinstance(chosen, torch.Tensor):
-            raise TypeError(f"Expected a tensor as the entry {entry!r} of the output of "
-                            f"{type(self.model).__name__}, got {type(output).__name__} with "
-                            f"{type(chosen).__name__} there. Choose another entry.")
+            raise OutputError(f"Expected a tensor as the entry {entry!r} of the output of "
+                              f"{type(self.model).__name__}, got {type(output).__name__} with "
+                              f"{type(chosen).__name__} there. Choose another entry.")
         return chosen
 
     def identity(self):

@@ -89,7 +89,8 @@ class Task:
                 raise ValueError(f"Expected {what} for each of the rows of logits "
                                  f"{list(output.shape)}, got "
                                  f"{list((weight if y is None else y).shape)} for {self!r}. Bring "
-                                 "the two to one length or size in the model.")
+                                 "the two to one length or size in the model (pixels: "
+                                 "F.interpolate(logits, size)).")
         if labels is not None and weight is not None and not labels.is_floating_point():
             labels = labels.masked_fill(weight == 0, 0)  # any class: the row does not count
         return Rows(flat, labels, weight, total, self)

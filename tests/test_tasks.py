@@ -570,6 +570,39 @@ def test_logits_of_another_size_than_the_labels():
         kd.fit(kd.Supervised(coarse), data, RECIPE)
 
 
+class Sized(nn.Module):
+    """A segmenter whose logits have a size of their own."""
+
+    def __init__(self, *size):
+        super().__init__()
+        self.model, self.size = segmenter(), size
+
+    def forward(self, x):
+        return F.interpolate(self.model(x), self.size)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (16, 16), (4, 16), (2, 32)])  # two of 64 pixels, too
+@pytest.mark.parametrize("objective", [
+    lambda: losses.CE() + losses.KD(T=2), lambda: losses.DIST(), lambda: losses.LogitMSE()])
+def test_segmenters_of_two_sizes_name_both(size, objective):
+    H, W = size
+    with pytest.raises(ValueError, match=rf"of one size, \[B, K, H, W\], got \[4, 3, 8, 8\] and "
+                                         rf"\[4, 3, {H}, {W}\].*F.interpolate\(logits, size"):
+        kd.fit(kd.Distiller(segmenter(), Sized(H, W), objective()), dataset("pixels"), RECIPE)
+
+
+def test_taggers_of_two_lengths_name_both():
+    teacher = kd.Live(tagger(), transform=lambda x: {"input_ids": x["input_ids"][:, 1:]})
+    with pytest.raises(ValueError, match=rf"of one size, \[B, N, K\], got \[\d, {L}, {K}\] and "
+                                         rf"\[\d, {L - 1}, {K}\].*the same tokens for both"):
+        kd.fit(kd.Distiller(tagger(), teacher), dataset("tokens"), RECIPE)
+
+
+def test_features_of_segmenters_of_two_sizes_are_compared():
+    scheme = kd.Distiller(segmenter(), Sized(4, 4), losses.CE() + losses.Hint("0", "model.0"))
+    assert len(kd.fit(scheme, dataset("pixels"), RECIPE, device="cpu")) == 2
+
+
 def test_terms_that_compare_classes_do_not_fit_numbers():
     with pytest.raises(ValueError, match=r"compare numbers for Numbers\(\), got CE\(\)"):
         kd.fit(kd.Supervised(NETS["numbers"]()), dataset("numbers"), RECIPE)

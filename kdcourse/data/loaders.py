@@ -324,8 +324,12 @@ def _tensors(item, name: str) -> list:
     sequence = isinstance(item, (tuple, list))
     if not sequence or len(item) not in (2, 3):
         got = f"a {type(item).__name__}" + (f" of {len(item)}" if sequence else "")
-        raise ValueError(f"Expected batches (x, y) or (x, y, index) in {name}, got {got}. Let the "
-                         "loader's collate_fn return that.")
+        remedy = "Let the loader's collate_fn return that."
+        if isinstance(item, Mapping):
+            got += f" with the keys {list(item)}"
+            remedy = ("In a dict, labels have the key 'labels': rename theirs in collate_fn; where "
+                      "there are none, yield (inputs, None).")
+        raise ValueError(f"Expected batches (x, y) or (x, y, index) in {name}, got {got}. {remedy}")
     try:
         x, y, index = (each(torch.as_tensor, dict(part) if isinstance(part, Mapping) else part)
                        for part in (*item, None)[:3])

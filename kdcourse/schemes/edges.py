@@ -48,7 +48,9 @@ class Edge:
             if teacher is not None:
                 reads = any(term.needs_teacher and not term.teacher_paths for term in on_rows)
                 theirs = teacher.logits if reads or teacher.has_logits else None
-                theirs = task.flat(theirs) if reads else theirs
+                if reads:
+                    _check_places(logits, theirs, task)
+                    theirs = task.flat(theirs)
                 teacher = teacher.with_rows(cut._replace(logits=theirs))
         return self.objective.losses(student, teacher, batch.y)
 
@@ -91,6 +93,21 @@ class Edge:
                         "without one, so the term would teach the student nothing. Is it detached, "
                         "computed under no_grad, or is all before it frozen? Tap a module that is "
                         "trained, or leave the term out.")
+
+
+def _check_places(ours: torch.Tensor, theirs: torch.Tensor, task: Task) -> None:
+    """Raise `ValueError` unless two outputs have as many tokens or pixels in each dimension."""
+    one, other = list(ours.shape), list(theirs.shape)
+    if one == other:
+        return
+    axis = task.axis
+    if len(one) == len(other) and one[:axis] + one[axis + 1:] != other[:axis] + other[axis + 1:]:
+        raise ValueError(
+            f"Expected logits of student and teacher of one size, {task.shape}, got {one} and "
+            f"{other}: a place of one has no counterpart in the other. Wrap one of them, so that "
+            "its forward brings them to the size of the other (that of the labels): "
+            'F.interpolate(logits, size, mode="bilinear") for pixels; the same tokens for both '
+            "where these are texts.")
 
 
 @dataclasses.dataclass

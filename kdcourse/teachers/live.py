@@ -13,6 +13,7 @@ from kdcourse._key import is_as_made
 from kdcourse._modules import untouched
 from kdcourse._tensors import fingerprint
 from kdcourse.data import Batch, Dataset
+from kdcourse.outputs import OutputError
 from kdcourse.taps import Output, describe, device_of, in_precision_of, predict
 from kdcourse.taps import taps as taps_of
 from kdcourse.tasks import each
@@ -79,10 +80,19 @@ class Live(Teacher):
         return predict(self.model, x, transform=self.transform)
 
     def check(self, data: Dataset) -> None:
-        """Raise `ValueError` unless the network takes the inputs of the data."""
+        """Raise `ValueError` unless the network takes the inputs of the data, and `OutputError`
+        where `kd.Logits` finds no logits in what the network returns."""
         try:
             with untouched(self.model.modules()):
                 self(Batch(each(lambda t: t.to(device_of(self)), data.train.head(2)), None, None))
+        except OutputError:  # the network took the inputs
+            raise
+        except (AttributeError, KeyError) as error:
+            raise ValueError(
+                f"Expected a teacher that runs on inputs of shape {each(list, data.shape)}, got "
+                f"{type(error).__name__}: {error}. Its forward, or the transform, reads something "
+                "that is not there. Print what the network inside it returns, and the inputs."
+            ) from error
         except Exception as error:  # each library has its own for a wrong shape
             raise ValueError(
                 f"Expected a teacher that takes inputs of shape {each(list, data.shape)}, got "

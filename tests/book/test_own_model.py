@@ -11,6 +11,7 @@ from statistics import fmean
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy import stats
 
 import kdcourse as kd
@@ -59,11 +60,16 @@ def test_lines_are_short():
 def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, smoke, capsys):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
-    run(block for block in BLOCKS if not any(start in block for start in ELSEWHERE))
+    for number in range(20):
+        file = tmp_path / "photos" / "train" / ("cat" if number % 2 else "dog") / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (48, 40), (9 * number, 0, 0)).save(file)
+    scope = run(block for block in BLOCKS if not any(start in block for start in ELSEWHERE))
+    assert scope["photos"].shape == (3, 32, 32) and scope["photos"].classes == ("cat", "dog")
     printed = capsys.readouterr().out
     assert "labels only" in printed and "weights" in printed
     assert {path.name for path in tmp_path.iterdir()} >= {
-        "answers.safetensors", "run.safetensors", "student.pt", "student.onnx"}
+        "answers", "answers.safetensors", "run.safetensors", "student.pt", "student.onnx"}
 
 
 def test_every_piece_of_code_is_run_by_a_test():

@@ -218,6 +218,25 @@ class Full(nn.Module):
         return F.interpolate(self.model(x), x.shape[-2:], mode="bilinear")
 
 
+class TwoMaps(Full):
+    """As the segmenters of torchvision with an auxiliary head."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return {"out": logits, "aux": logits.roll(1, 1)}
+
+
+def segmenters_with_an_auxiliary_head():
+    data = arrays(torch.randint(4, (32, 16, 16)), classes=4, task=kd.tasks.Pixels())
+    ours, theirs = TwoMaps(8, 2), TwoMaps(16, 1)
+    scheme = trained(*(kd.Logits(one, "out") for one in (ours, theirs)), data, KD(T=2))
+    found, batch = parts(scheme, data)
+    rows = [one.eval()(batch.x)["out"].movedim(1, -1).flatten(0, 2) for one in (ours, theirs)]
+    assert float(found["KD"]) == kl(*rows, 2)
+    with pytest.raises((TypeError, ValueError), match="several that could be logits: 'out'"):
+        kd.fit(kd.Distiller(Full(8, 2), TwoMaps(16, 1)), data, RECIPE)
+
+
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def segmenters(stride):
     y = torch.randint(4, (32, 16, 16), generator=torch.Generator().manual_seed(2))
@@ -296,6 +315,32 @@ def regression():
     close(found["SquaredError"], F.mse_loss(scheme.student(batch.x), batch.y))
     with pytest.raises(ValueError, match="compares classes"):
         kd.fit(kd.Distiller(net(classes=2), net(16, 1, 2), KD(T=4)), data, RECIPE)
+
+
+@pytest.mark.parametrize("weight", [[1, 1, 5, 1], [0.2, 0, 3, 1]])
+def rare_classes(weight):
+    data = arrays()
+    scheme = trained(net(), net(16, 1), data, CE(weight=weight) + KD(T=4))
+    found, batch = parts(scheme, data)
+    close(found["CE"], F.cross_entropy(scheme.student(batch.x), batch.y,
+                                       torch.tensor(weight).float()))
+
+
+@pytest.mark.parametrize("ignore", [-100, 255])
+def missing_labels(ignore):
+    """In a loop: out of the term with labels, and counted by the teacher's. Data refuse them."""
+    z, v = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, ignore, 3, ignore, 1, 2])
+    close(kd.losses.cross_entropy(z, y, ignore_index=ignore),
+          F.cross_entropy(z[y != ignore], y[y != ignore]))
+    assert float(kd.losses.kd(z, v, T=4)) == kl(z, v, 4)
+    labels = torch.arange(32) % 4
+    labels[5] = ignore
+    whole = DataLoader(TensorDataset(images(), labels), batch_size=32)
+    for make in (lambda: arrays(labels, classes=4),
+                 lambda: kd.data.from_loaders(whole, whole, classes=4)):
+        with pytest.raises(ValueError, match="Expected labels from 0 to 3"):
+            make()
 
 
 def no_labels():
@@ -381,9 +426,18 @@ class LowRank(nn.Module):
         return weight + self.b @ self.a
 
 
-def low_rank_adapters():
-    teacher = net()
-    student = copy.deepcopy(teacher).requires_grad_(False)
+SHARES = "copy.deepcopy(base, {id(p): p for p in base.parameters()})"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def low_rank_adapters(shared):
+    """The teacher is the frozen base, with weights of its own or those of the student."""
+    base = teacher = net().requires_grad_(False)
+    assert SHARES in OWN_MODEL
+    student = (eval(SHARES, {"copy": copy, "base": base}) if shared
+               else copy.deepcopy(teacher).requires_grad_(False))
+    assert all((one is other) == shared for one, other in
+               zip(student.parameters(), base.parameters(), strict=True))
     low = LowRank(student[-1].weight)
     nn.utils.parametrize.register_parametrization(student[-1], "weight", low)
     frozen = {name: p.clone() for name, p in student.named_parameters() if not p.requires_grad}
@@ -404,20 +458,26 @@ def adapters_of_peft():
     close(merged(words).logits, student.eval()(words).logits, rtol=1e-3, atol=1e-4)
 
 
-def data_from_loaders():
-    """`fit` reads loaders; `Cached` refuses them in a sentence."""
-    whole = TensorDataset(images(), torch.arange(32) % 4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def data_from_loaders(tmp_path, dtype):
+    """`fit`, the doctor and `Cached` read loaders; `augmented` refuses them in a sentence."""
+    whole = TensorDataset(images(), torch.arange(32) % 4, torch.arange(32))
     data = kd.data.from_loaders(DataLoader(whole, batch_size=8, shuffle=True),
                                 DataLoader(whole, batch_size=8), classes=4)
-    trained(net(), net(16, 1), data)
+    teacher = net(16, 1)
+    trained(net(), teacher, data)
+    stored = kd.Cached(teacher, data, path=tmp_path / "answers", dtype=dtype)
+    assert kd.doctor(trained(net(), stored, data), data).looked
+    batch = data.train.one(3)
+    close(stored(batch).logits, teacher(batch.x), rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="in memory"):
-        kd.Cached(net(16, 1), data)
+        kd.augmented(data, shift=0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def teachers_in_half_precision(dtype):
     teacher = net(16, 1).to(dtype)
-    scheme = trained(net(), kd.Live(teacher, transform=lambda x: x.to(dtype)), arrays())
+    scheme = trained(net(), teacher, arrays())
     found, batch = parts(scheme, arrays())
     assert found["KD"].dtype in (torch.float32, dtype)
     assert found["KD"].dtype.itemsize >= 4
@@ -434,29 +494,13 @@ def teachers_as_torchscript(how, tmp_path):
     close(scheme.teacher.predict(images(4)), teacher(images(4)))
 
 
-class Exported(kd.teachers.Teacher):
-    """As `FromFile` on the page, with an exported program instead of an ONNX session."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.program, self.path = (torch.export.load(path).module(),), path
-
-    def identity(self):
-        return self.path.read_bytes()
-
-    def predict(self, x, y=None):
-        return self.program[0](x)
-
-    def forward(self, batch, paths=()):
-        return kd.Output(self.predict(batch.x), index=batch.index)
-
-
 def teachers_as_exported_programs(tmp_path):
     teacher = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 196, 4))
     sizes = ({0: torch.export.Dim("batch")},)
     torch.export.save(torch.export.export(teacher.eval(), (images(4),), dynamic_shapes=sizes),
                       tmp_path / "t.pt2")
-    scheme = trained(net(), Exported(tmp_path / "t.pt2"), arrays())
+    program = torch.export.load(tmp_path / "t.pt2").module()
+    scheme = trained(net(), kd.Live(program), arrays())
     close(scheme.teacher.predict(images(4)), teacher(images(4)))
 
 
@@ -543,16 +587,38 @@ IN_OWN_MODEL = "tests/book/test_own_model.py::"
 PROCESSES = ["tests/training/test_processes.py::test_two_processes_train_what_one_would",
              IN_OWN_MODEL + "test_the_lines_run_as_a_script_in_two_processes"]
 
+STUDENTS = "tests/schemes/test_students.py::test_"
+OUTPUTS = [segmenters_with_an_auxiliary_head, STUDENTS + "one_of_several_outputs_is_chosen",
+           STUDENTS + "heads_that_are_named_by_the_terms_need_no_choice"]
+FROZEN = [STUDENTS + "frozen_batch_normalisation_stays_frozen",
+          STUDENTS + "the_doctor_names_what_stays_in_eval_mode"]
+AVERAGE = [STUDENTS + "the_average_is_validated_reported_exported_and_kept"]
+SIZES = ["tests/data/test_streams.py::test_images_of_several_sizes_train",
+         "tests/data/test_folder.py::test_images_of_several_sizes_are_brought_to_one"]
+MISSING = [missing_labels, segmenters,
+           "tests/test_tasks.py::test_tokens_are_cross_entropy_with_an_ignored_label"]
+LARGEST = ["tests/teachers/test_cached_streams.py::test_" + name for name in (
+    "what_was_computed_before_a_stop_is_not_computed_again",
+    "a_student_is_trained_with_the_smoothed_target", "a_loader_that_augments_is_refused",
+    "losses_for_which_the_largest_logits_are_not_enough_are_refused")]
+LOADERS = [data_from_loaders, *LARGEST, *(f"tests/data/test_streams.py::test_{name}" for name in (
+    "the_doctor_finds_in_a_stream_what_it_finds_in_memory",
+    "compare_measures_a_stream_as_data_in_memory", "crd_on_a_stream_is_crd_in_memory"))]
+
 WORKS_FOR = {  # what is said to work on "Distil your own model": its tests
     "Text classifiers and taggers": [text_classifiers_and_taggers,
                                      two_tokenizers_and_one_class_per_text],
     "Language models and translators": [language_models, encoders_and_decoders,
                                         texts_that_the_teacher_writes],
-    "Segmenters": [segmenters],
+    "Segmenters": [segmenters, segmenters_with_an_auxiliary_head,
+                   "tests/test_tasks.py::test_segmenters_of_two_sizes_name_both"],
     "Detectors": [detectors],
     "Self-supervised backbones": [backbones],
     "Embedding models": [backbones, stored_embeddings],
+    "Several outputs": OUTPUTS,
     "Several labels, regression, no labels": [several_labels_and_one_output, regression, no_labels],
+    "Rare classes": [rare_classes],
+    "Missing labels": MISSING,
     "Binary problems": [several_labels_and_one_output],
     "MixUp and CutMix": [mixed_images],
     "Mixed precision": [mixed_precision],
@@ -560,7 +626,10 @@ WORKS_FOR = {  # what is said to work on "Distil your own model": its tests
     "Quantisation-aware training": [quantisation_aware_training],
     "Pruning": [pruning],
     "LoRA": [low_rank_adapters, adapters_of_peft],
-    "Data that do not fit into memory": [data_from_loaders],
+    "Frozen layers": FROZEN,
+    "An average of the student's weights": AVERAGE,
+    "Data that do not fit into memory": LOADERS,
+    "Images of several sizes": SIZES,
     "Teachers in half precision": [teachers_in_half_precision],
     "Teachers as files": [teachers_as_torchscript, teachers_as_exported_programs,
                           IN_OWN_MODEL + "test_the_page_runs_from_top_to_bottom"],
@@ -571,15 +640,27 @@ ANSWERS = {  # question of the FAQ: its tests
     "Do I need labels at all?": [no_labels],
     "`eval()`, `no_grad()`, `requires_grad_(False)`: which one do I need?": [a_frozen_teacher],
     "May the teacher see augmented images?": [one_view_for_both],
-    "May I store the teacher's answers?": [stored_logits_are_refused_for_other_data],
+    "May I store the teacher's answers?": [
+        stored_logits_are_refused_for_other_data, data_from_loaders, *LARGEST],
     "Teacher and student want different normalisation, or another image size. What now?": [
         "tests/teachers/test_live.py::test_a_teacher_sees_its_own_normalisation_and_size"],
-    "Can the student be the same network as the teacher?": [a_student_like_its_teacher],
+    "Can the student be the same network as the teacher?": [
+        a_student_like_its_teacher, low_rank_adapters],
     "Can they be of different kinds, such as a convnet and a transformer?": [
         convnets_and_transformers],
     "May I have several teachers?": [several_teachers],
     "My teacher knows other classes than I do. Can I use it?": [teachers_of_other_classes],
-    "What is the projection for, and do I ship it?": [projections_are_trained_and_left_out],
+    "My teacher is stored in half precision, or as a file. What now?": [
+        teachers_in_half_precision, teachers_as_torchscript, teachers_as_exported_programs],
+    "My model returns several outputs. Which one is compared?": OUTPUTS,
+    "What is the projection for, and do I ship it?": [
+        projections_are_trained_and_left_out,
+        "tests/losses/test_feature.py::test_a_regressor_of_many_million_weights_is_refused"],
+    "Does a frozen part of the student stay frozen?": FROZEN,
+    "May I ship the average of the student's weights over the training?": AVERAGE,
+    "Some classes are rare, or some labels are missing. What now?": [rare_classes, *MISSING],
+    "Must all images have one size?": SIZES,
+    "My data do not fit into memory. What does not work?": LOADERS,
     "Must I tune the student without a teacher, too?": [
         IN_OWN_MODEL + "test_the_numbers_of_the_recipe_are_those_of_recorded_rows"],
     "Why is my student worse than without a teacher?": [

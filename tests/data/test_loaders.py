@@ -319,6 +319,10 @@ def later(change):
     (lambda data: (batch for batch in ()), "every epoch, got a generator"),
     (lambda data: [], "at least one batch in train, got none"),
     (lambda data: [{"x": 1, "y": 2}], r"batches \(x, y\) or \(x, y, index\) in train, got a dict"),
+    *[(lambda data, key=key: [{"pixels": data.train.x, key: data.train.y}],
+       rf"in train, got a dict with the keys \['pixels', '{key}'\]. .* have the key 'labels'")
+      for key in ("label", "target", "y")],
+    (lambda data: [{"x": data.train.x}], r"the keys \['x'\].* none, yield \(inputs, None\)"),
     (lambda data: [data.train.x], r"\(x, y, index\) in train, got a Tensor"),
     (lambda data: [(1, 2, 3, 4)], r"in train, got a tuple of 4"),
     (lambda data: [("a", "b")], "Expected tensors in the batches of train, got something else"),

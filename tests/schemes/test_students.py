@@ -10,6 +10,7 @@ from torch import nn
 
 import kdcourse as kd
 from kdcourse.losses import CE, KD, HardLabel, Hint
+from kdcourse.outputs import OutputError
 
 RECIPE = kd.Recipe(epochs=2, batch=36, lr=0.01)
 
@@ -331,7 +332,7 @@ def test_heads_that_are_named_by_the_terms_need_no_choice(data):
 
 
 def test_an_entry_that_is_not_there():
-    with pytest.raises(TypeError, match="the entry 'out' of the output of Heads, got tuple"):
+    with pytest.raises(OutputError, match="the entry 'out' of the output of Heads, got tuple"):
         kd.Logits(Heads(lambda a, b, x: (a, b)), "out")(torch.rand(2, 1, 12, 12))
 
 

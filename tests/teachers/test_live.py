@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import types
 
 import pytest
 import torch
@@ -290,6 +291,47 @@ def test_a_grey_image_for_a_network_with_three_channels(data):
 def test_another_size_says_what_to_do(data, model):
     with pytest.raises(ValueError, match=r"shape \[1, 12, 12\], got .*v2.Resize\(224\) another"):
         kd.fit(kd.Distiller(network(), model()), data, RECIPE)
+
+
+class Wraps(nn.Module):
+    """What people write around a model: the network, and what is read of its output."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.net, self.read = network(1), read
+
+    def forward(self, x):
+        return self.read(self.net(x))
+
+
+def no_logits(logits):
+    """As CLIP: an object of embeddings."""
+    return types.SimpleNamespace(image_embeds=logits, text_embeds=logits)
+
+
+def two_maps(logits):
+    """As a segmenter of torchvision with an auxiliary head."""
+    return {"out": logits, "aux": logits}
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    (lambda: Wraps(no_logits), "logits of shape .* from the model, got SimpleNamespace. Wrap the"),
+    (lambda: Wraps(two_maps), "several that could be logits: 'out' .*, 'aux'.* Choose one"),
+    (lambda: Wraps(lambda logits: logits[:, 0]), r"logits of shape .* got shape \[\d+\]. Wrap"),
+    (lambda: kd.Logits(Wraps(no_logits), "logits"), "the entry 'logits' of the output of Wraps"),
+    (lambda: kd.Logits(Wraps(two_maps), "main"), "the entry 'main' of the output of Wraps"),
+    (lambda: kd.Logits(Wraps(tuple), 99), "the entry 99 of the output of Wraps, got tuple"),
+    (lambda: Wraps(lambda logits: logits.logits), "no attribute 'logits'. Its forward, or the tr"),
+    (lambda: Wraps(lambda logits: two_maps(logits)["logits"]), "KeyError: 'logits'. Its forward"),
+])
+def test_an_output_that_has_no_logits_is_no_matter_of_the_inputs(data, model, message):
+    """The sentence is about the output: no advice on channels and sizes."""
+    for use in (lambda: kd.fit(kd.Distiller(network(), model()), data, RECIPE),
+                lambda: kd.fit(kd.Distiller(network(), kd.Ensemble([network(1), model()])), data),
+                lambda: kd.Cached(model(), data)):
+        with pytest.raises((TypeError, ValueError), match=message) as error:
+            use()
+        assert "v2." not in str(error.value)
 
 
 def test_a_transform_that_cannot_be_called():
