@@ -194,7 +194,7 @@ Named = collections.namedtuple("Named", "logits aux")
 @pytest.mark.parametrize("wrap", [
     lambda z: z, lambda z: (z, "more"), lambda z: [z], lambda z: Named(z, None),
     lambda z: types.SimpleNamespace(loss=None, logits=z),
-    lambda z: types.SimpleNamespace(logits=(z, z)),
+    lambda z: types.SimpleNamespace(logits=(z, None)),
 ])
 def test_logits_are_found_in_what_networks_return(wrap):
     model, x = Answers(wrap), torch.rand(5, 4)
@@ -202,8 +202,10 @@ def test_logits_are_found_in_what_networks_return(wrap):
 
 
 @pytest.mark.parametrize(("wrap", "message"), [
-    (lambda z: {"out": z, "aux": z}, r"from the model, got a dict of \['out', 'aux'\].*Wrap"),
-    (lambda z: None, "got <class 'NoneType'>"),
+    (lambda z: {"out": z, "aux": z}, r"several.*could be logits: 'out' \[2, 3\], 'aux'.*Logits"),
+    (lambda z: types.SimpleNamespace(logits=(z, z)), r"several that could be logits: 0 .*, 1 "),
+    (lambda z: {"boxes": [z]}, r"from the model, got a dict of 'boxes' \(list\).*Wrap"),
+    (lambda z: None, "got NoneType"),
     (lambda z: z[0], r"got shape \[3\]"),
 ])
 def test_what_are_no_logits(wrap, message):

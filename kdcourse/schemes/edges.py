@@ -129,14 +129,13 @@ def outcome(edges, batch: Batch) -> Outcome:
     """Evaluate the objective of each edge, and add the losses up."""
     loss, logits, parts = None, None, {}
     for edge in edges:
-        terms = edge.losses(batch)
-        total = edge.objective.total(terms)
-        if edge.weight != 1:
-            total = edge.weight * total
-        for term, value in terms.items():
+        total, weights = 0, edge.objective.weights
+        for term, value in edge.losses(batch).items():
+            total = total + weights[term] * value
             name = f"{edge.name}.{term}" if edge.name else term
             value = value if edge.weight == 1 else edge.weight * value
             parts[name] = parts[name] + value if name in parts else value
+        total = total if edge.weight == 1 else edge.weight * total
         loss = total if loss is None else loss + total
         if logits is None and edge.student.has_logits:
             logits = edge.student.logits

@@ -156,7 +156,7 @@ ROWS = [
       for term in (losses.MGD, losses.ViTKD)],
     row("channel_correlation", "maps", oracle=oracles.channel_correlation, example=pair(),
         equal=same, term=losses.ICKD, projects=True),
-    row("channel_correlation", "tokens and a map", example=pair((10, 3), (3, 2, 4)),
+    row("channel_correlation", "tokens and a map", example=pair((17, 3), (3, 2, 2)),
         oracle=on_grids(oracles.channel_correlation, 1)),
     *[row("softmax_regression", f"beta={beta}", WEIGHT, beta, equal=same, projects=True,
           oracle=lambda s, t, weight, beta: oracles.softmax_regression(s, t, weight.tolist(), beta),

@@ -14,7 +14,7 @@ import kdcourse as kd
 from kdcourse.losses import CE, SemCKD
 
 STUDENTS = (maps(4, 3, 6, 4), maps(4, 4, 3, 3, seed=1))
-TEACHERS = (maps(4, 2, 6, 6, seed=2), maps(4, 9, 5, seed=3), maps(4, 3, 2, 2, seed=4))
+TEACHERS = (maps(4, 2, 6, 6, seed=2), maps(4, 16, 5, seed=3), maps(4, 3, 2, 2, seed=4))
 
 
 def embedded(vector, layers):
