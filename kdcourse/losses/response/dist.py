@@ -25,7 +25,7 @@ def dist(student_BK, teacher_BK, beta: float = 1.0, gamma: float = 1.0, T: float
     beta, gamma: weights of the two sums, 0 or more, not both 0.
     T: temperature of the softmaxes (the paper's τ), above 0.
     variant: "paper", also the code printed in its appendix. "code", as in the authors' repository
-        (hunto/image_classification_sota, lib/models/losses/dist_kd.py), is T² times that, and adds
+        (hunto, image_classification_sota, dist_kd.py), is T² times that, and adds
         1e-8 to the product of the two lengths that the correlation divides by. The term counts
         where a class has almost no probability on either side: at T = 1 and with confident networks
         most columns are such, and have d near 1 and hardly any gradient. As T grows, the gradient
