@@ -244,7 +244,8 @@ def test_textbrewer_on_hidden_states(brewer):
 
 
 def test_textbrewer_fsp_is_a_mean_over_entries(brewer):
-    same(brewer.fsp_loss(TOKENS[:2], TOKENS[2:]), losses.fsp(TOKENS[:2], TOKENS[2:]))
+    tokens = [randn(4, 16, 5, seed=seed) for seed in range(4)]  # a square grid, as `fsp` pools maps
+    same(brewer.fsp_loss(tokens[:2], tokens[2:]), losses.fsp(tokens[:2], tokens[2:]))
 
 
 def test_textbrewer_sets_negative_attention_scores_to_zero(brewer):
