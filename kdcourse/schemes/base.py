@@ -176,9 +176,7 @@ class Scheme(nn.Module):
         return batch if x is batch.x else dataclasses.replace(batch, x=x)
 
     def forward(self, batch: Batch) -> Outcome:
-        x = self.inputs(batch)
-        if x is not batch.x:
-            batch = dataclasses.replace(batch, x=x)
+        batch = self.with_inputs(batch)
         return outcome(self.edges(batch), batch)
 
     def train(self, mode: bool = True) -> "Scheme":

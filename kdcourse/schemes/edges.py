@@ -129,9 +129,9 @@ def outcome(edges, batch: Batch) -> Outcome:
     """Evaluate the objective of each edge, and add the losses up."""
     loss, logits, parts = None, None, {}
     for edge in edges:
-        total, weights = 0, edge.objective.weights
-        for term, value in edge.losses(batch).items():
-            total = total + weights[term] * value
+        terms = edge.losses(batch)
+        total = edge.objective.total(terms)
+        for term, value in terms.items():
             name = f"{edge.name}.{term}" if edge.name else term
             value = value if edge.weight == 1 else edge.weight * value
             parts[name] = parts[name] + value if name in parts else value

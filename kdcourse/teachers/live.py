@@ -54,8 +54,6 @@ class Live(Teacher):
         self.model, self.transform = model, transform
         self.eval().requires_grad_(False)
         self._taps = {(): taps_of(model, ())}
-        weights = (p for p in model.parameters() if p.is_floating_point())
-        self._weight = (next(weights, None),)  # in a tuple, or it was a parameter of this module
 
     def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         if paths not in self._taps:
@@ -63,7 +61,8 @@ class Live(Teacher):
         taps, x = self._taps[paths], batch.x
         if self.transform is not None:
             x = self.transform(x)
-        if getattr(self._weight[0], "dtype", None) != getattr(x, "dtype", None):
+        weight = next(self.model.parameters(), None)  # as it is now: weights may be replaced
+        if getattr(weight, "dtype", None) != getattr(x, "dtype", None):
             x = in_precision_of(self.model, x)
         output = taps(**x) if isinstance(x, dict) else taps(x)
         output.index = batch.index

@@ -266,3 +266,16 @@ def test_a_star_import_leaves_the_package_its_name():
     assert names["dkd"] is kd.losses.dkd and names["KD"] is kd.losses.KD
     exec("from kdcourse.losses import kd", names)
     assert names["kd"] is kd.losses.kd
+
+
+def test_a_scheme_adds_up_as_its_objective_does():
+    """An objective of one's own may have another total."""
+    class Doubled(losses.Objective):
+        def total(self, found):
+            return 2 * super().total(found)
+
+    scheme = kd.Supervised(torch.nn.Linear(4, 3))
+    scheme.objective = Doubled([(1.0, CE())])
+    batch = kd.data.Batch(torch.rand(5, 4), torch.arange(5) % 3, torch.arange(5))
+    outcome = scheme(batch)
+    torch.testing.assert_close(outcome.loss, 2 * outcome.parts["CE"])

@@ -485,14 +485,15 @@ def test_the_student_is_measured_without_hooks_and_keeps_them(data, smoke):
 
         def forward(self, x):
             hooks = [*self._forward_hooks.values(), *self.inner._forward_hooks.values()]
-            seen.append(sum(type(hook).__name__ == "_Tap" for hook in hooks))
+            seen.append([type(hook).__name__ for hook in hooks])
             return self.inner(x)
 
     student = Counts(network())
     objective = kd.losses.CE() + kd.losses.Hint("inner", "1")
     scheme = kd.Distiller(student, network(1), objective)
     kd.report(scheme, data)
-    assert set(seen) == {0}
+    hooked = [names for names in seen if names]  # one pass: peak memory has hooks of its own
+    assert len(hooked) == 1 and "_Tap" not in hooked[0]
     assert len(student.inner._forward_hooks) == 1
 
 

@@ -416,3 +416,13 @@ def test_a_teacher_that_returns_a_tensor_is_told(data):
 
     with pytest.raises(TypeError, match="an Output from the forward of Bare, got Tensor"):
         Bare(network(1))(batch_of(data))
+
+
+def test_weights_that_are_replaced_in_another_precision_get_inputs_in_it(data):
+    net, x = network(), data.train.x[:4]
+    teacher = kd.Live(net)
+    net.load_state_dict({name: t.double() if t.is_floating_point() else t
+                         for name, t in net.state_dict().items()}, assign=True)
+    batch = next(data.train.batches(4))
+    torch.testing.assert_close(teacher(batch).logits, net(batch.x.double()))
+    assert teacher.predict(x).shape == (4, 36)
