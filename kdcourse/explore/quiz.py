@@ -79,14 +79,17 @@ def bet(prompt: str, choices: Sequence, name: str, *, unit: str = "",
     return Explorable("bet", data, {"value": None}, still, text)
 
 
-def score(name: str | Explorable, measured: float | str, *, prompt: str | None = None,
+def score(name: str | Explorable, measured: float | str | Sequence[str], *,
+          prompt: str | None = None,
           choices: Sequence | None = None, unit: str = "",
           interval: tuple[float, float] | None = None, tolerance: float = 0.0,
           digits: int | None = None, note: str = "") -> Explorable:
     """Show the reader's bet beside what was measured; without a bet, the card asks for one.
 
     name: what `bet` returned (then prompt, choices and unit come from it), or its name.
-    measured: the number, or the text of the choice that turned out right.
+    measured: the number, or the text of the choice that turned out right; or a list of choices
+        between which the measurement cannot decide, because the interval holds them all: a bet on
+        any of them is a good one.
     interval: (low, high), the 95 % interval of the measured number; a bet inside is a good one.
     tolerance: a bet as near as this is a good one too, in units of the number.
     digits: how many after the decimal point; by default about three significant ones.
@@ -102,11 +105,18 @@ def score(name: str | Explorable, measured: float | str, *, prompt: str | None =
         prompt or "Your prediction", name, unit, choices)
     data = {key: asked[key] for key in ("choices", "range", "prompt", "name", "unit")}
     between = ""
-    if isinstance(measured, str):
+    if isinstance(measured, (str, list, tuple)):
+        held = [measured] if isinstance(measured, str) else list(measured)
         known = [choice["text"] for choice in data["choices"] or []]
-        expect(measured in known, "measured", "the text of one of the choices", repr(measured),
+        expect(held and all(one in known for one in held), "measured",
+               "the text of one of the choices" + ", or some of them" * (held != [measured]),
+               repr(measured),
                "pass the object that bet() returned, or choices=[...]")
-        result, digits, interval = f"We measured: “{plain(measured)}”.", 0, None
+        quoted = " or ".join(f"“{plain(one)}”" for one in held)
+        result = f"We measured: {quoted}."
+        if len(held) > 1:
+            result = f"These runs cannot tell: {quoted}."
+        measured, digits, interval = held, 0, None
     else:
         numbers_given = [measured, tolerance, *(interval if interval is not None else ())]
         expect(not data["choices"] and all(map(finite, numbers_given)), "measured",

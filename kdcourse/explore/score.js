@@ -9,10 +9,13 @@ const inColab = () => /googleusercontent\.com$/.test(location.hostname);
 function verdict(data, bet) {
   const { measured, interval, tolerance, digits, unit } = data;
   if (data.choices) {
-    const words = (text) => plain(data.choices.find((choice) => choice.text === text).html);
-    return bet === measured
-      ? { good: true, text: `You bet on “${words(bet)}”. That is what we measured.` }
-      : { good: false, text: `You bet on “${words(bet)}”. We measured: “${words(measured)}”.` };
+    const words = (text) => `“${plain(data.choices.find((choice) => choice.text === text).html)}”`;
+    const found = measured.map(words).join(" or ");
+    const undecided = measured.length > 1; // the interval holds several answers
+    const good = measured.includes(bet);
+    const rest = undecided ? (good ? "These runs cannot rule it out." : `These runs cannot tell: ${found}.`)
+      : good ? "That is what we measured." : `We measured: ${found}.`;
+    return { good, text: `You bet on ${words(bet)}. ${rest}` };
   }
   const say = (x) => amount(x, { digits, unit });
   const result = `We measured ${say(measured)}${data.between}`;

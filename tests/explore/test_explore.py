@@ -218,6 +218,8 @@ class TestErrors:
             ({"measured": float("nan")}, "measured: expected finite numbers.*got nan"),
             ({"measured": True}, "measured: expected finite numbers"),
             ({"measured": "text"}, "measured: expected the text of one of the choices, got"),
+            ({"measured": ["a", "c"], "choices": ["a", "b"]}, "one of the choices, or some of them, got"),
+            ({"measured": [], "choices": ["a", "b"]}, "one of the choices, or some of them, got"),
             ({"measured": 1.0, "choices": ["a", "b"]}, "measured: expected finite numbers, or the"),
             ({"measured": 1.0, "interval": (2, 1)}, r"interval: expected \(low, high\), got \[2.0"),
             ({"measured": 1.0, "name": ""}, "name: expected a text that is not empty"),
@@ -840,6 +842,19 @@ class TestAnswers:
         for _ in range(13):
             page.keyboard.press("ArrowRight")
         assert "your bet lies inside the interval" in page.locator(".card.score").first.inner_text()
+
+    def test_a_bet_that_the_interval_holds_is_not_wrong(self, visit):
+        where = bet("Who gains?", ["O", "X", "Both alike"], "01/three")
+        undecided = score(where, ["O", "Both alike"])
+        assert "These runs cannot tell: “O” or “Both alike”." in str(undecided)
+        page = visit(where, undecided)
+        for choice, good, said in (("O", 1, "You bet on “O”. These runs cannot rule it out."),
+                                   ("Both alike", 1, "cannot rule it out"),
+                                   ("X", 0, "cannot tell: “O” or “Both alike”.")):
+            page.locator(".card.bet").get_by_role("radio", name=choice, exact=True).check()
+            card = page.locator(".card.score")
+            assert said in card.inner_text()
+            assert card.locator(".verdict.good").count() == good
 
     def test_betting_where_it_is_scored(self, visit):
         """In Colab a score cannot see the bet: it asks again, and does not score on the way."""
