@@ -60,7 +60,7 @@ def _averaged(maps) -> list[torch.Tensor]:
         raise ValueError("Expected the attention of at least one layer, got none.")
     for number, layer in enumerate(layers, start=1):
         if not ((layer >= 0).all() & ((layer.sum(2) - 1).abs() < 1e-2).all()):  # also for NaN
-            raise ValueError(f"Expected attention after the softmax, whose rows sum to 1, got "
-                             f"other rows in layer {number}. Take the softmax of scores, and switch "
+            raise ValueError("Expected attention after the softmax, whose rows sum to 1, got other "
+                             f"rows in layer {number}. Take the softmax of scores, and switch "
                              "dropout off (eval mode).")
     return layers
