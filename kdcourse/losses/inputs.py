@@ -156,7 +156,9 @@ def as_map(x, who: str = "the", *, grid=None, prefix: int | None = None,
 
     Terms with module paths take the layout from what the model states: the patches that its
     convolution cuts, and its leading tokens (timm, torchvision, transformers, and models with those
-    names); or from the path, as in "blocks.3@1+9x16" (see `kdcourse.taps`).
+    names); where it states none and its images are not square, their ratio; or from the path, as in
+    "blocks.3@1+9x16" (see `kdcourse.taps`). Models whose tokens do not lie row by row are refused:
+    Hiera, ViTMAE, and timm's while they drop patches.
 
     >>> as_map(torch.zeros(2, 17, 8)).shape  # a class token and 4 x 4 patches
     torch.Size([2, 8, 4, 4])
