@@ -104,13 +104,14 @@ def agreement(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
     "Fidelity" in Stanton et al. 2021 (arXiv:2106.05945).
     """
     losses.inputs.logits_pair(logits_NK, teacher_NK)
-    teacher_NK = teacher_NK.to(logits_NK.device)
+    teacher_NK = teacher_NK.detach().to(logits_NK.device)
     numbers = ~teacher_NK.isnan().any(1)
     return float((_right(logits_NK, teacher_NK.argmax(1)) & numbers).float().mean())
 
 
 def teacher_kl(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
     """Give KL(teacher || student) at T = 1, in nats per sample."""
+    logits_NK, teacher_NK = logits_NK.detach(), teacher_NK.detach()
     losses.inputs.logits_pair(logits_NK, teacher_NK)
     _check_no_probabilities(logits_NK, teacher_NK)
     return float(losses.kd(logits_NK, teacher_NK.to(logits_NK.device), T=1))
