@@ -21,20 +21,22 @@ class Layout(NamedTuple):
     grid: height and width of the grid of tokens [B, N, D]. prefix: the number of leading tokens
     that stand for no place (class, distillation, registers). like: another layer's grid, for one of
     the same ratio of height and width. channels_last: True for maps [B, H, W, C], None where both
-    orders are possible.
+    orders are possible. order: of tokens, None for row by row; "units", another one, the same in
+    each pass; "random".
     """
 
     grid: tuple[int, int] | None = None
     prefix: int | None = None
     like: tuple[int, int] | None = None
     channels_last: bool | None = False
+    order: str | None = None
 
 
 def parsed(text: str) -> Layout:
     """Read a layout as it is written in a path, behind "@".
 
     >>> parsed("1+9x16")
-    Layout(grid=(9, 16), prefix=1, like=None, channels_last=False)
+    Layout(grid=(9, 16), prefix=1, like=None, channels_last=False, order=None)
     """
     found = re.fullmatch(r"(?:(\d+)\+)?(\d+)x(\d+)|BHWC|BCHW", text)
     if not found:
@@ -65,11 +67,24 @@ def arranged(x: torch.Tensor, layout: Layout, who: str) -> torch.Tensor:
         raise ValueError(f"Expected a {who} map [B, H, W, C], got {list(x.shape)}.")
     if x.ndim == 2:
         return x[:, :, None, None]
+    if layout.order is not None:
+        raise ValueError(
+            f"Expected {who} tokens that lie row by row, got {list(x.shape)} of a model that has "
+            "them in another order (Hiera: mask units). Put them into rows in a wrapper of the model "
+            "(its `reroll`); where those of a layer are in rows again, state it in the path, "
+            "\"blocks.11@7x7\"." if layout.order == "units" else random_order(who, list(x.shape)))
     found = readings(x.shape[1], layout.grid, layout.prefix, layout.like)
     if len(found) != 1:
         raise ValueError(_unclear(x, layout, who, found))
     prefix, height, width = found[0]
     return x[:, prefix:].transpose(1, 2).unflatten(2, (height, width))
+
+
+def random_order(who: str, shape: list[int]) -> str:
+    """Say that tokens of a random order cannot be compared."""
+    return (f"Expected {who} tokens of all places in one order, got {shape} of a model that drops "
+            "or shuffles patches at random. Switch that off (patch_drop_rate=0), or take a model "
+            "without it (a ViT in the place of a ViTMAE).")
 
 
 def readings(N: int, grid=None, prefix: int | None = None, like=None) -> list[tuple]:
@@ -145,8 +160,9 @@ class Grid:
         return Layout(self.size, extra) if extra in (0, prefix) else Layout(like=self.size)
 
 
-def patches(modules: dict[str, nn.Module], path: str) -> tuple[nn.Module, int] | None:
-    """Find the convolution that makes the tokens of a module, and the number of leading tokens.
+def patches(modules: dict[str, nn.Module], path: str):
+    """Find the convolution that makes the tokens of a module, the number of leading tokens, and
+    their order: None, "units", "random", or a module in whose train mode it is random.
 
     Looks in the module and those around it for what timm ("patch_embed"), torchvision ("conv_proj")
     and transformers ("embeddings") call it, and nearly every transformer of one's own.
@@ -162,8 +178,22 @@ def patches(modules: dict[str, nn.Module], path: str) -> tuple[nn.Module, int] |
                 stated = getattr(owner, "num_prefix_tokens", None)
                 counted = sum(p.shape[1] if p.ndim == 3 else 1 for m in (owner, part)
                               for name, p in m.named_parameters(recurse=False) if name in LEADING)
-                return convs[-1], stated if isinstance(stated, int) else counted
+                order = _order(owner, part)
+                if path.startswith(".".join(filter(None, [*names[:depth], name]))) and (
+                        part is modules.get(path) or "patch_embeddings" in names):
+                    order = None  # the patches before all else
+                return convs[-1], stated if isinstance(stated, int) else counted, order
     return None
+
+
+def _order(owner: nn.Module, part: nn.Module):
+    """Find the order of the tokens of a model by the names in use."""
+    if hasattr(part, "random_masking"):  # ViTMAE of transformers
+        return "random"
+    if hasattr(owner, "unroll") or hasattr(owner, "unroll_schedule"):  # Hiera
+        return "units"
+    drop = getattr(owner, "patch_drop", None)  # timm
+    return drop if getattr(drop, "prob", 0) else None
 
 
 def widths(modules: dict[str, nn.Module], path: str) -> tuple[set[int], set[int]]:

@@ -66,7 +66,7 @@ class Taps:
 
     def __call__(self, *args, **kwargs) -> Output:
         """Run the model; return the logits [B, K] and the tapped tensors."""
-        tensors, layouts = {}, {}
+        tensors, layouts, size = {}, {}, _oblong(args, kwargs)
         for hook in self._hooks:
             hook.start()
         try:
@@ -75,7 +75,7 @@ class Taps:
                 output = self.model(*args, **kwargs)
             for hook in self._hooks:
                 tensors[hook.name] = hook.take()
-                stated = hook.stated(tensors[hook.name])
+                stated = hook.stated(tensors[hook.name], size)
                 if stated is not None:
                     layouts[hook.name] = stated
         finally:
@@ -177,6 +177,7 @@ class _Tap:
         self.entry = int(found["entry"]) if found["entry"] else None
         self.layout = None if found["layout"] is None else parsed(found["layout"])
         self.users, self.grid, self.prefix, self.widths = 1, None, 0, (set(), set())
+        self.order = ()  # of the tokens, in a tuple: a module in it is no part of this object
         self.taken = False
         self.stop()
 
@@ -232,14 +233,20 @@ class _Tap:
             return self.tensor
         return arranged(self.tensor, self.layout, repr(self.name))
 
-    def stated(self, tensor) -> Layout | None:
-        """Give the layout that the model states; None for none, and where the path states it."""
-        if self.layout is None and tensor.ndim == 3 and self.grid is not None:
-            return self.grid.layout(tensor.shape[1], self.prefix)
-        if self.layout is None and tensor.ndim == 4:
+    def stated(self, tensor, size=None) -> Layout | None:
+        """Give the layout that the model states, or the size of its images where it states none;
+        None for none, and where the path states it."""
+        if self.layout is not None:
+            return None
+        if tensor.ndim == 4:
             return Layout(channels_last=channels_last(tensor.shape, *self.widths))
-        return None
-
+        if tensor.ndim != 3:
+            return None
+        for order in filter(None, self.order):
+            if isinstance(order, str) or order.training:
+                return Layout(order=order if isinstance(order, str) else "random")
+        found = None if self.grid is None else self.grid.layout(tensor.shape[1], self.prefix)
+        return found if size is None else found or Layout(like=size)
 
     def _why_not(self) -> str:
         compiled = ("Of a compiled model, tap it before its first call; where one of its class was "
@@ -251,6 +258,15 @@ class _Tap:
         return ("Tap a module that the model calls: some, such as auxiliary heads, are called only "
                 "in train mode or only in eval mode; a student is run in train mode, a teacher in "
                 f"eval mode. {compiled}")
+
+
+def _oblong(args, kwargs) -> tuple[int, int] | None:
+    """Find the height and width of images [B, C, H, W] among a model's inputs, unless they are
+    square: then tokens are laid out as without them."""
+    for x in (*args, *kwargs.values()):
+        if isinstance(x, torch.Tensor) and x.ndim == 4:
+            return tuple(x.shape[2:]) if x.shape[2] != x.shape[3] else None
+    return None
 
 
 def _version(tensor) -> int | None:
@@ -295,7 +311,7 @@ def _attach(name: str, model: nn.Module) -> _Tap:
     modules = _modules(model)
     found = None if tap.layout else patches(modules, tap.path)
     if found is not None:
-        tap.grid, tap.prefix = _grid(found[0]), found[1]
+        tap.grid, tap.prefix, tap.order = _grid(found[0]), found[1], found[2:]
     tap.widths = widths(modules, tap.path)
     tap.handle = tap.register(module, tap)
     return tap

@@ -161,7 +161,8 @@ class Task:
         """Compute the sums that `score` takes; those of several batches are added up. Here: the
         number of right rows, and of all."""
         labels = rows.labels if rows.labels.ndim == 1 else rows.labels.argmax(1)
-        right = rows.logits.argmax(1) == labels
+        # A row with NaN has no answer, while `argmax` takes NaN for the largest.
+        right = (rows.logits.argmax(1) == labels) & ~rows.logits.isnan().any(1)
         counts = torch.ones_like(right) if rows.weight is None else rows.weight > 0
         return torch.stack([(right & counts).sum(), counts.sum()])
 

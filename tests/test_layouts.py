@@ -298,3 +298,142 @@ def test_the_hook_on_the_patches_goes_with_the_last_tap():
     assert len(model.patch_embed._forward_hooks) == 1
     second.remove()
     assert not model.patch_embed._forward_hooks
+
+
+# --- tokens in another order --------------------------------------------------------------------
+
+
+HIERA = {"embed_dim": 8, "num_heads": 1, "stages": (1, 1, 1), "q_pool": 2, "num_classes": 4,
+         "mask_unit_size": (4, 4)}
+
+
+def built(term, *outputs):
+    term.build(*outputs, 0)
+    return term(*outputs)
+
+
+def masked_autoencoder():
+    return transformers.ViTMAEModel(transformers.ViTMAEConfig(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        image_size=32, patch_size=4))
+
+
+UNORDERED = {  # model, size of images, path of blocks, that of the patches before them, the reason
+    "timm Hiera": (lambda: timm.models.hiera.Hiera(img_size=(64, 64), **HIERA), (64, 64),
+                   "blocks.0", "patch_embed", "lie row by row.*Hiera"),
+    "timm Hiera, oblong": (lambda: timm.models.hiera.Hiera(img_size=(64, 96), **HIERA), (64, 96),
+                           "blocks.1", "patch_embed", "lie row by row.*Hiera"),
+    "transformers Hiera": (lambda: transformers.HieraModel(transformers.HieraConfig(
+        embed_dim=8, image_size=[64, 64], depths=[1, 1], num_heads=[1, 1], num_query_pool=1,
+        masked_unit_size=[2, 2])), (64, 64), "encoder.stages.0", "embeddings.patch_embeddings",
+        "lie row by row.*Hiera"),
+    "transformers ViTMAE": (masked_autoencoder, (32, 32), "layers.0", "embeddings.patch_embeddings",
+                            "in one order.*at random"),
+    "patches dropped in training": (lambda: timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=4, embed_dim=12, depth=1,
+        patch_drop_rate=0.75), (32, 32), "blocks.0", "patch_embed",
+        "in one order.*patch_drop_rate=0"),
+}
+
+
+@pytest.mark.parametrize(("make", "size", "path", "before", "why"), UNORDERED.values(),
+                         ids=UNORDERED)
+@pytest.mark.filterwarnings("ignore")
+def test_tokens_that_do_not_lie_row_by_row(make, size, path, before, why):
+    model = make().train()
+    x = torch.rand(2, 3, *size)
+    output = kd.taps(model, [path, before])(x)
+    other = kd.taps(Maps(8), ["conv"])(x)
+    for term in (AT(path, "conv"), Hint(path, "conv"), NST(path, "conv"), HiddenMSE(path, "conv")):
+        with pytest.raises(ValueError, match=f"Expected student .*tokens.*{why}"):
+            built(term, output, other)
+    ours, _ = AT(before, "conv").pick(output, other)
+    assert ours.ndim == 4
+    # the place that a patch of the image has among the patches
+    moved = x.clone()
+    moved[:, :, : x.shape[2] // 4, -x.shape[3] // 4:] += 1
+    change = (AT(before, "conv").pick(kd.taps(model, [before])(moved), other)[0] - ours).abs()
+    row, column = divmod(int(change.sum((0, 1)).argmax()), ours.shape[3])
+    assert row < ours.shape[2] / 4
+    assert column >= ours.shape[3] * 3 / 4 - 1
+
+
+def test_tokens_in_one_other_order_are_compared_with_each_other_only():
+    one, other = (timm.models.hiera.Hiera(img_size=(64, 64), **HIERA) for _ in range(2))
+    x = torch.rand(2, 3, 64, 64)
+    outputs = [kd.taps(model, ["blocks.0"])(x) for model in (one, other)]
+    term = HiddenMSE("blocks.0", "blocks.0", project=False)
+    torch.testing.assert_close(term(*outputs), losses.hidden_mse(
+        outputs[0].taps["blocks.0"], outputs[1].taps["blocks.0"]))
+    with pytest.raises(ValueError, match="lie row by row"):
+        HiddenMSE("blocks.0", "b", project=False)(outputs[0], outputs[1].taps["blocks.0"])
+
+
+def test_dropped_patches_are_refused_by_every_term_while_they_are_dropped():
+    net = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=4, embed_dim=12,
+                            depth=1, patch_drop_rate=0.75)
+    x = torch.rand(4, 3, 32, 32)
+    for term in (losses.SP("blocks.0", "blocks.0"), HiddenMSE("blocks.0", "blocks.0")):
+        output = kd.taps(net.train(), ["blocks.0"])(x)
+        with pytest.raises(ValueError, match="patches at random"):
+            built(term, output, output)
+        output = kd.taps(net.eval(), ["blocks.0"])(x)
+        assert torch.isfinite(built(term, output, output))
+
+
+# --- from the images, where the model states nothing --------------------------------------------
+
+
+class Rearranged(nn.Module):
+    """A transformer whose patches are cut by a permutation and a linear layer."""
+
+    def __init__(self, extra):
+        super().__init__()
+        self.extra = extra
+        self.to_patch, self.block, self.fc = nn.Linear(48, 6), nn.Identity(), nn.Linear(6, 4)
+
+    def forward(self, image):
+        B, _, H, W = image.shape
+        cut = image.view(B, 3, H // 4, 4, W // 4, 4).permute(0, 2, 4, 3, 5, 1).flatten(3)
+        patches = self.to_patch(cut).flatten(1, 2)
+        return self.fc(self.block(torch.cat([patches[:, :self.extra] * 0, patches], 1)).mean(1))
+
+
+@pytest.mark.parametrize(("size", "extra"), [((12, 20), 1), ((36, 64), 0), ((20, 12), 1),
+                                             ((8, 16), 1), ((36, 64), 1)])
+def test_tokens_have_the_ratio_of_the_images(size, extra):
+    net, x = Rearranged(extra), torch.rand(2, 3, *size)
+    other = kd.taps(net, ["block"])(image=x)
+    found = AT("block", "block").pick(kd.taps(net, ["block"])(x), other)[0]
+    tokens = other.taps["block"][:, extra:]
+    assert torch.equal(found, tokens.mT.unflatten(2, (size[0] // 4, size[1] // 4)))
+
+
+def test_tokens_that_contradict_the_images_are_refused():
+    class Strange(nn.Module):  # a square of places from an oblong image
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Identity()
+
+        def forward(self, x):
+            return self.block(nn.functional.adaptive_avg_pool2d(x, 4).flatten(2).mT).mean(1)
+
+    output = kd.taps(Strange(), ["block"])(torch.rand(2, 3, 8, 16))
+    with pytest.raises(ValueError, match="a grid in the ratio of 8 x 16"):
+        AT("block", "block")(output, output)
+
+
+@pytest.mark.parametrize("term", [losses.SP("block", "block"), HiddenMSE("block", "block"),
+                                  losses.RKDDistance("block", "block")])
+def test_samples_on_the_second_axis_are_refused(term):
+    class Second(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.TransformerEncoderLayer(12, 2, 8, dropout=0)
+
+        def forward(self, x):
+            return self.block(x.flatten(2).mT.transpose(0, 1)).mean(0)
+
+    output = kd.taps(Second(), ["block"])(torch.rand(3, 12, 4, 4))
+    with pytest.raises(ValueError, match=r"of 3 samples, got \[16, 3, 12\].*batch_first=True"):
+        built(term, output, output)

@@ -686,3 +686,13 @@ def test_one_label_per_image_stays_as_it_was(data):
     loss = scheme(batch).loss
     assert loss == 0.1 * losses.cross_entropy(z, batch.y) + 0.9 * losses.kd(z, v)
     assert isinstance(data.train, Split) and data.task == tasks.Classes()
+
+
+@pytest.mark.parametrize("task", [kd.tasks.Classes(), kd.tasks.Tokens(), kd.tasks.Pixels(),
+                                  kd.tasks.Labels()])
+def test_the_score_of_rows_that_are_not_numbers(task):
+    shape, labels = {"Classes": ((6, 3), (6,)), "Tokens": ((2, 3, 4), (2, 3)), "Labels": ((6, 3), (
+        6, 3)), "Pixels": ((2, 3, 4, 5), (2, 4, 5))}[type(task).__name__]
+    broken, zeros = torch.full(shape, math.nan), torch.zeros(labels, dtype=torch.long)
+    assert task.score(task.sums(task.rows(broken, y=zeros))) == 0
+    assert task.score(task.sums(task.rows(0 * torch.ones(shape), y=zeros))) == 1  # class 0

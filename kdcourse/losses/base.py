@@ -9,7 +9,7 @@ from torch import nn
 
 from kdcourse._key import unlike_defaults
 from kdcourse._random import generator, seeded
-from kdcourse.layouts import Layout, arranged
+from kdcourse.layouts import Layout, arranged, random_order
 from kdcourse.taps import Output
 
 
@@ -192,13 +192,17 @@ class FeatureLoss(Loss):
 
     def pick(self, student, teacher=None):
         picked = super().pick(student, teacher)
+        sides = _stated(student, self.student_paths), _stated(teacher, self.teacher_paths)
+        for output, x, layouts, who in zip((student, teacher), picked, sides, _WHO):
+            if isinstance(output, Output):
+                _check_tokens(output, x, layouts, who)
         if self.takes is None:
             return picked
-        sides = _stated(student, self.student_paths), _stated(teacher, self.teacher_paths)
         one, other = picked
+        ordered = any(layout.order for side in sides for layout in side if layout)
         sequences = all(isinstance(x, torch.Tensor) and x.ndim == 3 for x in picked)
         if (self.takes == "places" and sequences and one.shape[1] == other.shape[1]
-                and (sides[0] == sides[1] or [None] in sides)):
+                and (sides[0] == sides[1] or ([None] in sides and not ordered))):
             return picked
         return (_laid_out(one, sides[0], "student", self.student_paths),
                 _laid_out(other, sides[1], "teacher", self.teacher_paths))
@@ -356,6 +360,22 @@ def _paths(given) -> tuple[str, ...]:
 def _stated(output, paths) -> list[Layout | None]:
     """List the layouts that the model of an output states, one for each path."""
     return [output.layouts.get(path) if isinstance(output, Output) else None for path in paths]
+
+
+def _check_tokens(output: Output, x, layouts, who: str) -> None:
+    """Raise `ValueError` for tapped tokens in a random order, and for those with the samples on the
+    second axis."""
+    B = len(output.logits) if output.has_logits and output.logits is not None else None
+    for tensor, layout in zip(x if isinstance(x, tuple) else (x,), layouts):
+        if layout is not None and layout.order == "random":
+            raise ValueError(random_order(who, list(tensor.shape)))
+        if B is not None and tensor.ndim == 3 and tensor.shape[0] != B == tensor.shape[1]:
+            raise ValueError(f"Expected {who} tokens [B, N, D] of {B} samples, got "
+                             f"{list(tensor.shape)}, with the samples on the second axis. Set "
+                             "batch_first=True in the model, or transpose them in a wrapper.")
+
+
+_WHO = ("student", "teacher")
 
 
 def _laid_out(x, layouts, who: str, paths):

@@ -40,7 +40,7 @@ def logits(x, who: str, least: int = 2) -> torch.Tensor:
     """Check logits [B, K] of `least` classes or more, and give them in float32 at least."""
     if isinstance(x, Output):
         x = x.logits
-    if not isinstance(x, torch.Tensor) or x.ndim != 2:
+    if not isinstance(x, torch.Tensor) or x.ndim != 2 or not x.is_floating_point():
         raise ValueError(f"Expected {who} logits of shape [B, K], got {described(x)}.")
     if 0 in x.shape:  # the mean over no samples is NaN
         raise ValueError(f"Expected {who} logits with something in them, got {list(x.shape)}.")
@@ -55,14 +55,24 @@ def logits_pair(student, teacher, least: int = 2) -> tuple[torch.Tensor, torch.T
     without a gradient."""
     if not (isinstance(student, torch.Tensor) and isinstance(teacher, torch.Tensor)
             and student.ndim == 2 and student.shape == teacher.shape and len(student) > 0
-            and student.shape[1] >= least > 0):
+            and student.shape[1] >= least > 0
+            and student.is_floating_point() and teacher.is_floating_point()):
         student, teacher = logits(student, "student", least), logits(teacher, "teacher", least)
         if student.shape != teacher.shape:
             raise shape_error("logits of one shape [B, K]", student, teacher,
                               "Both must answer for the same classes in the same order.")
     student = student if student.dtype == torch.float64 else student.float()
     teacher = teacher if teacher.dtype == torch.float64 else teacher.float()
-    return student, teacher.detach()
+    return student, fixed(student, teacher)
+
+
+def fixed(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Give the teacher's side without a gradient. Raises `ValueError` where the student's side has
+    none while the teacher's has: then no network would learn."""
+    if teacher.requires_grad and not student.requires_grad and torch.is_grad_enabled():
+        raise ValueError("Expected a gradient on the student's side, got one on the teacher's side "
+                         "only. The order is student, teacher; outside training use torch.no_grad().")
+    return teacher.detach()
 
 
 def labels(student_BK, y, ignore: int | None = None) -> torch.Tensor:
@@ -126,7 +136,7 @@ def one_batch(student, teacher, *ndims: int):
     student, teacher = features(student, "student", *ndims), features(teacher, "teacher", *ndims)
     if len(student) != len(teacher):
         raise shape_error("features of one batch", student, teacher)
-    return student, teacher.detach()
+    return student, fixed(student, teacher)
 
 
 def features_pair(student, teacher, *ndims: int):
@@ -156,7 +166,9 @@ def as_map(x, who: str = "the", *, grid=None, prefix: int | None = None,
 
     Terms with module paths take the layout from what the model states: the patches that its
     convolution cuts, and its leading tokens (timm, torchvision, transformers, and models with those
-    names); or from the path, as in "blocks.3@1+9x16" (see `kdcourse.taps`).
+    names); where it states none and its images are not square, their ratio; or from the path, as in
+    "blocks.3@1+9x16" (see `kdcourse.taps`). Models whose tokens do not lie row by row are refused:
+    Hiera, ViTMAE, and timm's while they drop patches.
 
     >>> as_map(torch.zeros(2, 17, 8)).shape  # a class token and 4 x 4 patches
     torch.Size([2, 8, 4, 4])

@@ -42,5 +42,6 @@ def centred_unit(x, dim):
 
 
 def root(square) -> torch.Tensor:
-    """Take the square root, with the gradient 0 instead of infinity at 0."""
-    return torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
+    """Take the square root, with the gradient 0 instead of infinity at 0; of NaN it is NaN."""
+    positive = ~(square <= 0)
+    return torch.where(positive, torch.where(positive, square, 1).sqrt(), 0)

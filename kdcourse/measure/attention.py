@@ -23,7 +23,8 @@ def attention_rollout(maps) -> torch.Tensor:
 
     Returns [B, N, N] on the device of the first layer, in float32 at least; rows sum to 1, and
     gradients flow through. Row 0 without its first entry is the class token's map over the patches.
-    Raises `ValueError` for no maps, other shapes, and layers of different shapes.
+    Raises `ValueError` for no maps, other shapes, rows that do not sum to 1, and layers of
+    different shapes.
 
     >>> attention_rollout([torch.full((1, 1, 2, 2), 0.5)])  # (attention + identity) / 2
     tensor([[[0.7500, 0.2500],
@@ -57,4 +58,9 @@ def _averaged(maps) -> list[torch.Tensor]:
                              f"{list(layers[-1].shape)} in layer {number}.")
     if not layers:
         raise ValueError("Expected the attention of at least one layer, got none.")
+    for number, layer in enumerate(layers, start=1):
+        if not ((layer >= 0).all() & ((layer.sum(2) - 1).abs() < 1e-2).all()):  # also for NaN
+            raise ValueError("Expected attention after the softmax, whose rows sum to 1, got other "
+                             f"rows in layer {number}. Take the softmax of scores, and switch "
+                             "dropout off (eval mode).")
     return layers

@@ -1,7 +1,12 @@
 """How good the answers of a network are, and how close to its teacher's.
 
 Shapes: N samples, K classes. Functions take logits [N, K] and labels [N] (or soft ones [N, K]),
-each tensor on any device.
+each tensor on any device. What does not fit raises `ValueError`: other shapes, no samples, one
+class, labels outside 0 … K - 1 (also -100: select the samples with a label first), soft labels that
+do not sum to 1 and, where the softmax is taken, probabilities in the place of logits.
+
+A network that diverged has logits that are not numbers (NaN). Such a sample has no answer: it is
+not right, does not agree, and makes nll, ece and teacher_kl NaN.
 """
 
 import math
@@ -19,7 +24,7 @@ def accuracy(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
     >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0]))
     0.5
     """
-    return float((logits_NK.argmax(1) == _hard_labels(labels, logits_NK.device)).float().mean())
+    return float(_right(logits_NK, labels).float().mean())
 
 
 def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
@@ -31,10 +36,10 @@ def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
     >>> top_k(torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), torch.tensor([1, 2]), k=2)
     0.5
     """
+    labels_N1 = _class_numbers(logits_NK, labels)[:, None]
     classes = torch.arange(logits_NK.shape[1], device=logits_NK.device)
     if not 1 <= k <= len(classes):
         raise ValueError(f"Expected k from 1 to the number of classes, {len(classes)}, got {k}.")
-    labels_N1 = _hard_labels(labels, logits_NK.device)[:, None]
     own_N1 = logits_NK.gather(1, labels_N1)
     ahead_NK = ~(logits_NK <= own_N1)  # not ">", so that NaN never counts as right
     ahead_NK |= (logits_NK == own_N1) & (classes < labels_N1)
@@ -43,6 +48,8 @@ def top_k(logits_NK: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
 
 def nll(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
     """Give the negative log-likelihood of the labels, in nats per sample."""
+    _check_no_probabilities(logits_NK)
+    labels = _checked_labels(logits_NK, labels)
     return float(losses.cross_entropy(logits_NK, labels.to(logits_NK.device)))
 
 
@@ -50,13 +57,14 @@ def reliability(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -
     """Give accuracy by confidence (the largest probability): the rows of a reliability diagram.
 
     Rows: equal bins (low, high] of the confidence, with count, mean confidence and accuracy (None
-    in an empty bin).
+    in an empty bin). A sample whose confidence is NaN is in no bin.
     """
-    # On the CPU, because not every device has float64.
-    confidence, answer = logits_NK.cpu().double().softmax(1).max(1)
-    right = (answer == _hard_labels(labels, "cpu")).double()
+    losses.inputs.check_count("bins", bins)
+    _check_no_probabilities(logits_NK)
+    right = _right(logits_NK, labels).cpu().double()
+    confidence = _confidence(logits_NK)
     # ceil - 1: a value on an edge belongs to the bin below, as in Guo et al. 2017.
-    which = ((confidence * bins).ceil() - 1).clamp(0, bins - 1).long()
+    which = ((confidence * bins).ceil() - 1).clamp(0, bins - 1).nan_to_num(-1).long()
     rows = []
     for i in range(bins):
         inside = which == i
@@ -72,14 +80,22 @@ def ece(logits_NK: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
 
     .. math:: \sum_b \frac{n_b}{N} \, |\mathrm{acc}_b - \mathrm{conf}_b|
 
-    Guo et al. 2017, section 2 (arXiv:1706.04599), with the bins of `reliability`.
+    Guo et al. 2017, section 2 (arXiv:1706.04599), with the bins of `reliability`. `nan` where a
+    confidence is.
 
     >>> ece(torch.tensor([[9.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])) > 0.24  # confidence 1
     True
     """
     rows = [row for row in reliability(logits_NK, labels, bins) if row["count"]]
+    if sum(row["count"] for row in rows) < len(logits_NK):
+        return math.nan
     gaps = [row["count"] * abs(row["accuracy"] - row["confidence"]) for row in rows]
     return sum(gaps) / len(labels)
+
+
+def _confidence(logits_NK: torch.Tensor) -> torch.Tensor:
+    """Compute the largest probability, in float64 on the CPU: not every device has float64."""
+    return logits_NK.cpu().double().softmax(1).amax(1)
 
 
 def agreement(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
@@ -87,16 +103,25 @@ def agreement(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
 
     "Fidelity" in Stanton et al. 2021 (arXiv:2106.05945).
     """
-    return accuracy(logits_NK, teacher_NK.argmax(1))
+    losses.inputs.logits_pair(logits_NK, teacher_NK)
+    teacher_NK = teacher_NK.detach().to(logits_NK.device)
+    numbers = ~teacher_NK.isnan().any(1)
+    return float((_right(logits_NK, teacher_NK.argmax(1)) & numbers).float().mean())
 
 
 def teacher_kl(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
     """Give KL(teacher || student) at T = 1, in nats per sample."""
+    logits_NK, teacher_NK = logits_NK.detach(), teacher_NK.detach()
+    losses.inputs.logits_pair(logits_NK, teacher_NK)
+    _check_no_probabilities(logits_NK, teacher_NK)
     return float(losses.kd(logits_NK, teacher_NK.to(logits_NK.device), T=1))
 
 
 def entropy(logits_NK: torch.Tensor, T: float = 1.0) -> torch.Tensor:
     """Give the entropy of softmax(logits / T), in nats, [N], on the CPU."""
+    losses.inputs.check_temperature(T)
+    losses.inputs.logits(logits_NK, "the")
+    _check_no_probabilities(logits_NK)
     log_p = F.log_softmax(logits_NK.cpu().double() / T, 1)
     p = log_p.exp()
     return -(p * log_p.masked_fill(p == 0, 0)).sum(1)
@@ -104,8 +129,11 @@ def entropy(logits_NK: torch.Tensor, T: float = 1.0) -> torch.Tensor:
 
 def per_class(logits_NK: torch.Tensor, labels: torch.Tensor, classes: int) -> list[float | None]:
     """Give the accuracy on the samples of each class; None for a class without samples."""
-    labels = _hard_labels(labels, "cpu")
-    right = (logits_NK.argmax(1).cpu() == labels).double()
+    labels, right = _class_numbers(logits_NK, labels).cpu(), _right(logits_NK, labels)
+    if classes <= int(labels.max()):
+        raise ValueError(f"Expected labels from 0 to {classes - 1} for classes={classes}, got "
+                         f"{int(labels.max())}.")
+    right = right.cpu().double()
     return [float(right[labels == k].mean()) if (labels == k).any() else None
             for k in range(classes)]
 
@@ -136,12 +164,13 @@ def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "
     >>> recall_at_1(features, torch.tensor([0, 0, 1, 1]), "euclidean")  # the long ones are far away
     0.5
     """
-    labels = _hard_labels(labels, "cpu")
+    losses.inputs.check_choice("metric", metric, ("cosine", "euclidean"))
     N = len(features_ND)
     if N < 2 or len(labels) != N:
         raise ValueError(f"Expected features and labels of the same samples, at least 2, got {N} "
                          f"and {len(labels)}. Show both of them one split.")
-    losses.inputs.check_choice("metric", metric, ("cosine", "euclidean"))
+    K = max(2, labels.shape[1] if labels.ndim == 2 else 1 + int(labels.max()))
+    labels = _class_numbers(torch.empty(N, K), labels)
     x_ND = features_ND.detach().cpu().double().reshape(N, -1)
     if not torch.isfinite(x_ND).all():
         return math.nan
@@ -164,9 +193,13 @@ def recall_at_1(features_ND: torch.Tensor, labels: torch.Tensor, metric: str = "
 
 
 def confusion(logits_NK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Count answers [K, K], on the CPU: row = label, column = the network's class."""
-    classes = logits_NK.shape[1]
-    flat = _hard_labels(labels, "cpu") * classes + logits_NK.argmax(1).cpu()
+    """Count answers [K, K], on the CPU: row = label, column = the network's class. Raises
+    `ValueError` for logits that are NaN, which are no class."""
+    labels, classes = _class_numbers(logits_NK, labels).cpu(), logits_NK.shape[1]
+    broken = int(logits_NK.isnan().any(1).sum())
+    losses.inputs.check(broken == 0, "logits that are numbers", f"NaN in {broken} samples",
+                        "Count the others, or find out why the network diverged.")
+    flat = labels * classes + logits_NK.argmax(1).cpu()
     return torch.bincount(flat, minlength=classes**2).view(classes, classes)
 
 
@@ -178,12 +211,14 @@ def r2(outputs_ND: torch.Tensor, targets_ND: torch.Tensor) -> float:
     >>> r2(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1.0], [2.0], [4.0]]))  # 1 - 1 / 4.67
     0.785...
     """
+    _check_numbers(outputs_ND, targets_ND)
     task = Numbers()
     return task.score(task.sums(task.rows(outputs_ND, y=targets_ND)))
 
 
 def rmse(outputs_ND: torch.Tensor, targets_ND: torch.Tensor) -> float:
     """Give the root of the mean squared error, over samples and numbers."""
+    _check_numbers(outputs_ND, targets_ND)
     difference = outputs_ND.cpu().double() - targets_ND.cpu().double()
     return float(difference.square().mean().sqrt())
 
@@ -212,6 +247,52 @@ def evaluate(logits_NK: torch.Tensor, labels, teacher_NK=None, task: Task = ONE_
     return result
 
 
-def _hard_labels(labels: torch.Tensor, device) -> torch.Tensor:
-    """Give labels as class numbers [N] on a device; of soft ones the largest."""
-    return (labels if labels.ndim == 1 else labels.argmax(1)).to(device)
+def _right(logits_NK: torch.Tensor, labels) -> torch.Tensor:
+    """Tell whose largest logit is the label's, [N]; not where a logit is NaN, which `argmax` takes
+    for the largest."""
+    labels = _class_numbers(logits_NK, labels)
+    return (logits_NK.argmax(1) == labels) & ~logits_NK.isnan().any(1)
+
+
+def _class_numbers(logits_NK: torch.Tensor, labels) -> torch.Tensor:
+    """Check labels, and give them as class numbers [N] beside the logits; of soft ones the largest.
+    """
+    labels = _checked_labels(logits_NK, labels)
+    return (labels if labels.ndim == 1 else labels.argmax(1)).to(logits_NK.device)
+
+
+def _checked_labels(logits_NK: torch.Tensor, labels) -> torch.Tensor:
+    """Check logits and labels; give int64 [N], or soft [N, K], on the CPU, where ranges are read.
+    """
+    losses.inputs.logits(logits_NK, "the")
+    labels = labels.cpu() if isinstance(labels, torch.Tensor) else labels
+    if isinstance(labels, torch.Tensor) and labels.ndim == 1 and (labels == labels.long()).all():
+        labels = labels.long()  # whole numbers, and True and False, of any dtype
+    labels = losses.inputs.labels(logits_NK, labels)
+    if labels.ndim == 2:
+        wrong = ~((labels >= 0).all(1) & ((labels.double().sum(1) - 1).abs() < 1e-2))  # also of NaN
+        losses.inputs.check(not wrong.any(), "soft labels that are at least 0 and sum to 1 in each "
+                            "row", f"others in {int(wrong.sum())} of {len(labels)} rows",
+                            "For several labels per sample give task=kd.tasks.Labels() to "
+                            "`evaluate`.")
+    return labels
+
+
+def _check_no_probabilities(*given: torch.Tensor) -> None:
+    """Raise for rows that all sum to 1 and have nothing below 0, whose softmax is another
+    distribution."""
+    for x_NK in given:
+        losses.inputs.logits(x_NK, "the")
+        sums = x_NK.float().sum(1)
+        if bool((x_NK >= 0).all() & ((sums - 1).abs() < 1e-2).all()):
+            raise ValueError(f"Expected logits, got {list(x_NK.shape)} of which each row sums to "
+                             "1, as probabilities do. Leave out the softmax at the end of the "
+                             "network, or pass their logarithm, probabilities.log().")
+
+
+def _check_numbers(outputs_ND: torch.Tensor, targets_ND: torch.Tensor) -> None:
+    """Raise unless both are of one shape [N, D], with something in it."""
+    if outputs_ND.shape != targets_ND.shape or outputs_ND.ndim != 2 or 0 in outputs_ND.shape:
+        raise ValueError(f"Expected outputs and targets of one shape [N, D], got "
+                         f"{list(outputs_ND.shape)} and {list(targets_ND.shape)}. Of one number "
+                         "per sample: targets[:, None].")

@@ -12,6 +12,8 @@ def interval(values: list[float], level: float = 0.95) -> tuple[float, float, fl
     """
     from scipy import stats
 
+    if not 0 < level < 1:
+        raise ValueError(f"Expected a level between 0 and 1, such as 0.95, got {level}.")
     values = [float(value) for value in values]  # they may be tensors, on any device
     if not values:
         raise ValueError("Expected at least one value, got none.")

@@ -20,7 +20,7 @@ def heads(x_BND, count):
 @pytest.mark.parametrize("relations", ["qkv", "qk", "v", "vk"])
 def test_one_tensor_or_three_are_cut_into_relation_heads(count, relations):
     student, teacher = randn(2, 5, 18), randn(2, 5, 36, seed=1)
-    term = SelfRelation("a", "b", heads=count, relations=relations)
+    term = SelfRelation("a", "b", heads=count, relations=relations, fused="concatenated")
     expected = 0
     for letter in relations:
         i = "qkv".index(letter)
@@ -37,9 +37,9 @@ def test_one_tensor_or_three_are_cut_into_relation_heads(count, relations):
 
 def test_the_relation_of_values_is_that_of_MiniLM():
     student, teacher = randn(2, 5, 12), randn(2, 5, 24, seed=1)
-    ours = SelfRelation("a.qkv", "b.qkv", heads=2, relations="v")
-    torch.testing.assert_close(ours(student, teacher),
-                               ValueRelation("a.qkv", "b.qkv", heads=2)(student, teacher))
+    ours = SelfRelation("a.qkv", "b.qkv", heads=2, relations="v", fused="concatenated")
+    theirs = ValueRelation("a.qkv", "b.qkv", heads=2, fused="concatenated")
+    torch.testing.assert_close(ours(student, teacher), theirs(student, teacher))
 
 
 @pytest.mark.parametrize("blocks", [("1.blocks.1.attn.qkv", "1.blocks.2.attn.qkv"),
@@ -47,7 +47,8 @@ def test_the_relation_of_values_is_that_of_MiniLM():
 def test_it_trains_in_a_scheme_with_other_numbers_of_heads(data, blocks):
     student = kd.models.vit(dim=8, depth=2, heads=2, patch=4, size=12)
     teacher = kd.models.vit(dim=24, depth=3, heads=3, patch=4, size=12, seed=1)
-    scheme = kd.Distiller(student, teacher, CE() + SelfRelation(*blocks, heads=4))
+    term = SelfRelation(*blocks, heads=4, fused="concatenated")
+    scheme = kd.Distiller(student, teacher, CE() + term)
     history = kd.fit(scheme, data, kd.Recipe(epochs=1, batch=36))
     assert math.isfinite(history["loss"][-1])
 
@@ -56,11 +57,11 @@ def test_what_does_not_fit_is_refused():
     x, qkv = randn(2, 5, 8), randn(2, 5, 24)
     for count in (3, 5):
         with pytest.raises(ValueError, match=rf"features that {count} relation heads divide"):
-            SelfRelation(heads=count).values(qkv, qkv)
+            SelfRelation(heads=count, fused="concatenated").values(qkv, qkv)
     with pytest.raises(ValueError, match=r"that so many relation heads divide, got \[2, 5, 8\]"):
-        SelfRelation().values(qkv, qkv)
+        SelfRelation(fused="concatenated").values(qkv, qkv)
     with pytest.raises(ValueError, match=r"student queries, keys and values in one.*\[2, 5, 8\]"):
-        SelfRelation(heads=2).values(x, qkv)
+        SelfRelation(heads=2, fused="concatenated").values(x, qkv)
     for few in ((x, x), (x,)):
         with pytest.raises(ValueError, match=f"one tensor or three, got {len(few)} tensors"):
             SelfRelation(heads=2).values(few, few)

@@ -1,11 +1,10 @@
 """MiniLM: attention, relations of values. B batch, A heads, N tokens, D features, d of a head."""
 
-import re
-
 import torch
 import torch.nn.functional as F
 
 from kdcourse.losses import inputs
+from kdcourse.losses.attention.fused import looks_fused, separated, stated
 from kdcourse.losses.attention.pairs import attention_pair
 from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.numerics import kl
@@ -86,8 +85,12 @@ class ValueRelation(FeatureLoss):
     heads: into how many heads to cut D on both sides: the models' own number for MiniLM; any that
         divides both widths for the "relation heads" of Wang et al. 2021, "MiniLMv2"
         (arXiv:2012.15828).
-    fused: whether only the last third of the features are values; a pair for student and teacher.
-        None: where the path ends in "qkv", as in timm.
+    fused: how queries, keys and values lie in one tensor [B, N, 3 D], which is stated, as its shape
+        does not tell: "concatenated", "per head", or the number of attention heads where it is not
+        `heads` (see `kdcourse.losses.attention.fused`). None, False: these are values alone. A pair
+        states it for student and teacher. Needed for paths such as "blocks.3.attn.qkv".
+
+    Raises `ValueError` for features that cannot be cut so.
     """
 
     omitted = ("fused",)
@@ -95,13 +98,15 @@ class ValueRelation(FeatureLoss):
     def __init__(self, student=None, teacher=None, *, heads: int | None = None, fused=None):
         if heads is not None:
             inputs.check_count("heads", heads)
-        pair = tuple(fused) if isinstance(fused, tuple | list) else (fused, fused)
-        inputs.check(len(pair) == 2 and all(setting in (True, False, None) for setting in pair),
-                     "fused True, False, None or a pair of them", repr(fused))
         super().__init__(student, teacher, heads=heads, fused=fused)
-        self._fused = tuple(
-            any(re.search(r"qkv(#\d+)?$", path) for path in paths) if setting is None else setting
-            for setting, paths in zip(pair, (self.student_paths, self.teacher_paths)))
+        self._fused = stated(fused)
+        for who, paths, how in zip(("student", "teacher"),
+                                   (self.student_paths, self.teacher_paths), self._fused):
+            if how is None and any(map(looks_fused, paths)):
+                raise ValueError(
+                    f"Expected how queries, keys and values lie in {paths[0]!r} of the {who}, got "
+                    'fused=None. Write fused="concatenated" (timm\'s ViT, GPT-2) or "per head" '
+                    "(GPT-NeoX, BLOOM), or fused=False for values alone.")
 
     def values(self, student, teacher=None, labels=None):
         return value_relation(self._cut(student, "student", self._fused[0]),
@@ -109,15 +114,14 @@ class ValueRelation(FeatureLoss):
 
     def _cut(self, x, who, fused):
         """Cut out the values of each head, [B, A, N, d]."""
+        if fused:
+            x = separated(x, fused, self.heads, who)[2]
         if isinstance(x, torch.Tensor) and x.ndim == 4:
             return x
         x = inputs.features(x, who, 3)
-        parts = 3 if fused else 1
-        if self.heads is None or x.shape[2] % (parts * self.heads):
-            kind = "queries, keys and values" if fused else "values"
+        if self.heads is None or x.shape[2] % self.heads:
             heads = f"{self.heads} heads" if self.heads else "each head [B, A, N, d]"
-            raise ValueError(f"Expected {who} {kind} of {heads}, got {list(x.shape)}. Say how many "
+            raise ValueError(f"Expected {who} values of {heads}, got {list(x.shape)}. Say how many "
                              "heads they have, ValueRelation(..., heads=4), and, where queries and "
-                             "keys come along, fused=True.")
-        values = x[:, :, -(x.shape[2] // parts):]
-        return values.unflatten(2, (self.heads, -1)).transpose(1, 2)
+                             'keys come along, how: fused="concatenated".')
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)

@@ -3,6 +3,7 @@
 import torch
 
 from kdcourse.losses import inputs
+from kdcourse.losses.attention.fused import separated, stated
 from kdcourse.losses.attention.minilm import value_relation
 from kdcourse.losses.base import FeatureLoss
 
@@ -40,40 +41,43 @@ class SelfRelation(FeatureLoss):
     Trains nothing, and takes other widths and other numbers of attention heads.
 
     student, teacher: one path each of queries, keys and values in one tensor [B, N, 3 D], such as
-        timm's "blocks.11.attn.qkv", a third of the features each, in this order (GPT-NeoX and BLOOM
-        mix them head by head: not those); or three paths of [B, N, D] each, such as BERT's
+        timm's "blocks.11.attn.qkv", with `fused`; or three paths of [B, N, D] each, such as BERT's
         "….self.query", "….self.key", "….self.value". Tensors [B, A, N, d] are taken as they are.
     heads: the relation heads, into which D is cut on both sides. They need not be the attention
         heads; Wang et al. 2021 take 48 for teachers of base size and 64 for large ones.
     relations: which of the three are compared, such as "qk"; "v" is `ValueRelation`.
+    fused: how the three lie in one tensor, which is stated, as its shape does not tell:
+        "concatenated", "per head" with `heads` attention heads, or their number where `heads` are
+        others (see `kdcourse.losses.attention.fused`); a pair for student and teacher.
 
     Published weight: 1 for each of the three relations, without labels, for the student's last
     layer; of large teachers the paper takes a layer below the last (section 4). A reproduction that
     is not the authors' has 48 heads and batch 256 per process (bloomberg/minilmv2.bb, run.sh).
     """
 
+    omitted = ("fused",)
+
     def __init__(self, student=None, teacher=None, *, heads: int | None = None,
-                 relations: str = "qkv"):
+                 relations: str = "qkv", fused=None):
         if heads is not None:
             inputs.check_count("heads", heads)
         known = isinstance(relations, str) and relations and set(relations) <= set("qkv")
         inputs.check(known and len(set(relations)) == len(relations),
                      'relations out of the letters of "qkv", each once', repr(relations))
-        super().__init__(student, teacher, heads=heads, relations=relations)
+        super().__init__(student, teacher, heads=heads, relations=relations, fused=fused)
+        self._fused = stated(fused)
         for who, paths in (("student", self.student_paths), ("teacher", self.teacher_paths)):
             inputs.check(len(paths) in (0, 1, 3), f"one path of the {who}, of queries, keys and "
                          "values together, or three", list(paths))
 
     def values(self, student, teacher=None, labels=None):
-        return self_relation(self._cut(student, "student"), self._cut(teacher, "teacher"), "none")
+        return self_relation(self._cut(student, "student", self._fused[0]),
+                             self._cut(teacher, "teacher", self._fused[1]), "none")
 
-    def _cut(self, x, who) -> list[torch.Tensor]:
+    def _cut(self, x, who, fused) -> list[torch.Tensor]:
         """Cut out queries, keys and values of each relation head, [B, A, N, d], as asked for."""
         if isinstance(x, torch.Tensor):
-            x = inputs.features(x, who, 3)
-            inputs.check(x.shape[2] % 3 == 0, f"{who} queries, keys and values in one tensor "
-                         "[B, N, 3 D]", list(x.shape), "Or tap the three, one after the other.")
-            x = x.chunk(3, 2)
+            x = separated(x, fused, self.heads, who)
         inputs.check(isinstance(x, tuple | list) and len(x) == 3,
                      f"{who} queries, keys and values, in one tensor or three",
                      f"{len(x)} tensors" if isinstance(x, tuple | list) else inputs.described(x))

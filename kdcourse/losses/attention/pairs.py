@@ -49,7 +49,7 @@ def tokens_pair(student, teacher, width: bool = True):
             f"hidden states {'of one width and as' if width else 'with as'} many tokens", *given,
             "For other widths HiddenMSE and HiddenCosine train a matrix in build(); a class token "
             "that only one side has must go.")
-    return student, teacher.detach()
+    return student, inputs.fixed(student, teacher)
 
 
 def attention_pair(student, teacher, what: str = "attention", last: str = "N",
@@ -67,4 +67,4 @@ def attention_pair(student, teacher, what: str = "attention", last: str = "N",
             "ValueRelation(..., heads=...).")
         raise inputs.shape_error(f"{what} with as many samples, heads and tokens", student, teacher,
                                  advice)
-    return inputs.floats(student), inputs.floats(teacher).detach()
+    return inputs.floats(student), inputs.floats(inputs.fixed(student, teacher))

@@ -32,6 +32,7 @@ def activation_boundaries(student, teacher, margin: float = 1.0, reduction: str 
     _check_margin(margin)
     student, teacher = inputs.features_pair(student, teacher, 2, 3, 4)
     short = (margin - student.where(teacher > 0, -student)).clamp(min=0)
+    short = short.masked_fill(teacher.isnan(), math.nan)  # which has no sign
     return inputs.reduce(short.square().flatten(1).sum(1), reduction)
 
 

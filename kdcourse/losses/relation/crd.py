@@ -45,7 +45,8 @@ def crd(anchor_BD, positive_BD, negatives_BND, samples: int, temperature: float 
     _check_temperature(temperature)
     inputs.check_count("samples (the size of the training set)", samples)
     anchor_BD = inputs.features(anchor_BD, "student (anchor)", 2)
-    positive_BD = inputs.features(positive_BD, "positive", 2).detach().to(anchor_BD)
+    positive_BD = inputs.features(positive_BD, "positive", 2)
+    positive_BD = inputs.fixed(anchor_BD, positive_BD).to(anchor_BD)
     negatives_BND = inputs.features(negatives_BND, "negative", 3).detach().to(anchor_BD)
     if not anchor_BD.shape == positive_BD.shape == negatives_BND.shape[::2]:
         raise ValueError(

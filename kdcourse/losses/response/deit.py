@@ -1,5 +1,7 @@
 """DeiT's hard distillation. B batch, K classes; v: teacher's logits, q: student's softmax."""
 
+import math
+
 import torch  # noqa: F401 - for the example
 import torch.nn.functional as F
 
@@ -27,6 +29,7 @@ def hard_label(student_BK, teacher_BK, smoothing: float = 0.0, reduction: str = 
     student_BK, teacher_BK = inputs.logits_pair(student_BK, teacher_BK)
     values_B = F.cross_entropy(student_BK, teacher_BK.argmax(1), label_smoothing=smoothing,
                                reduction="none")
+    values_B = values_B.masked_fill(teacher_BK.isnan().any(1), math.nan)  # argmax takes NaN first
     return inputs.reduce(values_B, reduction)
 
 
