@@ -146,13 +146,13 @@ class Stream:
         """Yield the loader's batches, on the device.
 
         With a `seed`: those of `size` samples, in the order of (seed, epoch), without incomplete
-        ones. Without: all of them, as large as they are.
+        ones. Without, or without a size: all of them, as large as they are.
 
         Raises `ValueError` for batches of another size, and for fewer than there should be.
         """
         full = 0
         for batch in self._converted(seed, epoch):
-            if seed is None or len(batch) == size:
+            if seed is None or size is None or len(batch) == size:
                 full += 1
                 yield batch
             elif len(batch) > size or not full:
@@ -160,7 +160,7 @@ class Stream:
                     f"Expected batches of {size} samples from the loader of {self.name}, as "
                     f"Recipe(batch=…) says (divided by the processes), got {len(batch)}. Make the "
                     "two the same, and no larger than the data.")
-        if seed is not None and full < max(1, len(self) // size):
+        if seed is not None and size is not None and full < max(1, len(self) // size):
             raise ValueError(
                 f"Expected {len(self):,} samples from the loader of {self.name}, in at least "
                 f"{max(1, len(self) // size)} batches of {size}, got {full} such batches. Give "
@@ -246,6 +246,9 @@ class Stream:
         if len({shape[0] for shape in shapes}) > 1 or shapes[0][0] == 0:
             raise ValueError(f"Expected as many labels (and ids) as inputs in {self.name}, and at "
                              f"least one, got shapes {shapes}.")
+        if (index is None) != (self.index is None):
+            raise ValueError(f"Expected sample ids in all batches of {self.name} or in none, got "
+                             "batches with and without. Yield (x, y, index) each time.")
         return Batch(x, y, index, task=self.task, ids=ids)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:

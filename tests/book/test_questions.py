@@ -460,7 +460,7 @@ def adapters_of_peft():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def data_from_loaders(tmp_path, dtype):
-    """`fit`, the doctor and `Cached` read loaders; `augmented` refuses them in a sentence."""
+    """`fit`, the doctor, `Cached` and `augmented` read loaders."""
     whole = TensorDataset(images(), torch.arange(32) % 4, torch.arange(32))
     data = kd.data.from_loaders(DataLoader(whole, batch_size=8, shuffle=True),
                                 DataLoader(whole, batch_size=8), classes=4)
@@ -470,8 +470,9 @@ def data_from_loaders(tmp_path, dtype):
     assert kd.doctor(trained(net(), stored, data), data).looked
     batch = data.train.one(3)
     close(stored(batch).logits, teacher(batch.x), rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="in memory"):
-        kd.augmented(data, shift=0.1)
+    views = kd.augmented(data, views=2, shift=0.1)
+    stored = kd.Cached(teacher, views, path=tmp_path / "views", dtype=dtype)
+    trained(net(), stored, views)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
