@@ -46,8 +46,8 @@ def numbers_of(batch: Batch, views: int) -> torch.Tensor:
     """
     ids = batch.index if batch.ids is None else batch.ids
     if ids is None:
-        raise ValueError("Expected a batch with sample ids, by which answers are found, got none. "
-                         "Let the loader yield (x, y, index).")
+        raise ValueError("Expected a batch with sample ids from the loader, by which answers are "
+                         "found, got batches (x, y). Let it yield (x, y, index).")
     return ids.cpu() * views + max(batch.view, 1) - 1
 
 

@@ -50,7 +50,7 @@ def test_live_stored_and_in_memory_train_the_same_student(data, tmp_path):
     by_id = views(stream(data, sampler=lambda pairs: RandomSampler(
         pairs, generator=torch.Generator())))
     memory = views(data)
-    students = [restless(3) for _ in range(3)]
+    students = [network(3) for _ in range(3)]
     sources = [(kd.Cached(teacher, memory), memory),
                (kd.Cached(teacher, by_id, tmp_path / "answers"), by_id), (teacher, by_id)]
     for student, (source, one) in zip(students, sources, strict=True):
@@ -97,7 +97,8 @@ def test_given_rows_are_found_by_id_and_view(data, number):
         batch = next(one.train.batches(36, 2, epoch))
         assert torch.equal(cached(batch).logits, logits[epoch % number, batch.index])
     assert len(kd.fit(kd.Distiller(network(), cached), one, RECIPE)) == 3
-    for wrong in (logits[0], logits[:, :100], logits[..., :5], logits.repeat(2, 1, 1), logits[0, 0]):
+    for wrong in (logits[0], logits[:, :100], logits[..., :5], logits.repeat(2, 1, 1),
+                  logits[0, 0]):
         with pytest.raises(ValueError, match=rf"shape \[{number}, 144, 36\], a row for each"):
             kd.Cached.of(wrong, one, "wrong")
 
@@ -113,14 +114,12 @@ def test_the_doctor_and_rows_of_comparisons(data, tmp_path):
     assert len(keys) == 4
 
 
-def test_the_doctor_finds_answers_of_other_views(data, tmp_path):
+def test_answers_of_other_samples_and_views_are_found(data):
     teacher, one = network(2), kd.augmented(stream(data), 3, shift=0.4, rotate=1.5)
     logits = torch.zeros(3, 144, 36)
-    for view in (1, 2, 3):
-        batch = one.train.seen(one.train.one(0)[:0], view)
-        assert batch.view == view
-        for batch in one.train.batches(36, 0, view - 1):
-            logits[view - 1, batch.index] = teacher.eval()(batch.x).detach()
+    for view in range(3):
+        for batch in one.train.batches(36, 0, view):
+            logits[view, batch.index] = teacher.eval()(batch.x).detach()
     right = kd.Cached.of(logits, one, "right")
     kd.checks.aligned(right, one, teacher)
     wrong = kd.Cached.of(logits.roll(1, 1), one, "rows that are shifted")
@@ -129,6 +128,23 @@ def test_the_doctor_finds_answers_of_other_views(data, tmp_path):
     wrong = kd.Cached.of(logits[[0, 2, 1]], one, "views that are swapped")
     with pytest.raises(AssertionError, match=r"stored answer to belong to its sample.* in view 2"):
         kd.checks.aligned(wrong, one, teacher)
+
+
+def test_answers_by_id_of_a_plain_stream_are_compared_too(data, tmp_path):
+    teacher = network(2)
+    for number, (settings, message) in enumerate(((
+            {}, None), ({"dtype": torch.float16}, None), ({"top": 5}, "got the 5 largest"))):
+        cached = kd.Cached(teacher, stream(data), tmp_path / str(number), **settings)
+        if message is None:
+            kd.checks.aligned(cached, stream(data))
+            with pytest.raises(AssertionError, match="another teacher"):
+                kd.checks.aligned(cached, stream(data), network(5))
+        else:
+            with pytest.raises(AssertionError, match=message):
+                kd.checks.aligned(cached, stream(data))
+    logits = teacher.eval()(data.train.x).detach().roll(1, 0)
+    with pytest.raises(AssertionError, match=r"Expected each stored answer .* lies in row \d+\."):
+        kd.checks.aligned(kd.Cached.of(logits, stream(data), "shifted"), stream(data), teacher)
 
 
 # --- parts --------------------------------------------------------------------------------------
@@ -176,7 +192,7 @@ def test_batches_in_another_view_are_refused(data, tmp_path):
         with pytest.raises(ValueError, match=rf"in views 1 to 3, .* got view {view}"):
             cached(dataclasses.replace(batch, view=view))
     plain = kd.Cached(restless(), stream(data), tmp_path / "plain")
-    with pytest.raises(ValueError, match="in view 0, .* got view 1"):
+    with pytest.raises(ValueError, match=r"in view 0, .* got view 1"):
         plain(batch)
     for other in (10**6 + torch.arange(36), torch.arange(36) + 144):
         with pytest.raises(ValueError, match=rf"stored answers, got \[{int(other[0])}, "):
