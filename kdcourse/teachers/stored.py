@@ -177,7 +177,8 @@ def prints_of(x, y=None) -> torch.Tensor:
     others: a digest of about 1000 of its numbers, spread over all."""
     values = [*(x.values() if isinstance(x, dict) else [x]), *([] if y is None else [y])]
     flat = [tensor.detach().cpu().reshape(len(tensor), -1) for tensor in values]
-    flat = [rows[:, :: max(1, rows.shape[1] // 1000)].contiguous().numpy() for rows in flat]
+    flat = [rows[:, :: max(1, rows.shape[1] // 1000)].contiguous() for rows in flat]
+    flat = [rows.view(torch.uint8).numpy() for rows in flat]  # NumPy has no bfloat16
     digests = (hashlib.sha256(b"".join(rows[i].tobytes() for rows in flat)).digest()
                for i in range(len(flat[0])))
     return torch.tensor([int.from_bytes(digest[:8], "big") >> 1 for digest in digests],
