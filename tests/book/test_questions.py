@@ -604,7 +604,9 @@ LARGEST = ["tests/teachers/test_cached_streams.py::test_" + name for name in (
     "losses_for_which_the_largest_logits_are_not_enough_are_refused")]
 LOADERS = [data_from_loaders, *LARGEST, *(f"tests/data/test_streams.py::test_{name}" for name in (
     "the_doctor_finds_in_a_stream_what_it_finds_in_memory",
-    "compare_measures_a_stream_as_data_in_memory", "crd_on_a_stream_is_crd_in_memory"))]
+    "compare_measures_a_stream_as_data_in_memory", "crd_on_a_stream_is_crd_in_memory")),
+    "tests/data/test_augmented_streams.py::test_views_are_those_of_the_same_data_in_memory",
+    "tests/teachers/test_cached_views.py::test_answers_are_found_by_id_and_view"]
 
 WORKS_FOR = {  # what is said to work on "Distil your own model": its tests
     "Text classifiers and taggers": [text_classifiers_and_taggers,
