@@ -143,8 +143,11 @@ class Task:
                     f"got {low} to {high}. Renumber the labels from 0, or name all classes.")
         elif y.ndim != self.ndim or y.shape[self.axis] != classes:
             shape = self.shape.replace("B", "N", 1).replace("K", str(classes))
+            remedy = ""
+            if y.ndim == self.ndim and y.shape[self.axis] == 1:
+                remedy = f" For class numbers drop an axis: y.squeeze({self.axis})."
             raise ValueError(f"Expected soft labels of shape {shape} in {name}, got "
-                             f"{list(y.shape)}.")
+                             f"{list(y.shape)}.{remedy}")
         else:
             y_MK = y.movedim(self.axis, -1).flatten(0, -2)
             valid = (y_MK >= 0).all(1) & ((y_MK.sum(1) - 1).abs() < 1e-3)  # False for NaN

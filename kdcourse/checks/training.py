@@ -8,6 +8,7 @@ import torch
 from kdcourse import _files
 from kdcourse._random import generator, seeded
 from kdcourse.checks.any_loss import report_stub, require
+from kdcourse.data import Batch, Stream
 from kdcourse.teachers import as_teacher
 
 
@@ -84,33 +85,61 @@ def aligned(cached, data, teacher=None, samples: int = 64) -> None:
     cached: a `Cached` teacher.
     data: what a student is to be trained on with these answers.
     teacher: the one that gave the answers; needed when they were made from logits (`Cached.of`).
-    samples: how many are compared, spread over the training split, in every view.
+    samples: how many are compared in every view, spread over the training split; of a stream the
+        first of an epoch.
 
-    Raises `AssertionError` when an answer belongs to another sample, or to another teacher.
+    Raises `AssertionError` when an answer belongs to another sample, or to another teacher, and
+    where only the largest logits are stored.
     """
     source = as_teacher(teacher) if teacher is not None else cached.source
     require(source is not None, (
         "Expected a teacher to compare with, got answers that were made from logits alone. Pass "
         "the teacher: aligned(cached, data, teacher)."))
-    augmented, train, N = "views" in cached.params, data.train.to("cpu"), len(data.train)
+    of_view = " in view {}" if "views" in cached.params else ""
+    train = data.train.to("cpu")
+    found = _by_id if isinstance(train, Stream) else _in_memory
+    for batch, ids_N, stored_NK, places in found(cached, train, samples):
+        right = source.predict(batch.x, batch.y).to(stored_NK)
+        close = torch.isclose(stored_NK[places], right, rtol=1e-3, atol=1e-3).flatten(1).all(1)
+        wrong = (~close).nonzero()[:, 0]
+        if len(wrong):  # name the row that holds the right answer to the first wrong one
+            distance, row = (stored_NK - right[wrong[0]]).abs().flatten(1).amax(1).min(0)
+            sample = int(batch.index[wrong[0]])
+            where = (f"the answer to sample {sample} lies in row {ids_N[row]}."
+                     if distance < 1e-3 else
+                     f"no row holds the teacher's answer to sample {sample}: was it another "
+                     "teacher, or another augmentation?")
+            raise AssertionError(
+                f"Expected each stored answer to belong to its sample, but {len(wrong)} of "
+                f"{len(places)} do not{of_view.format(batch.view)}; {where} Look answers up by the "
+                "sample's index, never by its place in a shuffled batch.")
+
+
+def _in_memory(cached, train, samples: int):
+    """Yield, for each view, samples spread over the split, and all rows of it: their ids, their
+    answers, and the places of the samples among them."""
+    augmented, N = "views" in cached.params, len(train)
     stored_VNK = cached.logits if augmented else cached.logits[None]
     require(stored_VNK.shape[1] == N, (
         f"Expected an answer for each of the {N} training samples, got {stored_VNK.shape[1]}. Make "
         "the cache from this data."))
     places = torch.linspace(0, N - 1, min(samples, N)).long()
+    few = train[places]
     for view, stored_NK in enumerate(stored_VNK, start=1):
-        few = train[places]
         x = train.seen(places, view) if augmented else few.x
-        right = source.predict(x, few.y).to(stored_NK)
-        close = torch.isclose(stored_NK[places], right, rtol=1e-3, atol=1e-3).flatten(1).all(1)
-        wrong = (~close).nonzero()[:, 0]
-        if len(wrong):  # name the row that holds the right answer to the first wrong one
-            distance, row = (stored_NK - right[wrong[0]]).abs().flatten(1).amax(1).min(0)
-            sample, of_view = int(places[wrong[0]]), f" in view {view}" if augmented else ""
-            where = (f"the answer to sample {sample} lies in row {row}." if distance < 1e-3 else
-                     f"no row holds the teacher's answer to sample {sample}: was it another "
-                     "teacher, or another augmentation?")
-            raise AssertionError(
-                f"Expected each stored answer to belong to its sample, but {len(wrong)} of "
-                f"{len(places)} do not{of_view}; {where} Look answers up by the sample's index, "
-                "never by its place in a shuffled batch.")
+        yield Batch(x, few.y, places, view), torch.arange(N), stored_NK, places
+
+
+def _by_id(cached, train, samples: int):
+    """Yield, for each view, the first batches of a stream, with the same."""
+    require(cached.top is None, (
+        f"Expected all logits of each sample to compare, got the {cached.top} largest. Leave top "
+        "out."))
+    for view in range(cached.params.get("views", 1)):
+        left = samples
+        for batch in train.batches(None, 0, view):
+            batch = batch[:left]
+            yield batch, batch.index, cached(batch).logits, torch.arange(len(batch))
+            left -= len(batch)
+            if left <= 0:
+                break

@@ -2,14 +2,14 @@
 
 from kdcourse._random import generator
 from kdcourse.data.arrays import from_arrays
-from kdcourse.data.augment import Augment, Augmented, augmented
+from kdcourse.data.augment import Augment, Augmented, AugmentedStream, augmented
 from kdcourse.data.dataset import SPLITS, Batch, Dataset, Split, check_dataset
 from kdcourse.data.folder import folder
 from kdcourse.data.glyphs import FACES, GLYPHS, glyphs, glyphs_fingerprint
 from kdcourse.data.loaders import Stream, from_loaders
 from kdcourse.data.public import cifar10, cifar100, digits, fashion_mnist, mnist
 
-__all__ = ["FACES", "GLYPHS", "SPLITS", "Augment", "Augmented", "Batch", "Dataset", "Split",
-           "Stream", "augmented", "check_dataset", "cifar10", "cifar100", "digits", "fashion_mnist",
-           "folder", "from_arrays", "from_loaders", "generator", "glyphs", "glyphs_fingerprint",
-           "mnist"]
+__all__ = ["FACES", "GLYPHS", "SPLITS", "Augment", "Augmented", "AugmentedStream", "Batch",
+           "Dataset", "Split", "Stream", "augmented", "check_dataset", "cifar10", "cifar100",
+           "digits", "fashion_mnist", "folder", "from_arrays", "from_loaders", "generator",
+           "glyphs", "glyphs_fingerprint", "mnist"]

@@ -2,7 +2,8 @@
 
 Shapes: N samples, B batch, C channels, H W height and width. `(seed, view, index)` decides what a
 sample looks like, whatever batch it is in and on whatever device it is drawn: so a teacher's
-answers can be stored for every view, and all arms of one seed get the same images.
+answers can be stored for every view, and all arms of one seed get the same images. In a stream
+without sample ids the place in the stream is the index.
 """
 
 import dataclasses
@@ -16,7 +17,10 @@ import torch.nn.functional as F
 from kdcourse import _files
 from kdcourse._random import generator
 from kdcourse.data.dataset import Batch, Dataset, Split, with_digest
+from kdcourse.data.loaders import Stream
 from kdcourse.tasks import Pixels, each
+
+ROWS = 2**24  # ids from here on have no row in a table of drawn numbers, but a draw of their own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,7 +173,7 @@ class Augmented(Split):
         """Yield batches as `Split.batches` does; with a seed, in the view of the epoch."""
         for batch in super().batches(size, seed, epoch):
             if seed is not None:
-                view = 1 + (epoch if self.views is None else epoch % self.views)
+                view = view_of(epoch, self.views)
                 batch = dataclasses.replace(batch, x=self.seen(batch.index, view), view=view)
             yield batch
 
@@ -180,9 +184,87 @@ class Augmented(Split):
             return self.x[index]
         if view not in self._drawn:
             self._drawn.clear()  # one view is in use at a time
-            drawn = torch.rand(len(self.x), 7, generator=generator(self.seed, "view", view))
-            self._drawn[view] = (2 * drawn - 1).to(self.x.device)
+            drawn_N7 = _uniform(len(self.x), generator(self.seed, "view", view))
+            self._drawn[view] = drawn_N7.to(self.x.device)
         return self.augment(self.x[index], self._drawn[view][index])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AugmentedStream(Stream):
+    """A training stream whose batches in the order of a seed are augmented, on their device, as
+    those of `Augmented` are; without a seed they are plain.
+
+    views: as in `Augmented`; a number is for batches with sample ids. Without ids, numbers are
+    drawn for the place in the epoch: of several processes, each has places of its own.
+    """
+
+    augment: Augment = Augment()
+    views: int | None = None
+    seed: int = 0
+    _drawn: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def digest(self) -> str:
+        """SHA-256 of how the samples are augmented."""
+        return _files.digest([self.augment.settings(), self.views, self.seed])
+
+    def identity(self):
+        """Augmentation: its part of the key of recorded results."""
+        return [self.augment, self.views, self.seed]
+
+    def batches(self, size: int | None = None, seed: int | None = None, epoch: int = 0
+                ) -> Iterator[Batch]:
+        """Yield batches as `Stream.batches` does; with a seed, in the view of the epoch."""
+        view, place = view_of(epoch, self.views), 0
+        for batch in super().batches(size, seed, epoch):
+            yield batch if seed is None else self.seen(batch, view, place)
+            place += len(batch)
+
+    def seen(self, batch: Batch, view: int, place: int = 0) -> Batch:
+        """Return a plain batch in that view. place: of its first sample in the epoch."""
+        if batch.index is None:
+            ids = _own_places(place + torch.arange(len(batch)))
+        else:  # ids that a loader has on a GPU are copied, which waits for it
+            ids = batch.index.cpu() if batch.ids is None else batch.ids
+        drawn_B7 = self._to_device(self._numbers(ids, view))
+        return dataclasses.replace(batch, x=self.augment(batch.x, drawn_B7), view=view)
+
+    def _numbers(self, ids: torch.Tensor, view: int) -> torch.Tensor:
+        """Return the numbers of these samples, [B, 7]: the rows that data in memory have."""
+        if view not in self._drawn:
+            if self.views is None:
+                self._drawn.clear()  # none comes again
+            self._drawn[view] = generator(self.seed, "view", view), torch.zeros(0, 7)
+        source, drawn_N7 = self._drawn[view]
+        rows = ids[ids < ROWS]
+        missing = int(rows.max()) + 1 - len(drawn_N7) if len(rows) else 0
+        if missing > 0:  # drawn row by row, so a longer table begins with the shorter one
+            missing = max(missing, len(drawn_N7), min(self.count or 0, ROWS))
+            drawn_N7 = torch.cat([drawn_N7, _uniform(missing, source)])
+            self._drawn[view] = source, drawn_N7
+        if len(rows) == len(ids):
+            return drawn_N7[ids]
+        return torch.cat([drawn_N7[[one]] if one < ROWS else
+                          _uniform(1, generator(self.seed, "view", view, one))
+                          for one in ids.tolist()])
+
+
+def view_of(epoch: int, views: int | None) -> int:
+    """Give the number of the view that an epoch has, from 1."""
+    return 1 + (epoch if views is None else epoch % views)
+
+
+def _uniform(count: int, source: torch.Generator) -> torch.Tensor:
+    """Draw numbers from -1 to 1, [count, 7]."""
+    return 2 * torch.rand(count, 7, generator=source) - 1
+
+
+def _own_places(places: torch.Tensor) -> torch.Tensor:
+    """Number the places in this process's part of an epoch as a `DistributedSampler` deals them
+    out, so that no two processes draw the same."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return places
+    return places * distributed.get_world_size() + distributed.get_rank()
 
 
 def augmented(data: Dataset, views: int | None = None, seed: int = 0, **limits) -> Dataset:
@@ -192,28 +274,45 @@ def augmented(data: Dataset, views: int | None = None, seed: int = 0, **limits) 
         needs a number.
     limits: those of `Augment`: shift, rotate or degrees, scale, flip, erase, crop.
 
-    Augmentation happens on the device, a batch at a time. Raises `ValueError` for a stream, for
-    inputs that are not images [C, H, W], for labels of pixels, and for views below 1.
+    Augmentation happens on the device, a batch at a time, so student and teacher get one view. Of
+    data from loaders, too, each batch in its own height and width; with sample ids the views are,
+    to the bit, those of the same data in memory. Without ids a view belongs to the place in the
+    epoch, and views must be None.
+
+    Raises `ValueError` for inputs that are not images [C, H, W], for labels of pixels, for data
+    that are augmented already, for views below 1, and for views of a stream without ids.
 
     >>> from kdcourse.data.glyphs import glyphs
     >>> data = augmented(glyphs(train=64, val=36, test=36), views=4, shift=0.1, rotate=0.2)
     >>> next(data.train.batches(8, seed=0, epoch=5)).view  # 1 + 5 % 4
     2
     """
-    if not isinstance(data.train, Split):
-        raise ValueError("Expected training samples in memory to augment, got a stream of batches. "
-                         "Augment in your loader, such as by torchvision.transforms.v2 in its "
-                         "dataset; or bring it into memory: data.train.in_memory().")
+    stream = isinstance(data.train, Stream)
+    if isinstance(data.train, (Augmented, AugmentedStream)):
+        raise ValueError(f"Expected data without augmentation, got {data!r}. Name all limits in "
+                         "one call.")
     if isinstance(data.shape, dict) or len(data.shape) != 3:
         raise ValueError("Expected images [C, H, W] to augment, got inputs of shape "
-                         f"{each(list, data.shape)}.")
-    if isinstance(data.task, Pixels) and data.train.y is not None:
+                         f"{each(list, data.shape)}."
+                         + (" Augment in your loader." if stream else ""))
+    labels = data.train.first.y if stream else data.train.y
+    if isinstance(data.task, Pixels) and labels is not None:
         raise ValueError("Expected labels that stay where they are when an image is moved, got a "
                          "label for each pixel. Augment images and labels together in your loader.")
     if views is not None and views < 1:
         raise ValueError(f"Expected at least 1 view, or None for ever new ones, got {views}.")
+    if stream and views is not None and data.train.index is None:
+        raise ValueError(f"Expected sample ids from the loader for views={views}, by which a "
+                         "sample gets the same view again, got batches (x, y). Yield (x, y, "
+                         "index), or leave views out for ever new ones.")
     augment = Augment(**limits)
-    train = Augmented(data.train.x, data.train.y, augment, views, seed, task=data.task)
+    settings = {"augment": augment, "views": views, "seed": seed}
+    if stream:
+        plain = {field.name: getattr(data.train, field.name)
+                 for field in dataclasses.fields(data.train)}
+        train = AugmentedStream(**plain, **settings)
+    else:
+        train = Augmented(data.train.x, data.train.y, task=data.task, **settings)
     params = data.params | {"augment": augment.settings(), "views": views,
                             "view_seed": seed}
     result = dataclasses.replace(data, train=train, params=params, made="")

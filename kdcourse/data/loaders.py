@@ -5,14 +5,18 @@ Shapes: N samples, B batch, K classes, C channels, H W height and width.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import random
+import warnings
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from kdcourse._random import generator
 from kdcourse.data.arrays import as_inputs, as_split
-from kdcourse.data.dataset import Batch, Dataset, Split, like
+from kdcourse.data.dataset import Batch, Dataset, Split
+from kdcourse.data.items import kind_of, same, tensors_of
 from kdcourse.data.names import check_names
 from kdcourse.tasks import ONE_LABEL, Task, each, first
 
@@ -40,11 +44,11 @@ def from_loaders(train, val, test=None, *, classes, name: str = "loaders", versi
     networks normalise for themselves: where your loader does so, take networks that do not
     (`Live(teacher)` without a transform).
 
-    In every epoch the generators of the loader and its sampler, and torch's global one while the
-    loader draws, are seeded with the seed and the epoch, and `set_epoch` is called where there is
-    one. So one seed gives one order, also in a resumed training. (Not seeded: generators that are
-    not torch's, transforms in persistent workers, samplers with a seed of their own.) A
-    `RandomSampler` with a generator of its own gives the order of the same data in memory.
+    In every epoch the generators of the loader and its sampler, and while the loader draws the
+    global ones of torch, Python and NumPy, are seeded with the seed and the epoch, and `set_epoch`
+    is called where there is one. So one seed gives one order, also in a resumed training. (Not
+    seeded: other generators, transforms in persistent workers, samplers with a seed of their own.)
+    A `RandomSampler` with a generator of its own gives the order of the same data in memory.
 
     Of several processes each reads its own part, for example by a `DistributedSampler`, in batches
     of `Recipe.batch` divided by their number; `counts` are those of one process. Validation in
@@ -52,7 +56,8 @@ def from_loaders(train, val, test=None, *, classes, name: str = "loaders", versi
 
     Raises `ValueError` for what is no loader, batches of another kind, labels out of range, ids
     that are none (weights, masks), names of classes that differ, inputs that are not finite (in the
-    first batch), and an unknown number of training samples.
+    first batch), workers that each read everything, and an unknown number of training samples.
+    Warns of a validation loader that leaves samples out.
 
     >>> from torch.utils.data import DataLoader, TensorDataset, random_split
     >>> import kdcourse as kd
@@ -146,13 +151,19 @@ class Stream:
         """Yield the loader's batches, on the device.
 
         With a `seed`: those of `size` samples, in the order of (seed, epoch), without incomplete
-        ones. Without: all of them, as large as they are.
+        ones. Without, or without a size: all of them, as large as they are.
 
         Raises `ValueError` for batches of another size, and for fewer than there should be.
         """
-        full = 0
+        full = read = 0
         for batch in self._converted(seed, epoch):
-            if seed is None or len(batch) == size:
+            read += len(batch)
+            if read > (self.count or read) and self.name != "train":
+                raise ValueError(
+                    f"Expected {self.count:,} samples from the loader of {self.name}, got more. Is "
+                    "it endless, or does each of its workers read everything? Else give "
+                    f'counts={{"{self.name}": …}} to from_loaders.')
+            if seed is None or size is None or len(batch) == size:
                 full += 1
                 yield batch
             elif len(batch) > size or not full:
@@ -160,7 +171,7 @@ class Stream:
                     f"Expected batches of {size} samples from the loader of {self.name}, as "
                     f"Recipe(batch=…) says (divided by the processes), got {len(batch)}. Make the "
                     "two the same, and no larger than the data.")
-        if seed is not None and full < max(1, len(self) // size):
+        if seed is not None and size is not None and full < max(1, len(self) // size):
             raise ValueError(
                 f"Expected {len(self):,} samples from the loader of {self.name}, in at least "
                 f"{max(1, len(self) // size)} batches of {size}, got {full} such batches. Give "
@@ -212,15 +223,13 @@ class Stream:
     y = x
 
     def _items(self, seed: int | None, epoch: int) -> Iterator:
-        """Yield what the loader yields; torch's global generator is seeded while it does so."""
+        """Yield what the loader yields; global generators are seeded while it does so."""
         _set_order(self.loader, seed, epoch)
-        state, end, items = generator(seed, "loader", epoch).get_state(), object(), None
+        states, end, items = _States(generator(seed, "loader", epoch)), object(), None
         while True:
-            with torch.random.fork_rng(devices=[]):
-                torch.set_rng_state(state)
+            with states:
                 items = iter(self.loader) if items is None else items
                 item = next(items, end)
-                state = torch.get_rng_state()
             if item is end:
                 return
             yield item
@@ -230,14 +239,14 @@ class Stream:
 
     def _batch(self, item) -> Batch:
         """Check what the loader yielded, and move it to the device."""
-        x, y, index = _tensors(item, self.name)
+        x, y, index = tensors_of(item, self.name)
         y = each(lambda y: self.task.take(y, self.name), y)
         if y is not None and y.device.type == "cpu":  # on a GPU the check would wait for it
             self.task.check(y, self.classes, self.name)
         ids = index.long() if index is not None and index.device.type == "cpu" else None
         x, y, index = (each(self._to_device, part) for part in (x, y, index))
         x, index = as_inputs(x, self.task), each(torch.Tensor.long, index)
-        found, expected = _kind(x, y, self.task), _kind(self.first.x, self.first.y, self.task)
+        found, expected = kind_of(x, y, self.task), kind_of(self.first.x, self.first.y, self.task)
         if found != expected:
             raise ValueError(f"Expected batches alike in {self.name}, inputs of shape {expected}, "
                              f"got {found}.")
@@ -246,12 +255,38 @@ class Stream:
         if len({shape[0] for shape in shapes}) > 1 or shapes[0][0] == 0:
             raise ValueError(f"Expected as many labels (and ids) as inputs in {self.name}, and at "
                              f"least one, got shapes {shapes}.")
+        if (index is None) != (self.index is None):
+            raise ValueError(f"Expected sample ids in all batches of {self.name} or in none, got "
+                             "batches with and without. Yield (x, y, index) each time.")
         return Batch(x, y, index, task=self.task, ids=ids)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if torch.device(self.device).type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor.pin_memory()  # else the copy waits for all work of the GPU
         return tensor.to(self.device, non_blocking=True)
+
+
+class _States:
+    """States of the global generators of torch, Python and NumPy, which are in place inside the
+    block and go on where they were; outside of it the generators are left as they were."""
+
+    def __init__(self, source: torch.Generator):
+        number = source.initial_seed()
+        self.kept = (source.get_state(), random.Random(number).getstate(),
+                     np.random.RandomState(number % 2**32).get_state())
+
+    def __enter__(self):
+        self._exchange()
+
+    def __exit__(self, *_):
+        self._exchange()
+
+    def _exchange(self) -> None:
+        states, self.kept = self.kept, (torch.get_rng_state(), random.getstate(),
+                                        np.random.get_state())  # noqa: NPY002
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])  # noqa: NPY002
 
 
 class _Missing:
@@ -288,18 +323,38 @@ def _from_loader(name: str, loader, classes: int, count: int | None, task: Task)
     if count is not None and count < 1:
         raise ValueError(f"Expected a count of at least one sample in {name}, got {count}.")
     stream = Stream(loader, name, classes, None, task=task)
-    item = next(stream._items(None, 0), None)
+    items = stream._items(None, 0)
+    item = next(items, None)
     if item is None:
         raise ValueError(f"Expected at least one batch in {name}, got none.")
-    x, y, index = _tensors(item, name)
+    x, y, index = tensors_of(item, name)
+    if isinstance(loader, DataLoader):
+        _check_loader(loader, name, (x, y, index), items)
     return dataclasses.replace(stream, first=as_split(x, y, name, task), index=index,
                                count=count or _count(loader, name))
+
+
+def _check_loader(loader: DataLoader, name: str, batch, items: Iterator) -> None:
+    """Raise `ValueError` where each worker reads everything: the first batches, of two workers, are
+    one. Warn of samples that are left out of a validation."""
+    if isinstance(loader.dataset, IterableDataset) and loader.num_workers > 1:
+        second = next(items, None)
+        if second is not None and same(batch, tensors_of(second, name)):
+            raise ValueError(
+                f"Expected workers that read a part of {name} each, got the same batch from two. "
+                "Divide the samples in __iter__ of the data set by torch.utils.data."
+                "get_worker_info(), or take num_workers=1.")
+    if name != "train" and loader.drop_last and loader.batch_size:
+        left = _count(loader, name)
+        if left and left % loader.batch_size:
+            warnings.warn(f"The loader of {name} leaves out {left % loader.batch_size} of {left:,} "
+                          "samples, which are not measured. Take drop_last=False.", stacklevel=5)
 
 
 def _count(loader, name: str) -> int | None:
     """The number of samples in one pass, where the loader has it."""
     if isinstance(loader, (list, tuple)):
-        return sum(len(first(_tensors(item, name)[0])) for item in loader)
+        return sum(len(first(tensors_of(item, name)[0])) for item in loader)
     if isinstance(loader, DataLoader) and loader.batch_size is not None:
         for samples in (loader.sampler, loader.dataset):
             with contextlib.suppress(TypeError):  # an IterableDataset may have no length
@@ -315,57 +370,6 @@ def _set_order(loader, seed: int | None, epoch: int) -> None:
             owner.generator.manual_seed(generator(seed, "order", epoch).initial_seed())
         if callable(getattr(owner, "set_epoch", None)):
             owner.set_epoch(epoch)
-
-
-def _tensors(item, name: str) -> list:
-    """x, y and index (or None) of what a loader yielded."""
-    if isinstance(item, Mapping) and "labels" in item:
-        item = ({key: part for key, part in item.items() if key != "labels"}, item["labels"])
-    sequence = isinstance(item, (tuple, list))
-    if not sequence or len(item) not in (2, 3):
-        got = f"a {type(item).__name__}" + (f" of {len(item)}" if sequence else "")
-        remedy = "Let the loader's collate_fn return that."
-        if isinstance(item, Mapping):
-            got += f" with the keys {list(item)}"
-            remedy = ("In a dict, labels have the key 'labels': rename theirs in collate_fn; where "
-                      "there are none, yield (inputs, None).")
-        raise ValueError(f"Expected batches (x, y) or (x, y, index) in {name}, got {got}. {remedy}")
-    try:
-        x, y, index = (each(torch.as_tensor, dict(part) if isinstance(part, Mapping) else part)
-                       for part in (*item, None)[:3])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"Expected tensors in the batches of {name}, got something else "
-                         f"({error}). Convert them in the dataset or in collate_fn.") from None
-    if index is not None:
-        _check_ids(index, name)
-    return [x, y, index]
-
-
-def _check_ids(index, name: str) -> None:
-    """Raise `ValueError` unless a batch's third entry can be sample ids."""
-    got = "a dict"
-    if isinstance(index, torch.Tensor):
-        whole = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
-        if whole and index.ndim == 1 and (index.device.type != "cpu" or (index >= 0).all()):
-            return  # on a GPU the comparison would wait for it
-        got = f"{str(index.dtype).removeprefix('torch.')} {list(index.shape)}"
-        got += f", {index.flatten()[:3].tolist()} first" if whole else ""
-    raise ValueError(
-        f"Expected sample ids [B], whole numbers of at least 0, as the third entry of the batches "
-        f"of {name}, got {got}. A weight or a mask is no id: where the network takes it, yield a "
-        'dict of inputs by name, ({"x": x, "mask": mask}, y); else leave it out in collate_fn.')
-
-
-def _kind(x, y, task: Task) -> str:
-    """What must be alike in all batches of a loader. Sequences may differ in their length, images
-    and labels of their pixels in height and width."""
-    any_length = isinstance(x, dict) or task.keeps_inputs
-    free = lambda t: ["any"] * (t.ndim - 1)  # noqa: E731
-    shape = free if any_length or y is None or y.ndim > 2 else lambda t: list(t.shape[1:])
-    labels = "no labels" if y is None else f"labels {shape(y)} of {y.dtype}"
-    inputs = dict(sorted(x.items())) if isinstance(x, dict) else x
-    found = each(free if any_length else lambda t: like(tuple(t.shape[1:]), task), inputs)
-    return f"{found} and {labels}"
 
 
 def _joined(parts: list):

@@ -106,7 +106,7 @@ class Setup:
         of a stream the loader's, cut to that size."""
         if isinstance(self.train, Split):
             return self.train.batches(min(size, len(self.train)), seed=0, epoch=epoch)
-        return (batch[:size] for batch in self.train.batches())
+        return (batch[:size] for batch in self.train.batches(None, 0, epoch))
 
     def look(self, what: str) -> None:
         self.diagnosis.looked.append(what)

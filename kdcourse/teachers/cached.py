@@ -20,11 +20,19 @@ from kdcourse.data import Batch, Dataset, Split, check_dataset
 from kdcourse.data.augment import Augmented
 from kdcourse.data.dataset import SPLITS
 from kdcourse.taps import Output, device_of
-from kdcourse.tasks import ONE_LABEL, each, first
+from kdcourse.tasks import ONE_LABEL, first
 from kdcourse.teachers.base import Teacher
 from kdcourse.teachers.live import as_teacher
 from kdcourse.teachers.stored import Table
-from kdcourse.teachers.streamed import GivenRows, check_inputs, fill, kept_when_stopped
+from kdcourse.teachers.streamed import (
+    GivenRows,
+    check_inputs,
+    fill,
+    in_view,
+    kept_when_stopped,
+    numbers_of,
+    views_of,
+)
 
 KIND = "stored answers"
 COMPARED = 8  # samples for which loaded logits are compared with the teacher's
@@ -47,9 +55,9 @@ class Cached(Teacher):
 
     For data from loaders (`kd.data.from_loaders`), with batches (x, y, index), answers are found by
     these ids, and `path` is a folder, read by memory mapping. The loader must give the same inputs
-    for an id each time, so without augmentation that is drawn anew; with it use `Live`. Under
-    several processes make it once before, with a loader of all samples. Further arguments, for
-    loaders only:
+    for an id each time, so without augmentation that is drawn anew: augment by `kd.augmented(data,
+    views=8)`, or use `Live`. Under several processes make it once before, with a loader of all
+    samples. Further arguments, for loaders only:
 
     top: keep the k largest logits of each sample, and the probability of the others together.
         They are restored as logits that are equal for all others: the probabilities softmax(z / T)
@@ -83,7 +91,7 @@ class Cached(Teacher):
         if not isinstance(data.train, Split):
             settings |= {"data": repr(_lasting(data.params)), "inputs": "by sample id"}
             with FileLock(_files.make_folder(path) / "lock"):  # one process computes, others wait
-                self._table = Table(path, settings, top, T, dtype)
+                self._table = Table(path, settings, top, T, dtype, views_of(data.train))
                 fill(self._table, teacher, data.train)
             check_inputs(self._table, data.train, teacher)
             self._compare_table(path, data)
@@ -103,6 +111,7 @@ class Cached(Teacher):
     @staticmethod
     def _check_arguments(data: Dataset, path, top, T, dtype) -> None:
         stream = not isinstance(data.train, Split)
+        _check_views(data)
         if not stream and (top is not None or T != 1 or dtype != torch.float32):
             raise ValueError("Expected data from loaders for top, T and dtype, got data in memory, "
                              "for which all logits are kept in float32. Leave them out, or use "
@@ -134,18 +143,21 @@ class Cached(Teacher):
         many rows as training samples.
         """
         check_dataset(data)
+        _check_views(data)
         expected = [len(data.train), len(data.classes)]
+        views = getattr(data.train, "views", None)
         if not isinstance(data.train, Split):
-            if len(logits) < expected[0] or (data.task == ONE_LABEL
-                                             and list(logits.shape[1:]) != expected[1:]):
-                raise ValueError(f"Expected logits of shape {expected}, a row for each sample id, "
+            given = logits[None] if views is None else logits  # [V, M, K], M of at least N
+            if given.ndim < 2 or len(given) != (views or 1) or given.shape[1] < expected[0] or (
+                    data.task == ONE_LABEL and list(given.shape[2:]) != expected[1:]):
+                shape = expected if views is None else [views, *expected]
+                raise ValueError(f"Expected logits of shape {shape}, a row for each sample id, "
                                  f"got {list(logits.shape)}.")
             self = cls.__new__(cls)
             Teacher.__init__(self)
             self._describe(data, name, None)
-            self._table = GivenRows(logits.detach())
+            self._table = GivenRows(given.detach())
             return self
-        views = getattr(data.train, "views", None)
         if data.task != ONE_LABEL:  # of any shape
             expected[1:] = logits.shape[1 if views is None else 2 :]
         if list(logits.shape) not in (expected, [views, *expected]):
@@ -202,15 +214,17 @@ class Cached(Teacher):
 
     def _compare_table(self, path: Path, data: Dataset) -> None:
         """Raise `ValueError` unless the teacher has the stored logits for a few samples."""
-        batch = data.train.one(0)[:COMPARED]
-        stored, device = self._table.raw(batch.ids), device_of(self.source)
-        x, y = (each(lambda t: t.to(device), part) for part in (batch.x, batch.y))
-        now = self.source(dataclasses.replace(batch, x=x, y=y)).logits.float().cpu()
-        same = list(now.shape[1:]) == self._table.shape
-        found = self._table.of(now, stored.get("places")) if same else stored
-        if not same or not all(_close(found[name], values) for name, values in stored.items()
-                               if name != "places"):
-            raise _changed(path)
+        plain, V = data.train.one(0)[:COMPARED], views_of(data.train)
+        train = data.train.to(device_of(self.source))
+        for view in {1, V}:
+            batch = in_view(train, plain, view)
+            stored = self._table.raw(numbers_of(batch, V))
+            now = self.source(batch).logits.float().cpu()
+            same = list(now.shape[1:]) == self._table.shape
+            found = self._table.of(now, stored.get("places")) if same else stored
+            if not same or not all(_close(found[name], values) for name, values in stored.items()
+                                   if name != "places"):
+                raise _changed(path)
 
     def tap(self, paths: tuple[str, ...]) -> None:
         """Raise `ValueError` for any path: only logits are stored."""
@@ -220,24 +234,20 @@ class Cached(Teacher):
 
     def forward(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         self.tap(paths)
-        if self._table is not None:
-            return self._by_id(batch)
-        plain, V = "views" not in self.params, len(self._logits_VNK)
+        plain, V = "views" not in self.params, self.params.get("views", 1)
         if plain != (batch.view == 0) or batch.view > V:
             raise ValueError(
                 f"Expected a batch in {'view 0' if plain else f'views 1 to {V}'}, for which there "
                 f"are answers, got view {batch.view}. Make Cached(teacher, data) for the data that "
                 "you train on, or use Live(teacher).")
+        if self._table is not None:
+            return self._by_id(batch, V)
         logits_NK = self._logits_VNK[max(batch.view - 1, 0)]
         places = batch.index.to(logits_NK.device)
         return Output(logits_NK.index_select(0, places), index=batch.index)
 
-    def _by_id(self, batch: Batch) -> Output:
-        ids = batch.index if batch.ids is None else batch.ids
-        if ids is None:
-            raise ValueError("Expected a batch with sample ids, by which answers are found, got "
-                             "none. Let the loader yield (x, y, index).")
-        logits, device = self._table.read(ids.cpu()), first(batch.x).device
+    def _by_id(self, batch: Batch, views: int) -> Output:
+        logits, device = self._table.read(numbers_of(batch, views)), first(batch.x).device
         if device.type == "cuda":
             logits = logits.pin_memory()  # else the copy waits for all work of the GPU
         return Output(logits.to(device, non_blocking=True), index=batch.index,
@@ -253,7 +263,8 @@ class Cached(Teacher):
         if self._table is None:
             return [self._data, self.source or [self._name, self._logits_VNK]]
         table = self._table
-        return [self._data, self.source or [self._name, table.logits],
+        given = None if self.source else table.logits if "views" in self.params else table.logits[0]
+        return [self._data, self.source or [self._name, given],
                 table.top, table.T, str(table.dtype)]
 
     def networks(self) -> list[nn.Module]:
@@ -285,6 +296,13 @@ class Cached(Teacher):
     def __repr__(self):
         kept = "" if self.top is None else f", top={self.top}, T={self._table.T:g}"
         return f"Cached({self._name}{kept})"
+
+
+def _check_views(data: Dataset) -> None:
+    """Raise `ValueError` for data that have a new view in every epoch."""
+    if getattr(data.train, "views", 1) is None:
+        raise ValueError("Expected data with a stated number of views to store answers for, "
+                         "got ever new ones. Use kd.augmented(data, views=…), or Live(teacher).")
 
 
 def _lasting(params: dict) -> dict:
@@ -330,9 +348,6 @@ def _computed(teacher: Teacher, data: Dataset, table: Table | None) -> torch.Ten
     parts, by view * N + place."""
     train = data.train
     N, views = len(train), train.views if isinstance(train, Augmented) else 1
-    if views is None:
-        raise ValueError("Expected data with a stated number of views to store answers for, "
-                         "got ever new ones. Use kd.augmented(data, views=…), or Live(teacher).")
     found = []
     with progress(views * N, "teacher", "sample") as bar, kept_when_stopped(table):
         for view in range(views):

@@ -26,16 +26,17 @@ class Table:
     whole. So after a kill at any moment whole parts are there, and the rest is computed again.
 
     top: how many of the largest logits are kept; None: all. T: see `Cached`. dtype: float32 or
-    float16, of the logits on disk.
+    float16, of the logits on disk. views: V, where an id stands for one of V views of a sample, as
+    sample * V + view - 1.
 
     Raises `ValueError` for a folder of other settings, one with other files, and an altered one.
     """
 
     def __init__(self, folder: Path, settings: dict, top: int | None = None, T: float = 1.0,
-                 dtype: torch.dtype = torch.float32):
+                 dtype: torch.dtype = torch.float32, views: int = 1):
         self.folder, self.settings = folder, settings | {
             "top": top, "T": None if top is None else T, "dtype": str(dtype)}
-        self.top, self.T, self.dtype = top, T, dtype
+        self.top, self.T, self.dtype, self.views = top, T, dtype, views
         self.rows_file, self.index_file = folder / "rows.bin", folder / "index.safetensors"
         self.shape, self.parts, self.complete = None, [], False
         self.ids = self.prints = torch.zeros(0, dtype=torch.int64)
@@ -114,9 +115,10 @@ class Table:
         and the log of the sum of exp(logit / T) over the rest."""
         places = self.places(ids_B)
         if (places < 0).any():
-            raise ValueError(f"Expected ids for which there are stored answers, got "
-                             f"{ids_B[places < 0][:3].tolist()} among others. Make Cached(teacher, "
-                             "data, path) with a loader that goes through all samples.")
+            missing = (ids_B[places < 0] // self.views)[:3].tolist()
+            raise ValueError(f"Expected ids for which there are stored answers, got {missing} "
+                             "among others. Make Cached(teacher, data, path) with a loader that "
+                             "goes through all samples.")
         if self._map is None:
             self._map = np.memmap(self.rows_file, self._row(), "r", shape=(len(self),))
         rows = self._map[places.numpy()]
@@ -175,7 +177,8 @@ def prints_of(x, y=None) -> torch.Tensor:
     others: a digest of about 1000 of its numbers, spread over all."""
     values = [*(x.values() if isinstance(x, dict) else [x]), *([] if y is None else [y])]
     flat = [tensor.detach().cpu().reshape(len(tensor), -1) for tensor in values]
-    flat = [rows[:, :: max(1, rows.shape[1] // 1000)].contiguous().numpy() for rows in flat]
+    flat = [rows[:, :: max(1, rows.shape[1] // 1000)].contiguous() for rows in flat]
+    flat = [rows.view(torch.uint8).numpy() for rows in flat]  # NumPy has no bfloat16
     digests = (hashlib.sha256(b"".join(rows[i].tobytes() for rows in flat)).digest()
                for i in range(len(flat[0])))
     return torch.tensor([int.from_bytes(digest[:8], "big") >> 1 for digest in digests],

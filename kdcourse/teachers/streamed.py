@@ -1,4 +1,8 @@
-"""A pass of a teacher over a loader, and what must stay the same of it. M samples, K classes."""
+"""A pass of a teacher over a loader, and what must stay the same of it.
+
+Shapes: M samples, V views, B batch, K classes. Answers are found by number: without augmentation
+the sample's id, else id * V + view - 1.
+"""
 
 import contextlib
 import dataclasses
@@ -6,6 +10,8 @@ import dataclasses
 import torch
 
 from kdcourse._machine import progress
+from kdcourse.data import Batch
+from kdcourse.data.augment import AugmentedStream
 from kdcourse.taps import device_of
 from kdcourse.tasks import each
 from kdcourse.teachers.stored import Table, prints_of
@@ -16,19 +22,45 @@ AUGMENTED = ("Two samples have one id, or the loader augments anew each time: th
 
 
 class GivenRows:
-    """Logits [M, K] from elsewhere, a row for each sample id."""
+    """Logits [V, M, K] from elsewhere, a row for each sample id."""
 
     top, T, dtype = None, 1.0, None
 
     def __init__(self, logits: torch.Tensor):
         self.logits = logits
 
-    def read(self, ids_B: torch.Tensor) -> torch.Tensor:
-        """Return the logits of these ids in float32, on the CPU."""
-        if (ids_B >= len(self.logits)).any():
-            raise ValueError(f"Expected sample ids below {len(self.logits)}, the rows of the "
-                             f"stored answers, got {int(ids_B.max())}.")
-        return self.logits[ids_B.to(self.logits.device)].float().cpu()
+    def read(self, numbers_B: torch.Tensor) -> torch.Tensor:
+        """Return the logits of these numbers in float32, on the CPU."""
+        V, M = self.logits.shape[:2]
+        ids_B = numbers_B.div(V, rounding_mode="floor").to(self.logits.device)
+        if (ids_B >= M).any():
+            raise ValueError(f"Expected sample ids below {M}, the rows of the stored answers, got "
+                             f"{int(ids_B.max())}.")
+        return self.logits[numbers_B.to(ids_B.device) % V, ids_B].float().cpu()
+
+
+def numbers_of(batch: Batch, views: int) -> torch.Tensor:
+    """Give the numbers by which the answers to a batch, in its view, are found, [B].
+
+    Raises `ValueError` for a batch without sample ids.
+    """
+    ids = batch.index if batch.ids is None else batch.ids
+    if ids is None:
+        raise ValueError("Expected a batch with sample ids from the loader, by which answers are "
+                         "found, got batches (x, y). Let it yield (x, y, index).")
+    return ids.cpu() * views + max(batch.view, 1) - 1
+
+
+def views_of(train) -> int:
+    """Count the views of each sample of a stream that are stored."""
+    return train.views if isinstance(train, AugmentedStream) else 1
+
+
+def in_view(train, batch: Batch, view: int) -> Batch:
+    """Move a plain batch to the device of a stream, and draw it in that view if it has some."""
+    x, y = (each(lambda t: t.to(train.device), values) for values in (batch.x, batch.y))
+    batch = dataclasses.replace(batch, x=x, y=y)
+    return train.seen(batch, view) if isinstance(train, AugmentedStream) else batch
 
 
 @contextlib.contextmanager
@@ -51,29 +83,29 @@ def fill(table: Table, teacher, train) -> None:
     """
     if table.complete:
         return
-    device, seen = device_of(teacher), dict(zip(table.ids.tolist(), table.prints.tolist()))
-    passed = set()
-    with progress(len(train), "teacher", "sample") as bar, kept_when_stopped(table):
+    device, V = device_of(teacher), views_of(train)
+    seen = dict(zip((table.ids // V).tolist(), table.prints.tolist()))
+    passed, there = set(), train.to(device)
+    with progress(V * len(train), "teacher", "sample") as bar, kept_when_stopped(table):
         for batch in train.batches():
-            if batch.ids is None:
-                raise ValueError("Expected sample ids from the loader, by which answers are found, "
-                                 "got batches (x, y). Yield (x, y, index).")
+            numbers_of(batch, V)  # raises for a batch without ids
             prints = prints_of(batch.x, batch.y if teacher.uses_labels else None)
             new = []
             for place, (one, number) in enumerate(zip(batch.ids.tolist(), prints.tolist())):
-                if one not in seen:
-                    seen[one] = number
-                    new.append(place)
-                elif seen[one] != number:
+                if seen.setdefault(one, number) != number:
                     raise ValueError(f"Expected the same inputs for sample id {one} each time, got "
                                      f"others. {AUGMENTED}")
-                passed.add(one)
-            if new:
-                part = batch[torch.tensor(new)]
-                x, y = (each(lambda t: t.to(device), values) for values in (part.x, part.y))
-                output = teacher(dataclasses.replace(part, x=x, y=y))
-                table.add(part.ids, prints[new], output.logits.float().cpu())
-            bar.update(len(batch))
+                if one not in passed:
+                    new.append(place)
+                    passed.add(one)
+            for view in range(1, V + 1):
+                numbers = numbers_of(dataclasses.replace(batch, view=view), V)
+                missing = torch.tensor(new, dtype=torch.int64)
+                missing = missing[table.places(numbers[missing]) < 0]
+                if len(missing):
+                    output = teacher(in_view(there, batch[missing], view))
+                    table.add(numbers[missing], prints[missing], output.logits.float().cpu())
+                bar.update(len(batch))
             if len(passed) >= len(train):
                 break  # a loader without an end
     table.flush(complete=len(passed) >= len(train))
@@ -89,14 +121,12 @@ def check_inputs(table, train, source) -> None:
     """Raise `ValueError` unless the first batch of a stream, in another order than that of `fill`,
     has ids that are stored, and their inputs."""
     batch = train.one("check")
-    if batch.ids is None:
-        raise ValueError("Expected sample ids from the loader, by which answers are found, got "
-                         "batches (x, y). Yield (x, y, index).")
-    table.read(batch.ids)  # raises for an id that is not there
+    numbers = numbers_of(batch, views_of(train))
+    table.read(numbers)  # raises for an id that is not there
     if not isinstance(table, Table):
         return
     uses_labels = source is not None and source.uses_labels
-    stored = table.prints[table.places(batch.ids)]
+    stored = table.prints[table.places(numbers)]
     differs = stored != prints_of(batch.x, batch.y if uses_labels else None)
     if differs.any():
         raise ValueError(f"Expected the inputs that were cached, got others for sample id "

@@ -460,7 +460,7 @@ def adapters_of_peft():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def data_from_loaders(tmp_path, dtype):
-    """`fit`, the doctor and `Cached` read loaders; `augmented` refuses them in a sentence."""
+    """`fit`, the doctor, `Cached` and `augmented` read loaders."""
     whole = TensorDataset(images(), torch.arange(32) % 4, torch.arange(32))
     data = kd.data.from_loaders(DataLoader(whole, batch_size=8, shuffle=True),
                                 DataLoader(whole, batch_size=8), classes=4)
@@ -470,8 +470,9 @@ def data_from_loaders(tmp_path, dtype):
     assert kd.doctor(trained(net(), stored, data), data).looked
     batch = data.train.one(3)
     close(stored(batch).logits, teacher(batch.x), rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="in memory"):
-        kd.augmented(data, shift=0.1)
+    views = kd.augmented(data, views=2, shift=0.1)
+    stored = kd.Cached(teacher, views, path=tmp_path / "views", dtype=dtype)
+    trained(net(), stored, views)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -603,7 +604,9 @@ LARGEST = ["tests/teachers/test_cached_streams.py::test_" + name for name in (
     "losses_for_which_the_largest_logits_are_not_enough_are_refused")]
 LOADERS = [data_from_loaders, *LARGEST, *(f"tests/data/test_streams.py::test_{name}" for name in (
     "the_doctor_finds_in_a_stream_what_it_finds_in_memory",
-    "compare_measures_a_stream_as_data_in_memory", "crd_on_a_stream_is_crd_in_memory"))]
+    "compare_measures_a_stream_as_data_in_memory", "crd_on_a_stream_is_crd_in_memory")),
+    "tests/data/test_augmented_streams.py::test_views_are_those_of_the_same_data_in_memory",
+    "tests/teachers/test_cached_views.py::test_answers_are_found_by_id_and_view"]
 
 WORKS_FOR = {  # what is said to work on "Distil your own model": its tests
     "Text classifiers and taggers": [text_classifiers_and_taggers,

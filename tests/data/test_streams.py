@@ -362,13 +362,3 @@ def test_what_crd_cannot_take_from_a_stream(data, settings, make, message):
     scheme = kd.Distiller(network(), network(1), losses.CRD("2", "2", negatives=8, **settings))
     with pytest.raises(ValueError, match=message):
         kd.fit(scheme, make(data), RECIPE)
-
-
-# --- augmentation -------------------------------------------------------------------------------
-
-
-def test_a_stream_is_augmented_in_its_loader(data):
-    for stream in (with_ids(data), STREAMS["without"](data)):
-        with pytest.raises(ValueError, match=r"in memory to augment, got a stream.*in your loader.*"
-                                             r"in_memory\(\)"):
-            kd.augmented(stream, shift=0.1)
