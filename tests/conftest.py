@@ -13,7 +13,6 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "helpers" / "pretend"))
 
 
 def pytest_addoption(parser):
@@ -36,7 +35,7 @@ def pytest_configure(config):
 def choose_device(name: str | None) -> None:
     """Make it the default device of this process and of those that it starts."""
     if name == "pretend":
-        import pretend_device
+        from helpers.pretend import pretend_device
 
         if reason := pretend_device.missing():
             pytest.exit(reason, returncode=0)
@@ -168,7 +167,7 @@ def restless(seed=0, classes=36):
 
 def state(model):
     """All of a model's weights and buffers, as one hashable value."""
-    return tuple((name, value.detach().contiguous().numpy().tobytes())
+    return tuple((name, value.detach().cpu().contiguous().numpy().tobytes())
                  for name, value in model.state_dict().items())
 
 

@@ -74,8 +74,9 @@ def load() -> None:
 def choose() -> None:
     """Load the device here, and make it the default one of this process and of those it starts."""
     load()
-    paths = [str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "ACCELERATE_TORCH_DEVICE": NAME}
+    paths = [str(FOLDER), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    os.environ["ACCELERATE_TORCH_DEVICE"] = NAME  # accelerate reads it, and so `default_device`
 
 
 def _module() -> SimpleNamespace:
