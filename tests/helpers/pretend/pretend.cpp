@@ -339,7 +339,9 @@ at::Generator cpu_generator(const IValue& given) {
 TORCH_LIBRARY(pretend, m) {
   m.def("seed(int seed) -> ()", [](int64_t seed) { own_generator().set_current_seed(seed); });
   m.def("state() -> Tensor", [] { return own_generator().get_state(); });
-  m.def("set_state(Tensor state) -> ()", [](Tensor state) { own_generator().set_state(state); });
+  m.def("set_state(Tensor state) -> ()", [](const Tensor& state) {
+    own_generator().set_state(state.clone());  // it is read from the start of its memory
+  });
 }
 
 // --- what PyTorch asks about a device -----------------------------------------------------------
