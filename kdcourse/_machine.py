@@ -22,12 +22,16 @@ def default_device() -> torch.device:
 
 def where(device: str = "cpu") -> dict:
     """Return the hardware, versions and day, as every recorded row has them."""
-    if device.startswith("cuda"):
-        hardware = torch.cuda.get_device_name()
+    kind = torch.device(device).type
+    backend = getattr(torch, kind, None)
+    if hasattr(backend, "get_device_name"):
+        hardware = backend.get_device_name()
     else:
         threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
         hardware = (f"{threads} CPU thread{'s' * (threads > 1)} "
                     f"({platform.machine()}, {capability}, {platform.system()})")
+        if kind != "cpu":
+            hardware = f"{kind.upper()} beside {hardware}"
     return {"hardware": hardware, "torch": torch.__version__.split("+")[0],
             "python": platform.python_version(),
             "kdcourse": importlib.metadata.version("kdcourse"),

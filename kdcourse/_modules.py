@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from kdcourse._random import kept
+
 _TORCH = set(vars(nn.Module()))  # what torch keeps in a module: hooks, its parts, its mode
 _PARTS = ("_parameters", "_buffers", "_modules")
 
@@ -33,10 +35,10 @@ def untouched(modules):
     memory of the CPU until the block ends.
     """
     before = [_Before(module) for module in dict.fromkeys(modules)]
-    devices = {t.device for one in before for t, *_ in one.tensors if t.device.type == "cuda"}
+    devices = {t.device for one in before for t, *_ in one.tensors}
     numbers, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng(devices=[*devices]):
+        with kept(*devices):
             yield
     finally:
         random.setstate(numbers)

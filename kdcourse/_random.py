@@ -21,10 +21,49 @@ def generator(*key) -> torch.Generator:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None = None):
-    """Seed torch's global generators, of the CPU and of a GPU, inside the block only."""
-    gpu = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if gpu else []):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
-        if gpu:
-            torch.cuda.manual_seed(seed)
+    """Seed torch's global generators, of the CPU and of the device, inside the block only."""
+    with kept(*[device] if device is not None else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device
+        if device is not None and (backend := _backend(device)):
+            backend.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def kept(*devices: torch.device):
+    """Put back what the block draws from torch's global generators, of the CPU and of the devices.
+
+    (`torch.random.fork_rng` does not work with MPS.)
+    """
+    before = [(device, global_state(device)) for device in (*devices, torch.device("cpu"))]
+    try:
+        yield
+    finally:
+        for device, state in before:
+            set_global_state(state, device)
+
+
+def global_state(device: torch.device) -> torch.Tensor:
+    """Read the states of torch's global generators, of the CPU and of the device, as bytes."""
+    states = [torch.get_rng_state()]
+    if backend := _backend(device):
+        states.append(backend.get_rng_state(*_place(device)))
+    return torch.cat(states)
+
+
+def set_global_state(states: torch.Tensor, device: torch.device) -> None:
+    """Set what `global_state` read."""
+    length = len(torch.get_rng_state())
+    torch.set_rng_state(states[:length])
+    if len(states) > length:
+        _backend(device).set_rng_state(states[length:], *_place(device))
+
+
+def _backend(device: torch.device):
+    """Return the module of a device with a random generator, such as `torch.cuda`, else None."""
+    backend = getattr(torch, device.type, None)
+    return backend if hasattr(backend, "get_rng_state") else None
+
+
+def _place(device: torch.device) -> list[torch.device]:
+    return [] if device.type == "mps" else [device]  # there is only one, and it takes no argument

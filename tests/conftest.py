@@ -15,13 +15,33 @@ from filelock import FileLock
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", metavar="NAME",
+        help="the device that kd.default_device() returns, such as cpu, cuda or pretend, which "
+             "needs a C++ compiler and no GPU (see tests/helpers/pretend)")
+
+
 def pytest_configure(config):
     """Keep everybody's cache untouched, figures off the screen, and modes of the caller out."""
+    choose_device(config.getoption("--device"))
     config.kdcourse_home = tempfile.mkdtemp(prefix="kdcourse-tests-")
     os.environ["KDCOURSE_HOME"] = config.kdcourse_home
     os.environ["MPLBACKEND"] = "Agg"
     for name in ("KDCOURSE_SMOKE", "KDCOURSE_RECORD"):
         os.environ.pop(name, None)
+
+
+def choose_device(name: str | None) -> None:
+    """Make it the default device of this process and of those that it starts."""
+    if name == "pretend":
+        from helpers.pretend import pretend_device
+
+        if reason := pretend_device.missing():
+            pytest.exit(reason, returncode=0)
+        pretend_device.choose()
+    elif name:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = name  # accelerate reads it
 
 
 def pytest_unconfigure(config):
@@ -147,7 +167,7 @@ def restless(seed=0, classes=36):
 
 def state(model):
     """All of a model's weights and buffers, as one hashable value."""
-    return tuple((name, value.detach().contiguous().numpy().tobytes())
+    return tuple((name, value.detach().cpu().contiguous().numpy().tobytes())
                  for name, value in model.state_dict().items())
 
 

@@ -1,48 +1,168 @@
 """What is measured, drawn or shown may be on any device, each tensor on another one."""
 
-import contextlib
+import copy
+import io
 import itertools
-import types
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import cell, network
-from helpers.elsewhere import Elsewhere
+import torch.nn.functional as F
+from conftest import cell, network, restless
+from helpers.pretend import pretend_device
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.transforms import v2
 
 import kdcourse as kd
-from kdcourse import explore, measure, plot
+from kdcourse import _random, explore, measure, plot
+from kdcourse._modules import untouched
 from kdcourse.data import Batch
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-@pytest.fixture(params=["elsewhere", pytest.param("cuda", marks=needs_gpu)])
-def there(request, monkeypatch):
+@pytest.fixture(params=["pretend", pytest.param("cuda", marks=needs_gpu)])
+def there(request):
     """Moves a tensor to where the other ones are not."""
-    backend = types.SimpleNamespace(synchronize=lambda: None)
-    monkeypatch.setattr(torch, "meta", backend, raising=False)  # every other device has one
-    if request.param == "cuda":
-        yield lambda tensor: tensor.cuda()
-    else:
-        # Wrapped tensors cannot be split in inference mode.
-        monkeypatch.setattr(torch, "inference_mode",
-                            lambda on=True: torch.no_grad() if on else contextlib.nullcontext())
-        with Elsewhere() as place:
-            yield place
+    if request.param == "pretend":
+        if reason := pretend_device.missing():
+            pytest.skip(reason)
+        pretend_device.load()
+    return lambda tensor: tensor.to(request.param)
+
+
+class NoWait(TorchDispatchMode):
+    """Refuses what a GPU waits for without a word: an index from the CPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.__name__.startswith("index"):
+            assert len({t.device for t in tree_leaves(args) if isinstance(t, torch.Tensor)}) == 1
+        return function(*args, **(kwargs or {}))
 
 
 def test_the_other_place_refuses_what_a_gpu_refuses(there):
+    x, y, index = torch.rand(3, 4), torch.rand(3, 1, 5, 5), torch.tensor([2, 0])
+    weight = torch.rand(2, 1, 3, 3)
+    mixed = [
+        lambda: there(x) + x, lambda: x + there(x).sum(), lambda: there(x) @ x.T,
+        lambda: torch.cat([there(x), x]), lambda: torch.stack([there(x).sum(), x.sum()]),
+        lambda: torch.where(x > 0, there(x), 0), lambda: there(x).gather(1, index[None]),
+        lambda: F.conv2d(there(y), weight), lambda: F.conv2d(y, there(weight)),
+        lambda: F.cross_entropy(there(x), index.new_zeros(3)), lambda: F.linear(there(x), x),
+        lambda: there(x).index_select(0, index), lambda: F.embedding(index, there(x)),
+        lambda: there(x).index_put((there(index),), x[:2]), lambda: x[there(index)],
+        lambda: F.batch_norm(there(y), torch.zeros(1), torch.ones(1)),
+        lambda: there(x).masked_fill(x > 0, 0)]
+    for call in mixed:
+        with pytest.raises(RuntimeError, match="(same|different) device|indices should be|be the same"
+                                               "|expected device|same type"):
+            call()
+    for read in (lambda: there(x).numpy(), lambda: np.asarray(there(x)), lambda: there(x)[0].numpy()):
+        with pytest.raises((RuntimeError, TypeError), match="numpy"):
+            read()
+    for draw in (there(x).normal_, there(x).bernoulli_, there(x).random_):
+        with pytest.raises(RuntimeError, match="type for generator but found 'cpu'"):
+            draw(generator=torch.Generator())
+
+
+def test_the_other_place_takes_what_a_gpu_takes(there):
     x = torch.rand(3, 4)
-    with pytest.raises(RuntimeError, match="same device"):
-        there(x) + x
-    with pytest.raises((RuntimeError, TypeError), match="numpy"):
-        there(x).numpy()
     moved = 2 * there(x) + torch.tensor(1.0)  # a number without dimensions may come along
     assert moved.device == there(x).device != x.device
     assert moved.cpu().equal(2 * x + 1)
+    for index in (torch.tensor([2, 0]), torch.tensor([True, False, True])):  # and an index
+        assert there(x)[index].cpu().equal(x[index])
+        assert there(x)[there(index)].cpu().equal(x[index])
+    changed = there(x)
+    changed[torch.tensor([1])] = 5.0
+    changed[2:] = x[:1]  # a slice is copied, from wherever it is
+    assert changed.tolist() == [x[0].tolist(), [5.0] * 4, x[0].tolist()]
+
+
+def test_the_other_place_computes_what_the_cpu_computes(there):
+    x = torch.rand(3, 4)
+    for call in (lambda x: x.t().contiguous(), lambda x: x.view(2, 6)[1:, ::2], lambda x: x.sort(1)[1],
+                 lambda x: x.unfold(1, 2, 1), lambda x: torch.cat([x, x[:1]]), lambda x: x.chunk(2)[1],
+                 lambda x: torch.stack(x.unbind(1)), lambda x: torch.fft.rfft(x).abs(),
+                 lambda x: x.new_zeros(5), lambda x: torch.empty_like(x).copy_(x),
+                 lambda x: x.clone().resize_(2, 2), lambda x: copy.deepcopy(x).add_(1),
+                 lambda x: F.layer_norm(x, (4,)), lambda x: torch.linalg.svdvals(x)):
+        torch.testing.assert_close(call(there(x)).cpu(), call(x))
+    base = there(torch.zeros(2, 3))
+    base[0].add_(1)  # a view shares the memory
+    base.view(-1)[3] = 7
+    assert base.tolist() == [[1, 1, 1], [7, 0, 0]]
+    file = io.BytesIO()
+    torch.save(base, file)
+    for place in (None, "cpu"):
+        file.seek(0)
+        loaded = torch.load(file, map_location=place)
+        assert loaded.tolist() == base.tolist()
+        assert loaded.device == (torch.device("cpu") if place else base.device)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_of_the_other_place_is_trained_as_on_the_cpu(there, precision):
+    found = {}
+    for place in (torch.device("cpu"), there(torch.zeros(1)).device):
+        net = copy.deepcopy(restless()).to(place)
+        net[3].p = 0.0
+        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+        x, y = draw(8, 1, 12, 12).to(place), (torch.arange(8) % 6).to(place)
+        for _ in range(4):
+            with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits = net(x)
+                loss = F.cross_entropy(logits, y)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+        assert logits.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+        assert loss.dtype == torch.float32
+        found[place.type] = loss.item()
+    assert len(set(found)) == 2
+    first, second = found.values()
+    assert first == pytest.approx(second, rel=1e-5 if precision == "fp32" else 1e-2)
+
+
+def test_random_numbers_of_the_other_place_are_its_own(there):
+    device = there(torch.zeros(1)).device
+    before = torch.get_rng_state()
+    first = [torch.rand(3, generator=torch.Generator(device).manual_seed(5), device=device)
+             for _ in range(2)]
+    assert first[0].equal(first[1])
+    F.dropout(torch.ones(9, device=device), 0.5)
+    torch.randn(3, device=device)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_random_states_of_every_place_are_seeded_and_kept(there):
+    device = there(torch.zeros(1)).device
+
+    def drawn():
+        return torch.rand(3, device=device).tolist()
+
+    with _random.seeded(3, device):
+        expected, next_one = drawn(), drawn()
+    with _random.kept(device):
+        outside = drawn()
+    with _random.seeded(3, device):
+        assert drawn() == expected
+        state = _random.global_state(device)
+        assert drawn() == next_one
+        _random.set_global_state(state, device)
+        assert drawn() == next_one
+    assert drawn() == outside
+    model = nn.Dropout().to(device)
+    x = torch.ones(64, device=device)
+    with _random.kept(device):
+        expected = model(x)
+    with untouched([nn.Linear(1, 1).to(device)]):
+        model(x)
+    assert model(x).equal(expected)
 
 
 def draw(*shape, seed=0):
@@ -170,7 +290,8 @@ def test_a_batch_is_cut_without_an_index_from_elsewhere(there):
     for pieces, expected in ((1, [[*range(7)]]), (3, [[0, 1, 2], [3, 4], [5, 6]]),
                              (9, [[i] for i in range(7)])):
         for batch in (whole, moved):
-            parts = batch.split(pieces)
+            with NoWait():
+                parts = batch.split(pieces)
             assert [part.index.tolist() for part in parts] == expected
             assert torch.cat([part.x for part in parts]).cpu().equal(whole.x)
             assert torch.cat([part.y for part in parts]).cpu().equal(whole.y)
@@ -290,8 +411,7 @@ def test_the_doctor_takes_data_from_a_device(there, data):
 
 def defined(*sources, **names) -> dict:
     """What these cells define."""
-    names = {"kd": kd, "np": np, "torch": torch, "nn": torch.nn,
-             "F": torch.nn.functional} | names
+    names = {"kd": kd, "np": np, "torch": torch, "nn": nn, "F": F} | names
     for source in sources:
         exec(source, names)
     return names

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from kdcourse._modules import untouched
+from kdcourse._random import seeded
 from kdcourse.data import Batch, Split
 from kdcourse.doctor.findings import Diagnosis, Finding
 from kdcourse.taps import copied, device_of, logits_of
@@ -28,7 +29,6 @@ def isolated(scheme):
     Yields a dict of the called modules, outer ones first: whether the first call was in train mode.
     """
     called, device = {}, device_of(scheme.student)
-    has_generator = hasattr(getattr(torch, device.type, None), "get_rng_state")
 
     def note(module, args=None):
         if module not in called:
@@ -39,10 +39,7 @@ def isolated(scheme):
     with torch.inference_mode(False), torch.enable_grad(), contextlib.ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
-        stack.enter_context(torch.random.fork_rng(
-            [device] if has_generator else [],
-            device_type=device.type if has_generator else "cuda"))
-        torch.default_generator.manual_seed(0)  # torch.manual_seed reseeds every GPU, too
+        stack.enter_context(seeded(0, device))
         for teacher in scheme.teachers.values():
             for tensor in [*teacher.parameters(), *teacher.buffers()][:1]:
                 stack.callback(teacher.to, tensor.device)

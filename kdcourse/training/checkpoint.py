@@ -6,6 +6,7 @@ import torch
 
 from kdcourse import _files, _store
 from kdcourse._key import named
+from kdcourse._random import global_state, set_global_state
 from kdcourse.teachers import Teacher
 from kdcourse.training.history import History
 
@@ -74,7 +75,7 @@ class Checkpoint:
                           for key, value in entries.items()})
         for schedule, saved in zip(optimisers.schedules, header["schedules"], strict=True):
             schedule.load_state_dict(saved)
-        _set_random_state(tensors[f"random.{self.team.rank}"])
+        set_global_state(tensors[f"random.{self.team.rank}"], self.device)
         return _part(everything, "best") or None
 
     def save(self, history: History, optimisers, best: dict | None) -> None:
@@ -88,7 +89,7 @@ class Checkpoint:
             raise ValueError("Expected a teacher that stays as it is, got one whose weights were "
                              "changed in the training: no checkpoint would keep them. Use kd.EMA, "
                              "or a subclass of kd.teachers.Teacher with saved = True.")
-        random = self.team.gather(_random_state(self.device))
+        random = self.team.gather(global_state(self.device).to(self.device))
         if self.team.rank:
             return
         found = state(self.scheme) | {f"best.{name}": value for name, value in (best or {}).items()}
@@ -152,21 +153,6 @@ def put_back(scheme, found: dict) -> None:
     buffers = dict(scheme.named_buffers())
     for name, value in _part(found, "buffer").items():
         buffers[name].copy_(value)
-
-
-def _random_state(device) -> torch.Tensor:
-    """Read the states of torch's random generators, of the CPU and of the GPU."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state())
-    return torch.cat(states).to(device)
-
-
-def _set_random_state(states: torch.Tensor) -> None:
-    length = len(torch.get_rng_state())
-    torch.set_rng_state(states[:length])
-    if len(states) > length:
-        torch.cuda.set_rng_state(states[length:])
 
 
 def _part(entries: dict, group: str) -> dict:

@@ -8,6 +8,8 @@ import os
 import torch
 from torch import nn
 
+from kdcourse._random import kept
+
 
 class Team:
     """The processes that train together; usually one.
@@ -43,7 +45,7 @@ class Team:
             return scheme
         # DDP hangs on unused parameters, so a backward pass of a copy finds out if there are any.
         trial = copy.deepcopy(scheme).train()
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with kept(device):
             trial(part).loss.backward()
         unused = any(p.grad is None for p in trial.parameters() if p.requires_grad)
         ids = [device.index] if device.type == "cuda" else None
