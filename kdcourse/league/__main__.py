@@ -22,16 +22,21 @@ def main(arguments=None) -> None:
     if options.list:
         _list(league, missing)
         return
-    elsewhere = 0
+    diverged = []
     for number, run in enumerate(missing, 1):
-        row = league.compute(run, f"{number}/{len(missing)} {run}")
-        elsewhere += row is None
-        print(f"{run}: " + ("another process is at it" if row is None else
-                            f"{row['accuracy']:.2%} in {row['seconds'] / 60:.1f} minutes"))
-    if elsewhere:
-        print(f"Other processes are at {elsewhere} runs.")
+        try:
+            row = league.compute(run, f"{number}/{len(missing)} {run}")
+            said = (f"{row['accuracy']:.2%} in {row['seconds'] / 60:.1f} minutes" if row else
+                    "another process is at it")
+        except FloatingPointError as error:  # the other runs are not concerned
+            diverged.append(run)
+            said = f"diverged. {error}"
+        print(f"{run}: {said}", flush=True)
     for pair in options.pair:
         _show(pair, {run: row for run, row in league.rows(runs).items() if run.pair == pair})
+    if diverged:
+        raise ValueError("Without a row, as the training diverged: "
+                         + "; ".join(map(str, diverged)))
 
 
 def _options(arguments):
