@@ -1,6 +1,7 @@
 """Teachers that are trained once and then loaded."""
 
 import time
+from pathlib import Path
 
 import torch
 from filelock import FileLock
@@ -56,26 +57,37 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
         path = folder / f"{name}-{_files.digest(settings)[:10]}.safetensors"
         if not _files.smoke() or (path.exists() and not refresh):
             break
-    with FileLock(f"{path}.lock"):  # the system releases it when its holder is killed
-        if path.exists() and not refresh:
-            header, weights = _store.load(path, KIND, settings, renew=(
+    trained(model, path, settings, lambda: data.glyphs(**entry["data"]), entry["recipe"],
+            label=f"training the teacher {name!r} once", refresh=refresh, renew=(
                 f"Delete it, or call kd.teacher({name!r}, refresh=True), to train it again."))
-            model.load_state_dict(weights)
-            model.card = header["card"]
-        else:
-            model.card = settings | _train(model, entry, name)
-            with _files.warn_if_not_kept("The teacher was trained but not kept."):
-                _store.save(path, KIND, model.state_dict(), settings, card=model.card)
     stamp(model, ["teacher", origin | {"recipe": entry["recipe"]}])
     return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def _train(model: torch.nn.Module, entry: dict, name: str) -> dict:
-    """Train the model; return its accuracy, the seconds and the machine."""
-    own, start = data.glyphs(**entry["data"]), time.perf_counter()
-    history = fit(schemes.Supervised(model), own, entry["recipe"], seed=0,
-                  label=f"training the teacher {name!r} once")
-    if history.interrupted:
-        raise KeyboardInterrupt("The teacher's training was stopped; the next call starts anew.")
-    accuracy = measure.accuracy(predict(model, own.val.x), own.val.y)
-    return {"accuracy": accuracy, "seconds": time.perf_counter() - start, **where(history.device)}
+def trained(model: torch.nn.Module, path: Path, settings: dict, make_data, recipe: Recipe, *,
+            label: str, renew: str, seed: int = 0, refresh: bool = False, checkpoint=None) -> None:
+    """Load the weights that a file of these settings holds, or train on the labels and keep them.
+
+    Of two processes one trains and the other waits. `model.card` has the settings, the accuracy on
+    the validation images, versions and seconds. make_data: called where the network is trained.
+    renew: how to get a file that is right, for the message. checkpoint: as for `kd.fit`.
+
+    Raises `ValueError` for a file of other settings, or one that was altered or cut short.
+    """
+    with FileLock(f"{path}.lock"):  # the system releases it when its holder is killed
+        if path.exists() and not refresh:
+            header, weights = _store.load(path, KIND, settings, renew=renew)
+            model.load_state_dict(weights)
+            model.card = header["card"]
+            return
+        own, start = make_data(), time.perf_counter()
+        history = fit(schemes.Supervised(model), own, recipe, seed, label=label,
+                      checkpoint=checkpoint)
+        if history.interrupted:
+            raise KeyboardInterrupt("The teacher's training was stopped; the next call starts "
+                                    + ("anew." if checkpoint is None else "where it ended."))
+        accuracy = measure.accuracy(predict(model, own.val.x), own.val.y)
+        seconds = time.perf_counter() - start if checkpoint is None else history.seconds
+        model.card = settings | {"accuracy": accuracy, "seconds": seconds, **where(history.device)}
+        with _files.warn_if_not_kept("The teacher was trained but not kept."):
+            _store.save(path, KIND, model.state_dict(), settings, card=model.card)

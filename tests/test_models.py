@@ -264,3 +264,84 @@ def test_lecun_init_gives_every_linear_layer_an_output_of_the_size_of_its_input(
         layer = models.vit(dim=64, depth=1, init=init)[1].blocks[0].attn.qkv
         assert (layer(x).std() / x.std()).item() == pytest.approx(expected, rel=0.1)
     assert models.vit(init="lecun").spec.endswith("size=28, init=lecun)")
+
+
+# --- the networks of the published tables ---------------------------------------------------------
+
+# Parameters for 100 classes, counted in RepDistiller's models/ at commit b84f547.
+PUBLISHED = {
+    "resnet8": 83892, "resnet14": 181108, "resnet20": 278324, "resnet32": 472756,
+    "resnet44": 667188, "resnet56": 861620, "resnet110": 1736564, "resnet8x4": 1233540,
+    "resnet32x4": 7433860, "wrn_16_1": 180916, "wrn_16_2": 703284, "wrn_40_1": 569780,
+    "wrn_40_2": 2255156, "vgg8": 3965028, "vgg11": 9277284, "vgg13": 9462180, "vgg16": 14774436,
+    "vgg19": 20086692, "shufflenetv2": 1355528,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_networks_have_their_number_of_parameters(name):
+    assert kd.measure.parameters(models.cifar(name)) == PUBLISHED[name]
+
+
+def preactivation(inputs, outputs):
+    return (2 * inputs + 9 * inputs * outputs + 2 * outputs + 9 * outputs**2
+            + (0 if inputs == outputs else inputs * outputs))
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("resnet14", conv_bn(3, 16) + 2 * block(16, 16) + block(16, 32) + block(32, 32) + block(32, 64)
+     + block(64, 64) + linear(64, 10)),
+    ("resnet8x4", conv_bn(3, 32) + block(32, 64) + block(64, 128) + block(128, 256)
+     + linear(256, 10)),
+    ("wrn_10_3", 27 * 16 + preactivation(16, 48) + preactivation(48, 96) + preactivation(96, 192)
+     + 2 * 192 + linear(192, 10)),
+    ("vgg8", conv_bn(3, 64) + conv_bn(64, 128) + conv_bn(128, 256) + conv_bn(256, 512)
+     + conv_bn(512, 512) + 64 + 128 + 256 + 2 * 512 + linear(512, 10)),
+])
+def test_published_networks_have_the_layers_of_their_papers(name, expected):
+    assert kd.measure.parameters(models.cifar(name, classes=10)) == expected
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_10_2", "vgg8", "shufflenetv2"])
+def test_where_the_layers_of_a_published_network_are(name):
+    """Behind the ReLU of what `before_relu` names lie the stages (in WRN the next block's input),
+    and the classifier reads the mean over "last"."""
+    model = models.cifar(name, classes=7, seed=1).eval()
+    paths = [*model.stages, *model.before_relu, "last", "fc:input"]
+    found = kd.taps(model, paths)(torch.rand(2, 3, 32, 32))
+    for before, stage in zip(model.before_relu, model.stages, strict=True):
+        before, stage = found.taps[before], found.taps[stage]
+        assert before.shape == stage.shape
+        assert before.min() < 0
+        if name == "shufflenetv2":  # the halves are shuffled behind the ReLU
+            before, stage = before.flatten(1).sort().values, stage.flatten(1).sort().values
+        if not name.startswith("wrn"):
+            torch.testing.assert_close(before.relu(), stage)
+    torch.testing.assert_close(found.taps["last"].mean((2, 3)), found.taps["fc:input"])
+    mapped = kd.losses.class_maps(model, "last", "fc")
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(mapped(x), model(x))
+
+
+@pytest.mark.parametrize(("name", "layer", "std"), [
+    ("resnet20", "layer3.2.conv2.0", (2 / 9 / 64) ** 0.5), ("wrn_16_2", "layer1.1.conv1",
+    (2 / 9 / 32) ** 0.5), ("vgg8", "layer4.0.0", (2 / 9 / 512) ** 0.5), ("vgg8", "fc", 0.01)])
+def test_published_networks_start_from_the_published_distribution(name, layer, std):
+    found = models.cifar(name, seed=2).get_submodule(layer).weight
+    assert found.std().item() == pytest.approx(std, rel=0.03)
+
+
+def test_inputs_are_normalised_by_channel():
+    model, x = models.cifar("resnet8"), torch.rand(2, 3, 8, 8)
+    mean, std = torch.tensor([0.5071, 0.4867, 0.4408]), torch.tensor([0.2675, 0.2565, 0.2761])
+    torch.testing.assert_close(model.normalize(x), ((x.movedim(1, 3) - mean) / std).movedim(3, 1))
+    assert not any("normalize" in key for key in model.state_dict())
+    assert "std=[0.267" in repr(model.normalize)
+
+
+@pytest.mark.parametrize("name", [
+    "resnet21", "resnet2", "resnet", "vgg12", "vgg8x4", "wrn_41_2", "wrn_4_2", "wrn_16_0",
+    "wrn_16_2x4", "shufflenetv1", "", 20])
+def test_a_published_network_that_does_not_exist(name):
+    with pytest.raises(ValueError, match=r'Expected a name such as "resnet20" .*, got'):
+        models.cifar(name)

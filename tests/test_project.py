@@ -23,7 +23,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 # The rooms of the package: its folders and single files. An import points towards the front.
 ORDER = ["_files", "_tensors", "_key", "_random", "_machine", "_store", "_modules", "tasks", "data",
          "layouts", "outputs", "taps", "models", "losses", "teachers", "schemes", "training",
-         "measure", "experiment", "zoo", "plot", "explore", "checks", "doctor"]
+         "measure", "experiment", "zoo", "league", "plot", "explore", "checks", "doctor"]
 
 
 def read(name: str) -> str:

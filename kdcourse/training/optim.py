@@ -91,9 +91,11 @@ def _schedule(optimizer, recipe, steps: int):
         own = callable(recipe.optimizer)  # whose momentum stays as it was set
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer, peaks, steps, pct_start=rise, cycle_momentum=not own)
-    rising = recipe.warmup * steps
+    rising, per_epoch = recipe.warmup * steps, steps / recipe.epochs
 
     def share(step):
+        if isinstance(recipe.schedule, tuple):
+            return 0.1 ** sum(step >= round(epoch * per_epoch) for epoch in recipe.schedule)
         if step < rising:
             return (step + 1) / (rising + 1)
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))

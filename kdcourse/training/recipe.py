@@ -1,6 +1,7 @@
 """The settings of a training."""
 
 import dataclasses
+import itertools
 import math
 import numbers
 from collections.abc import Callable
@@ -24,8 +25,10 @@ class Recipe:
         the groups bring their weight decay. What it sets stays, a learning rate per group too.
     schedule: by step, "one-cycle" (rises along a cosine to the peak and falls to almost 0; with
         "adamw" and "sgd" the momentum goes from 0.95 to 0.85 and back) or "cosine" (rises along a
-        line and falls along a cosine to 0).
-    warmup: the share of the steps in which the learning rate rises, from 0 to below 1.
+        line and falls along a cosine to 0); or a tuple of epochs, after each of which the rate is
+        divided by 10, as in (150, 180, 210): () keeps it as it is.
+    warmup: the share of the steps in which the learning rate rises, from 0 to below 1; without
+        effect for a tuple of epochs.
     accumulate: micro-batches into which a batch is cut, to fit into memory. For per-sample losses
         on networks without batch statistics the gradient is that of the batch; relations and batch
         normalisation see one micro-batch at a time.
@@ -45,7 +48,7 @@ class Recipe:
     channels_last: bool = True
     validate_every: int = 1
     optimizer: str | Callable = "adamw"
-    schedule: str = "one-cycle"
+    schedule: str | tuple[int, ...] = "one-cycle"
     warmup: float = 0.3
     accumulate: int = 1
     patience: int | None = None
@@ -69,9 +72,17 @@ class Recipe:
             raise ValueError(f"Expected clip above 0, or None, got {self.clip}.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"Expected warmup from 0 to below 1, got {self.warmup}.")
+        if isinstance(self.schedule, (tuple, list)):
+            object.__setattr__(self, "schedule", tuple(self.schedule))
+            ordered = (0, *self.schedule, self.epochs)
+            if not all(isinstance(epoch, int) for epoch in ordered) or any(
+                    one >= other for one, other in itertools.pairwise(ordered)):
+                raise ValueError(f"Expected a schedule of rising epochs from 1 to "
+                                 f"{self.epochs - 1}, got {self.schedule!r}.")
         for name, choices in (("precision", ("fp32", "bf16")), ("channels_last", (True, False)),
                               ("schedule", ("one-cycle", "cosine"))):
-            if getattr(self, name) not in choices:
+            value = getattr(self, name)
+            if value not in choices and not (name == "schedule" and isinstance(value, tuple)):
                 shown = " or ".join(f'"{choice}"' if isinstance(choice, str) else repr(choice)
                                     for choice in choices)
                 raise ValueError(f"Expected {name} {shown}, got {getattr(self, name)!r}."

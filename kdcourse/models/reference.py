@@ -13,14 +13,9 @@ from torch import nn
 
 from kdcourse._key import stamp
 from kdcourse._random import seeded
-from kdcourse.taps import clean_copy, describe, device_of, evaluating, predict, predict_split
-
-__all__ = ["BasicBlock", "MeanOverImage", "Normalize", "ResNet", "clean_copy", "convnet",
-           "describe", "device_of", "evaluating", "mlp", "predict", "predict_split", "resnet",
-           "vit"]
 
 
-def _seeded(build):
+def by_seed(build):
     """Draw initial weights from `seed` alone; note the arguments in `model.spec` and in its key."""
     signature = inspect.signature(build)
 
@@ -32,7 +27,7 @@ def _seeded(build):
         settings = {k: v for k, v in bound.arguments.items() if k != "seed" and v is not None}
         for name, value in settings.items():
             numbers = value if isinstance(value, (tuple, list)) else [value]
-            if name not in ("stem", "init") and min(numbers, default=1) < 1:
+            if not isinstance(value, str) and min(numbers, default=1) < 1:
                 raise ValueError(f"Expected {name} of at least 1, got {value}.")
         with seeded(seed):
             model = build(**bound.arguments)
@@ -44,31 +39,41 @@ def _seeded(build):
 
 
 class Normalize(nn.Module):
-    """Compute (x - mean) / std: the first layer of the networks in this file."""
+    """Compute (x - mean) / std: the first layer of the course's networks.
+
+    mean, std: a number, or a tuple with one for each channel.
+    """
 
     def __init__(self, mean=0.5, std=0.5):
         super().__init__()
-        self.mean, self.std = mean, std
+        for name, value in (("mean", mean), ("std", std)):
+            if isinstance(value, tuple):
+                self.register_buffer(name, torch.tensor(value)[:, None, None], persistent=False)
+            else:
+                setattr(self, name, value)
 
     def forward(self, x):
         return (x - self.mean) / self.std
 
     def extra_repr(self):
-        return f"mean={self.mean}, std={self.std}"
+        return ", ".join(f"{name}={value.flatten().tolist()}"
+                         if isinstance(value, torch.Tensor) else f"{name}={value}"
+                         for name, value in (("mean", self.mean), ("std", self.std)))
 
 
-def _conv_bn(inputs, outputs, kernel=3, stride=1):
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+def conv_bn(inputs, outputs, kernel=3, stride=1, groups=1, bias=False):
+    """Make a convolution with batch normalisation; an odd kernel keeps the size at stride 1."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
 def _strided(widths) -> list[nn.Module]:
     """Make convolutions that halve the image, from widths[0] to widths[-1] channels."""
     return [layer for inputs, outputs in itertools.pairwise(widths)
-            for layer in (_conv_bn(inputs, outputs, stride=2), nn.ReLU())]
+            for layer in (conv_bn(inputs, outputs, stride=2), nn.ReLU())]
 
 
-@_seeded
+@by_seed
 def mlp(hidden: tuple = (128, 128), channels=1, classes=36, size=28, seed=0) -> nn.Module:
     """Make a multilayer perceptron with ReLU and `hidden` layers of these widths (Hinton et al.
     2015, arXiv:1503.02531, section 3).
@@ -82,7 +87,7 @@ def mlp(hidden: tuple = (128, 128), channels=1, classes=36, size=28, seed=0) -> 
     return nn.Sequential(Normalize(), nn.Flatten(), *layers, nn.Linear(widths[-1], classes))
 
 
-@_seeded
+@by_seed
 def convnet(width=16, channels=1, classes=36, size=28, seed=0) -> nn.Module:
     """Make a small student of three strided convolutions with `width`, 2 and 4 times `width`
     channels, batch normalisation and ReLU, the mean over the image (of any `size` from 8), and a
@@ -110,10 +115,10 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs, outputs, stride):
         super().__init__()
         self.inputs, self.outputs, self.stride = inputs, outputs, stride
-        self.conv1 = _conv_bn(inputs, outputs, stride=stride)
-        self.conv2 = _conv_bn(outputs, outputs)
+        self.conv1 = conv_bn(inputs, outputs, stride=stride)
+        self.conv2 = conv_bn(outputs, outputs)
         same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else _conv_bn(inputs, outputs, 1, stride)
+        self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
         self.relu = nn.ReLU()  # a module, so that its input can be tapped
 
     def forward(self, x):
@@ -128,7 +133,7 @@ class ResNet(nn.Module):
         self.depth, self.width, self.stem_stride = depth, width, stem_stride
         self.channels, self.classes = channels, classes
         self.normalize = Normalize()
-        self.stem = _conv_bn(channels, width, stride=stem_stride)
+        self.stem = conv_bn(channels, width, stride=stem_stride)
         blocks = (depth - 2) // 6
         self.layer1 = _stage(width, width, 1, blocks)
         self.layer2 = _stage(width, 2 * width, 2, blocks)
@@ -146,7 +151,7 @@ def _stage(inputs, outputs, stride, blocks):
                          *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
-@_seeded
+@by_seed
 def resnet(depth=14, width=16, stem_stride=1, channels=1, classes=36, size=28, seed=0) -> nn.Module:
     """Make a ResNet for small images: depth 6n+2 (8, 14, 20, 32, 56, 110 …), three stages with
     `width`, 2 and 4 times `width` channels, 1x1 convolutions in the shortcuts.
@@ -162,7 +167,7 @@ def resnet(depth=14, width=16, stem_stride=1, channels=1, classes=36, size=28, s
     return ResNet(depth, width, stem_stride, channels, classes)
 
 
-@_seeded
+@by_seed
 def vit(dim=64, depth=4, heads=4, patch=7, channels=1, classes=36, size=28, seed=0,
         stem=None, init=None) -> nn.Module:
     """Make a small vision transformer: timm's `VisionTransformer` with a class token.
