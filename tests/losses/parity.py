@@ -211,6 +211,27 @@ def test_timm_distillation_of_features_is_a_mean_squared_error():
     torch.testing.assert_close(result["loss"], expected)
 
 
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_timm_distillation_of_a_token_is_that_of_deit(kind):
+    """The soft term is the sum over the classes, where DeiT's code divides by their number."""
+    import timm
+    from timm import task as tasks
+
+    small = {"img_size": 64, "depth": 1, "num_classes": 10}
+    student = timm.create_model("deit_tiny_distilled_patch16_224", **small)
+    teacher = timm.create_model("deit_tiny_patch16_224", **small).eval()  # normalised alike
+    made = tasks.TokenDistillationTask(
+        student, teacher, torch.nn.CrossEntropyLoss(), distill_type=kind, task_loss_weight=0.5,
+        temperature=3.0, device=torch.device("cpu"), verbose=False)
+    x, y = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    made.train()  # as only then both heads answer
+    by_class, by_token = student(x)
+    result = made(x, y)
+    term = losses.HardLabel() if kind == "hard" else losses.KD(T=3)
+    expected = 0.5 * losses.cross_entropy(by_class, y) + 0.5 * term(by_token, made.teacher(x))
+    torch.testing.assert_close(result["loss"], expected)
+
+
 def test_timm_keeps_its_teacher_asleep():
     """Mended: in earlier versions `task.train()` woke the frozen teacher."""
     made, _, teacher = task("LogitDistillationTask")
