@@ -14,7 +14,8 @@ from helpers.laws import randn
 from kdcourse import losses
 from kdcourse.taps import Output
 
-PAGE = (Path(__file__).parents[2] / "book" / "notation.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "book" / "notation.md").read_text("utf-8")
 B, K, H, W, M = 6, 5, 4, 4, 40  # M training samples
 ROWS = dict(re.findall(r"^\| (?!method|---)(.*?) \| .* \| `(.*?)`[^|]*\|$",
                        PAGE.split("tab-published")[1].split("\n:::")[0], re.M))
@@ -296,13 +297,68 @@ def nkd(s, t, of, gamma=1.5, T=1):
     return oracles.nkd(s["logits"], t["logits"], np.arange(B) % K, gamma, T).mean()
 
 
+def labels(s, smoothing=0):
+    q = log_softmax(s["logits"])
+    return -((1 - smoothing) * q[np.arange(B), np.arange(B) % K] + smoothing * q.mean(1)).mean()
+
+
 def ofa(s, t, of):
-    return oracles.ofa(s["logits"], t["logits"], np.arange(B) % K, 1, 1, "code").mean()
+    term = oracles.ofa(s["logits"], t["logits"], np.arange(B) % K, 1, 1, "code").mean()
+    return labels(s, 0.1) + term
 
 
 def ctkd(s, t, of):
-    labels = oracles.cross_entropy(s["logits"], np.arange(B) % K).mean()
-    return 0.1 * labels + 0.9 * soft(s, t, 1 + 20 / (1 + np.exp(-1)))  # at the first step
+    return 0.1 * labels(s) + 0.9 * soft(s, t, 1 + 20 / (1 + np.exp(-1)))  # at the first step
+
+
+def mlkd(s, t, of):
+    """The masks multiply numbers, not samples: each sum counts by the share of a mask, a half."""
+    total = 0
+    for T in (2, 3, 4, 5, 6):
+        q, p = (np.exp(log_softmax(x["logits"] / T)) for x in (s, t))
+        total += soft(s, t, T) + ((p @ p.T - q @ q.T) ** 2).sum() / B
+        total += ((p.T @ p - q.T @ q) ** 2).sum() / K
+    return 0.1 * labels(s) + 0.9 * total / 2
+
+
+def dist(s, t, of, eps=1e-8):
+    q, p = (np.exp(log_softmax(x["logits"] / 4)) for x in (s, t))
+
+    def relation(a, b):
+        a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+        lengths = np.sqrt((a**2).sum(1)) * np.sqrt((b**2).sum(1))
+        return 1 - ((a * b).sum(1) / (lengths + eps)).mean()
+    return 2 * 4**2 * (relation(q, p) + relation(q.T, p.T))
+
+
+def standardised(s, t, of):
+    q, p = (log_softmax((x - x.mean(1, keepdims=True)) / x.std(1, ddof=1, keepdims=True) / 2)
+            for x in (s["logits"], t["logits"]))
+    return 9 * 2**2 * (np.exp(p) * (p - q)).sum(1).mean()
+
+
+def virtual(s, t, of, alpha, T, multiplier):
+    """As on CIFAR-100: the mean over 100 classes."""
+    made = np.full((B, K), 0.01 / (K - 1))
+    made[np.arange(B), np.arange(B) % K] = 0.99
+    p, q = log_softmax(made / T), log_softmax(s["logits"])
+    divergence = (np.exp(p) * (p - q)).sum(1).mean() / 100
+    return (1 - alpha) * labels(s) + alpha * multiplier * divergence
+
+
+def deit(s, t, of):
+    chosen = log_softmax(s["logits"])[np.arange(B), t["logits"].argmax(1)]
+    return 0.5 * labels(s, 0.1) - 0.5 * chosen.mean()
+
+
+def skewed(s, t, of, reverse=False):
+    first, other = (np.exp(log_softmax(x["logits"])) for x in ((s, t) if reverse else (t, s)))
+    return (first * np.log(first / (0.1 * first + 0.9 * other))).sum(1).mean()
+
+
+def tv(s, t, of):
+    return 0.25 * np.abs(np.exp(log_softmax(s["logits"]))
+                         - np.exp(log_softmax(t["logits"]))).sum(1).mean()
 
 
 PUBLISHED = {
@@ -315,9 +371,19 @@ PUBLISHED = {
     "SimKD": lambda s, t, of: squares(through(of["SimKD"].projector, s["s3"]), t["t3"]),
     "MGD": mgd, "ViTKD": vitkd, "ICKD": ickd, "SRRL": srrl, "SemCKD": semckd, "IRG": irg,
     "MiniLMv2": minilm2, "NKD": nkd, "NKD, CIFAR-100": functools.partial(nkd, gamma=3.5, T=3),
-    "OFA": ofa, "CTKD": ctkd,
+    "OFA": ofa, "CTKD": ctkd, "MLKD": mlkd, "DIST": dist,
+    "DIST, the paper's formula": functools.partial(dist, eps=0),
+    "Logit standardisation": lambda s, t, of: 0.1 * labels(s) + standardised(s, t, of),
+    "Logit standardisation, ImageNet": standardised,
+    "Tf-KD": functools.partial(virtual, alpha=0.1, T=20, multiplier=100),
+    "Tf-KD, MobileNetV2": functools.partial(virtual, alpha=0.95, T=40, multiplier=1),
+    "Logits": lambda s, t, of: squares(s["logits"], t["logits"]), "DeiT": deit,
+    "Skewed KL": skewed, "Skewed reverse KL": functools.partial(skewed, reverse=True), "TV": tv,
 }
-WITHOUT_LABELS = {"FSP", "TinyBERT", "MiniLM", "AB", "SimKD", "MiniLMv2", "CTKD"}  # or another way
+WITHOUT_LABELS = {  # or with labels of another weight or kind
+    "FSP", "TinyBERT", "MiniLM", "AB", "SimKD", "MiniLMv2", "OFA", "CTKD", "MLKD",
+    "Logit standardisation", "Tf-KD", "Tf-KD, MobileNetV2", "Logits", "DeiT", "Skewed KL",
+    "Skewed reverse KL", "TV"}
 
 
 def name_of(row):
@@ -357,6 +423,25 @@ def test_every_loss_states_its_published_weight():
     missing = [name for name in sorted(ours - of_labels)
                if not stated.search(getattr(losses, name).__doc__)]
     assert missing == []
+
+
+def test_where_a_published_weight_was_read():
+    """Each names a repository of the list with commits, or a paper's section, or another class; the
+    list has none that neither pages nor docstrings name."""
+    commits = dict(re.findall(
+        r"^\* \[(.*?)\]\(https://github.com/\1/tree/([0-9a-f]{40})\)$", PAGE, re.M))
+    assert len(commits) > 30
+    documented = [getattr(losses, name).__doc__ for name in losses.__all__
+                  if isinstance(getattr(losses, name), type)]
+    weights = [" ".join(part for part in text.split("\n\n") if "ublished weight" in part)
+               for text in documented]
+    short = [name.split("/")[1] for name in commits]
+    elsewhere = r"section\s+\d|`GKDTrainer`|which says\s+where|minimised alone"
+    for text in filter(None, weights):
+        assert any(name in text for name in short) or re.search(elsewhere, text), text
+    text = " ".join([*weights, PAGE.split("(sources-read)=")[0],
+                     (ROOT / "book" / "own_model.md").read_text("utf-8")])
+    assert [name for name in short if name not in text] == []
 
 
 def test_a_student_that_fsp_has_prepared_is_then_trained_on_labels(data):

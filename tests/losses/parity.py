@@ -108,6 +108,17 @@ def test_torchdistill_vid_is_the_mean():
     same(mid_level.VIDLoss(pair())(*seen), losses.vid(*MAPS, variance, variant="mean"))
 
 
+def test_torchdistill_factor_transfer_is_the_authors_code():
+    term = mid_level.FTLoss(p=1, paraphraser_path="m", translator_path="m")
+    same(theirs(term, *MAPS), losses.factor_transfer(*MAPS))
+
+
+@pytest.mark.parametrize("margin", [0.5, 1.0])
+def test_torchdistill_activation_boundaries_is_the_authors_code(margin):
+    term = mid_level.AltActTransferLoss(pair(), margin, "mean")
+    same(theirs(term, *MAPS), losses.activation_boundaries(*MAPS, margin=margin))
+
+
 def test_torchdistill_correlation_congruence_does_not_square():
     """The paper divides a squared norm by B²; here the norm itself is divided."""
     unit = [F.normalize(x, dim=1) for x in EMBEDDINGS]
@@ -189,6 +200,38 @@ def test_timm_distillation_is_hintons():
     torch.testing.assert_close(result["loss"], expected)
 
 
+def test_timm_distillation_of_features_is_a_mean_squared_error():
+    made, student, teacher = task("FeatureDistillationTask", task_loss_weight=0.25)
+    x, y = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    result = made.eval()(x, y)
+    ours, target = (net.forward_head(net.forward_features(x), pre_logits=True)
+                    for net in (student, teacher))
+    same(result["kd_loss"], losses.hint(ours, target, "mean"))
+    expected = 0.25 * losses.cross_entropy(student(x), y) + 0.75 * losses.hint(ours, target, "mean")
+    torch.testing.assert_close(result["loss"], expected)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_timm_distillation_of_a_token_is_that_of_deit(kind):
+    """The soft term is the sum over the classes, where DeiT's code divides by their number."""
+    import timm
+    from timm import task as tasks
+
+    small = {"img_size": 64, "depth": 1, "num_classes": 10}
+    student = timm.create_model("deit_tiny_distilled_patch16_224", **small)
+    teacher = timm.create_model("deit_tiny_patch16_224", **small).eval()  # normalised alike
+    made = tasks.TokenDistillationTask(
+        student, teacher, torch.nn.CrossEntropyLoss(), distill_type=kind, task_loss_weight=0.5,
+        temperature=3.0, device=torch.device("cpu"), verbose=False)
+    x, y = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    made.train()  # as only then both heads answer
+    by_class, by_token = student(x)
+    result = made(x, y)
+    term = losses.HardLabel() if kind == "hard" else losses.KD(T=3)
+    expected = 0.5 * losses.cross_entropy(by_class, y) + 0.5 * term(by_token, made.teacher(x))
+    torch.testing.assert_close(result["loss"], expected)
+
+
 def test_timm_keeps_its_teacher_asleep():
     """Mended: in earlier versions `task.train()` woke the frozen teacher."""
     made, _, teacher = task("LogitDistillationTask")
@@ -241,6 +284,21 @@ def test_textbrewer_on_hidden_states(brewer):
     same(brewer.hid_mse_loss(*TOKENS[:2]), losses.hidden_mse(*TOKENS[:2]))
     same(brewer.hid_mse_loss(*TOKENS[:2]), losses.hint(*TOKENS[:2]))
     same(brewer.cos_loss(*TOKENS[:2]), losses.hidden_cosine(*TOKENS[:2]))
+
+
+def test_textbrewer_patient_distillation_is_twice_the_cosine_of_the_first_token(brewer):
+    first = [x[:, :1] for x in TOKENS[:2]]
+    same(brewer.pkd_loss(*TOKENS[:2]), 2 * losses.hidden_cosine(*first))
+
+
+def test_textbrewer_attention_as_a_cross_entropy_of_scores(brewer):
+    """Above 0, as it sets the teacher's probability to 0 where its score is at most -0.001."""
+    scores = [randn(4, 2, 9, 9, seed=seed).abs() for seed in (11, 12)]
+    log_p = scores[1].log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1).mean()
+    same(brewer.att_ce_loss(*scores), losses.attention_kl(*scores, scores=True) + entropy)
+    scores[1] = -scores[1] - 1
+    assert float(brewer.att_ce_loss(*scores)) == 0
 
 
 def test_textbrewer_fsp_is_a_mean_over_entries(brewer):

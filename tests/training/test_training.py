@@ -577,7 +577,6 @@ def test_the_faster_precision_is_taken(data, slow):
 
 
 def test_a_compiled_step_trains_the_same_student(data):
-    pytest.importorskip("setuptools")  # which older compilers of torch need
     students = []
     for compile in (False, True):
         scheme = kd.Distiller(network(), network(1, width=8))

@@ -32,9 +32,11 @@ def hidden_cosine(student_BND, teacher_BND, reduction: str = "mean"):
 class HiddenCosine(HiddenLoss, function=hidden_cosine):
     """Match the directions of hidden states: `hidden_cosine`.
 
-    Published weight: 1 for the last hidden state, beside 5 for the soft and 2 for the hard
-    cross-entropy of the masked words, for BERT-base to DistilBERT (README.md of the distillation
-    example of transformers: `alpha_cos`, `alpha_ce`, `alpha_mlm`).
+    Published weight: 1 for the last hidden state, beside 5 for `KD(T=2)` on all words and 2 for the
+    cross-entropy of the masked ones, for BERT-base to DistilBERT
+    (huggingface/transformers-research-projects, distillation/README.md: `alpha_cos`, `alpha_ce`,
+    `alpha_mlm`; T and the batch, 5 sequences times 50 accumulated for each process, are defaults of
+    train.py). The example of that page for several GPUs has 0.33 three times. The paper has none.
 
     project: True trains a matrix without bias on the student's features first; False never does;
         None only where the widths differ (DistilBERT's agree).

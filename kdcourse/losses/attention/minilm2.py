@@ -44,15 +44,18 @@ class SelfRelation(FeatureLoss):
         timm's "blocks.11.attn.qkv", with `fused`; or three paths of [B, N, D] each, such as BERT's
         "….self.query", "….self.key", "….self.value". Tensors [B, A, N, d] are taken as they are.
     heads: the relation heads, into which D is cut on both sides. They need not be the attention
-        heads; Wang et al. 2021 take 48 for teachers of base size and 64 for large ones.
+        heads: 48 for teachers of base size and 64 for large ones.
     relations: which of the three are compared, such as "qk"; "v" is `ValueRelation`.
     fused: how the three lie in one tensor, which is stated, as its shape does not tell:
         "concatenated", "per head" with `heads` attention heads, or their number where `heads` are
         others (see `kdcourse.losses.attention.fused`); a pair for student and teacher.
 
     Published weight: 1 for each of the three relations, without labels, for the student's last
-    layer; of large teachers the paper takes a layer below the last (section 4). A reproduction that
-    is not the authors' has 48 heads and batch 256 per process (bloomberg/minilmv2.bb, run.sh).
+    layer; a large teacher's may be one below the last. Not verified at its source, as the authors
+    have published no code: weights and layers are those of a reproduction, which has 48 heads and
+    batch 256 per process for BERT-base (bloomberg/minilmv2.bb, run.sh and minilmv2/parsers.py), the
+    48 and 64 those of another (PaddlePaddle/PaddleNLP,
+    examples/model_compression/minilmv2/general_distill.py).
     """
 
     omitted = ("fused",)

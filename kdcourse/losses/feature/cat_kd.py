@@ -56,8 +56,9 @@ class CATKD(FeatureLoss, function=class_attention):
     4.5 (VGG-13 to VGG-8), 1.8 (ResNet-110 to ResNet-32), 1.5 (WRN-40-2 to WRN-40-1), 0.7 (ResNet-56
     to ResNet-20). For the others with the defaults, 40 (ResNet-50 to MobileNetV2) and 15 (VGG-13 to
     MobileNetV2), or with `grid=4`, 600 (ResNet-32x4 to ShuffleNetV1 and V2) and 80 (WRN-40-2 to
-    ShuffleNetV1). On ImageNet 0.5 with `grid=4, normalize=False` (ResNet-34 to ResNet-18). All
-    stand in GzyAftermath/CAT-KD, configs/.
+    ShuffleNetV1). On ImageNet 0.5 with `grid=4, normalize=False` (ResNet-34 to ResNet-18; the batch
+    is 2 in that file) and 10 with the defaults (ResNet-50 to MobileNetV2, batch 512). All stand in
+    GzyAftermath/CAT-KD, configs/.
     """
 
     def __init__(self, student=None, teacher=None, *, grid: int = 2, normalize: bool = True):

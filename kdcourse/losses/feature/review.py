@@ -56,8 +56,8 @@ class ReviewKD(FeatureLoss):
     Published weights on CIFAR-100 at batch 128, with 1 for the labels, by pair: 0.6 (ResNet-56 to
     ResNet-20), 1 (ResNet-110 to ResNet-32), 8 (ResNet-32x4 to ShuffleNetV2), 5 for all others; the
     official code raises them linearly over the first 20 of 240 epochs (dvlab-research/ReviewKD,
-    CIFAR-100/script/reviewKD.sh and train.py). On ImageNet 1 (ResNet-34 to ResNet-18) and 8
-    (ResNet-50 to MobileNet; ImageNet/README.md).
+    CIFAR-100/script/reviewKD.sh and train.py). On ImageNet at batch 256 1 (ResNet-34 to ResNet-18)
+    and 8 (ResNet-50 to MobileNet; ImageNet/README.md).
     """
 
     takes = "maps"

@@ -23,8 +23,9 @@ class SimKD(FeatureLoss):
     classifier, as `network` puts them together. So the accuracy that `fit` and `report` show for
     the student itself says nothing here.
 
-    Published weight: 1, without labels, for all pairs on CIFAR-100 at batch 64 and ResNet-50 to
-    ResNet-18 on ImageNet at batch 256 (DefangChen/SimKD, scripts/run_distill.sh, `-c 0 -d 0 -b 1`).
+    Published weight: 1, without labels, for ResNet-32x4 to ResNet-8x4 on CIFAR-100 at batch 64 and
+    ResNet-50 to ResNet-18 on ImageNet at batch 256 (DefangChen/SimKD, scripts/run_distill.sh, `-c 0
+    -d 0 -b 1`).
 
     student, teacher: paths of the last maps [B, C, H, W] before the average pooling. A larger map
         of the student is averaged down to the teacher's size in front of the projector; a larger

@@ -25,9 +25,10 @@ class ViTKD(Masked):
     student's; each f is a linear layer, where the widths differ; G is two 3x3 convolutions on the
     grid of patches. Trains f, G and the mask token. Class tokens take no part.
 
-    Published weight: 1 for the defaults (alpha, beta and share hold the weights), with 1 for the
-    labels and 1 for `NKD(gamma=1)`, for DeiT III-Small to DeiT-Tiny on ImageNet at batch 1024
-    (yzd-v/cls_KD, configs/distillers/imagenet/deit-s3_distill_deit-t_img.py).
+    Published weight: 1 for the defaults (alpha, beta and share hold the weights), with 1 for
+    labels that are smoothed by 0.1 and mixed (MixUp, CutMix) and 1 for `NKD(gamma=1)`, for DeiT
+    III-Small to DeiT-Tiny on ImageNet at batch 1024 (yzd-v/cls_KD,
+    configs/distillers/imagenet/deit-s3_distill_deit-t_img.py, configs/deit/).
 
     student, teacher: as many paths each, the last features behind the others (those after the final
         normalisation), as in `ViTKD(["blocks.0", "blocks.1", "norm"], ["blocks.0", "blocks.1",

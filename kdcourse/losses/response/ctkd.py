@@ -69,9 +69,9 @@ class CTKD(Loss):
         (which ends one step lower, at 1 - 1/epochs, in the authors' code).
     samples: the size of the training set. A scheme reads it from the data in `check`.
 
-    Published weight: 0.9 with 0.1 for the labels, for the defaults and all pairs on CIFAR-100 at
-    batch 64; 1, with 1 for the labels and `epochs=5`, for ResNet-34 to ResNet-18 on ImageNet at
-    batch 256 (zhengli97/CTKD, scripts/run_cifar_distill.sh and run_imagenet_distill.sh).
+    Published weight, for the defaults: 0.9 with 0.1 for the labels, for ResNet-56 to ResNet-20 on
+    CIFAR-100 at batch 64; 1, with 1 for the labels and `epochs=5`, for ResNet-34 to ResNet-18 on
+    ImageNet at batch 256 (zhengli97/CTKD, scripts/run_cifar_distill.sh, run_imagenet_distill.sh).
 
     `term.temperature` is T as it is now, `term.strength` is λ.
 

@@ -36,9 +36,13 @@ def hard_label(student_BK, teacher_BK, smoothing: float = 0.0, reduction: str = 
 class HardLabel(Loss, function=hard_label):
     """Take the teacher's most likely class as the label: `hard_label`.
 
-    Published weight: 0.5 with 0.5 for the labels, for RegNetY-16GF to DeiT on ImageNet at batch
-    1024 (Touvron et al., equation 3, and facebookresearch/deit, main.py, `--distillation-alpha`).
-    There the labels go to the class token's head, the teacher's to the distillation token's.
+    Published weight: 0.5 with 0.5 for the labels, for RegNetY-16GF to DeiT-B on ImageNet at batch
+    1024 (Touvron et al., equation 3 and table 9; facebookresearch/deit, main.py,
+    `--distillation-alpha`, and run_with_submitit.py: 64 on each of 16 GPUs). There the labels are
+    smoothed by 0.1 and mixed, and go to the class token's head, the teacher's to the distillation
+    token's. The soft distillation beside it in their table 3 has weight 0.1 at T = 3 in the paper
+    (section 6): `0.9 * CE() + 0.1 * KD(T=3)`, but the code divides its second term by the 1,000
+    classes.
     """
 
     softened = True

@@ -48,9 +48,10 @@ def dist(student_BK, teacher_BK, beta: float = 1.0, gamma: float = 1.0, T: float
 class DIST(Loss, function=dist):
     """Correlate with the teacher, within samples and within classes: `dist`.
 
-    Published weight: 2 for T = 4 and variant "code", with 1 for the labels, on CIFAR-100 at batch
-    64 (hunto/image_classification_sota, configs/strategies/distill/dist_cifar.yaml). With "paper"
-    that is 2 T² = 32. On ImageNet 2 for T = 1 (resnet_dist.yaml, dist_b2.yaml).
+    Published weight: 2 for T = 4 and variant "code", with 1 for the labels, for a WRN-40-2 as
+    teacher on CIFAR-100 at batch 64 (hunto/image_classification_sota,
+    configs/strategies/distill/dist_cifar.yaml). With "paper" that is 2 T² = 32. On ImageNet 2 for
+    T = 1 (resnet_dist.yaml, batch 32 on each GPU; dist_b2.yaml, 96 on each).
     """
     per_sample = False
 

@@ -262,9 +262,10 @@ def total_variation(student_BK, teacher_BK, T: float = 1.0, reduction: str = "me
 class TV(Loss, function=total_variation):
     """Match probabilities in absolute difference: `total_variation`. Without a factor T².
 
-    Published weight: 1, without labels, at T = 1 (MANGA-UOFA/fdistill, dart/scripts/
-    run_tvd_symm.sh, on texts by teacher and by student). At another T that code multiplies by T²
-    (summa/kd.py, `calc_tvd_loss`): `T**2 * TV(T)`.
+    Published weight: 0.5 on texts by the teacher and 0.5 on texts by the student, without labels,
+    at T = 1 and batch 8 (MANGA-UOFA/fdistill, dart/scripts/run_tvd_symm.sh and dart/kd.py,
+    `_tvd_symm_step`). At another T their summa/kd.py multiplies by T² (`calc_tvd_loss`), which is
+    `T**2 * TV(T)`; dart/kd.py has no T there.
     """
 
     softened = True

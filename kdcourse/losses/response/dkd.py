@@ -57,7 +57,8 @@ class DKD(Loss):
     VGG-13; WRN-40-2 to WRN-16-2 and WRN-40-1) or 2 (ResNet-56 to ResNet-20, ResNet-110 to
     ResNet-32), raised from 0 over the first 20 of 240 epochs (megvii-research/mdistiller,
     configs/cifar100/dkd/). On ImageNet at T = 1 and batch 512 beta is 0.5 (ResNet-34 to ResNet-18)
-    or 2 (ResNet-50 to MobileNetV1), over 1 epoch (configs/imagenet/).
+    or 2 (ResNet-50 to MobileNetV1), over 1 epoch (configs/imagenet/); the paper's results there had
+    alpha = 0.5, as an author says in issue 32.
     """
 
     omitted = ("standardize",)

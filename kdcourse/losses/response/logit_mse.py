@@ -36,7 +36,8 @@ class LogitMSE(Loss, function=logit_mse):
     """Regress on the teacher's logits: `logit_mse`. Of numbers, too.
 
     Published weight: 1 for variant "mean", without labels, for wide ResNets on CIFAR-100 at batch
-    128 (Kim et al. 2021, α = 1; jhoon-oh/kd_data, tools/losses.py). With "half" that is 2 / K.
+    128 (Kim et al. 2021, α = 1; jhoon-oh/kd_data, code/image_classfication/, tools/losses.py and
+    main.py). With "half" that is 2 / K.
     """
 
     needs_classes = False

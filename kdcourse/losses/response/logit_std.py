@@ -51,10 +51,10 @@ def z_scores(x_BK, variant: str | None) -> torch.Tensor:
 class LogitStd(Loss, function=logit_standardization):
     """Match softened z-scores of the logits: `logit_standardization`. T² is included.
 
-    Published weight: 9 with 0.1 for the labels at T = 2, for ResNet-32x4 to ResNet-8x4 on CIFAR-100
-    at batch 64 and ResNet-34 to ResNet-18 on ImageNet, for variant "code" (README.md of
-    sunshangquan/logit-standardization-KD). With "paper" the same weight is within 1 % for
-    100 classes.
+    Published weight, for variant "code" and at T = 2: 9 with 0.1 for the labels, for ResNet-32x4 to
+    ResNet-8x4 on CIFAR-100 at batch 64; 9 with 1 for the labels, for ResNet-34 to ResNet-18 on
+    ImageNet at batch 512 (sunshangquan/logit-standardization-KD, README.md and the files of
+    configs/ that it names). With "paper" the same weight is within 1 % for 100 classes.
     """
 
     def __init__(self, T: float = 2.0, variant: str = "paper", student=None, teacher=None):

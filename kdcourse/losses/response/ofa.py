@@ -53,11 +53,11 @@ def ofa(student_BK, teacher_BK, labels, gamma: float = 1.0, T: float = 1.0, vari
 class OFA(Loss):
     """Match a teacher of another architecture, the target class more: `ofa`. Without a factor T².
 
-    Published weight: 1, with 1 for the labels, for variant "code", and 1 for the same term at an
-    exit behind each of the student's four stages. Gamma is 1 for Swin-T to ResNet-18 on CIFAR-100
-    (batch 128 on each of 8 GPUs), 1.5 for DeiT-T to ResNet-18 on ImageNet (batch 64 on each;
-    Hao840/OFAKD, README.md, train.py and configs/). The exits are networks of their own, and are
-    not part of this term.
+    Published weight: 1, with 1 for labels smoothed by 0.1, for variant "code", and 1 for the same
+    term at an exit behind each of the student's four stages: `LabelSmoothing(0.1) + OFA() + …`.
+    Gamma is 1 for Swin-T to ResNet-18 on CIFAR-100 (batch 128 on each of 8 GPUs), 1.5 for DeiT-T to
+    ResNet-18 on ImageNet (batch 64 on each; Hao840/OFAKD, README.md, train.py and configs/). The
+    exits are networks of their own, and are not part of this term.
     """
 
     def __init__(self, gamma: float = 1.0, T: float = 1.0, variant: str = "code",
