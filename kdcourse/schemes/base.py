@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kdcourse import losses
-from kdcourse._modules import untouched
+from kdcourse._modules import check_whole, untouched
 from kdcourse._random import generator
 from kdcourse.data import Batch, Dataset
 from kdcourse.data.dataset import refuse_inputs
@@ -254,6 +254,7 @@ class Scheme(nn.Module):
     def check(self, data: Dataset) -> None:
         """Raise `ValueError` when students, objectives or teachers do not fit the data."""
         for student in self.students:
+            check_whole(student, "student")
             for name, p in student.named_parameters():
                 if p.is_floating_point() and p.dtype != torch.float32:
                     raise ValueError(
