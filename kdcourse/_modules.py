@@ -105,3 +105,16 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
         return torch.equal(one, other.to(one.device))
     except RuntimeError:  # a type whose numbers torch does not compare
         return False
+
+
+def check_whole(model: nn.Module, who: str) -> None:
+    """Raise `ValueError` for a network whose weights are not all in this process: sharded by FSDP
+    or DeepSpeed, offloaded, or never loaded (on the meta device)."""
+    sharded = any(type(part).__name__ == "FullyShardedDataParallel" for part in model.modules())
+    for name, p in model.named_parameters():
+        if sharded or p.is_meta or hasattr(p, "device_mesh") or hasattr(p, "ds_id"):
+            what = "on the meta device" if p.is_meta else "a shard"
+            raise ValueError(
+                f"Expected a {who} whose weights are all in this process, got {name} as {what}. "
+                "Load it whole, without device_map, FSDP or DeepSpeed; for a network that does "
+                "not fit on one device write the loop, with the functions in kd.losses.")

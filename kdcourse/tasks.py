@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from kdcourse._labels import other_tasks
+
 
 class Rows(NamedTuple):
     """The rows of one batch.
@@ -122,7 +124,7 @@ class Task:
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             raise ValueError(f"Expected whole numbers as labels in {name}, got {y.dtype}. Use "
                              f"y.astype(int), or {self.shape.replace('B', 'N', 1)} for soft "
-                             "labels.")
+                             f"labels.{other_tasks(y)}")
         return y.long()
 
     def count(self, y: torch.Tensor) -> int:
@@ -146,8 +148,9 @@ class Task:
             remedy = ""
             if y.ndim == self.ndim and y.shape[self.axis] == 1:
                 remedy = f" For class numbers drop an axis: y.squeeze({self.axis})."
-            raise ValueError(f"Expected soft labels of shape {shape} in {name}, got "
-                             f"{list(y.shape)}.{remedy}")
+            raise ValueError(f"Expected soft labels of shape {shape} in {name}, or class numbers "
+                             f"{self._hard_shape()}, got {list(y.shape)}."
+                             f"{remedy or other_tasks(y)}")
         else:
             y_MK = y.movedim(self.axis, -1).flatten(0, -2)
             valid = (y_MK >= 0).all(1) & ((y_MK.sum(1) - 1).abs() < 1e-3)  # False for NaN
@@ -158,7 +161,12 @@ class Task:
                 raise ValueError(
                     f"Expected soft labels in {name} that are at least 0 and sum to 1 in each row, "
                     f"got {[round(value, 4) for value in y_MK[bad].tolist()[:6]]} in row {bad}. "
-                    "For class numbers pass them as [N]; for logits pass their softmax.")
+                    f"For class numbers pass them as {self._hard_shape()}; for logits pass their "
+                    f"softmax.{other_tasks(y)}")
+
+    def _hard_shape(self) -> str:
+        """Give the shape of class numbers: that of an output without the axis of classes."""
+        return self.shape.replace("B", "N", 1).replace(", K", "")
 
     def sums(self, rows: Rows) -> torch.Tensor:
         """Compute the sums that `score` takes; those of several batches are added up. Here: the
@@ -236,12 +244,48 @@ class Pixels(Dense):
 
 
 @dataclasses.dataclass(frozen=True)
-class Labels(Task):
-    """Several labels per sample: logits z [B, K], labels [B, K] that are 0 or 1, or probabilities.
+class Entries(Task):
+    """A label, or a number, for each entry of an output, whose shape the labels have."""
 
-    Each class is a row of two logits (0, z), whose softmax is (1 - sigmoid(z), sigmoid(z)). So `CE`
+    def flat(self, output):
+        if output.ndim < 2:
+            raise ValueError(f"Expected outputs of shape {self.shape} for {self!r}, got "
+                             f"{list(output.shape)}. Let the model return one with an axis of "
+                             "samples: outputs[:, None] for a single number each.")
+        return output.flatten(1)
+
+    def rows(self, output, x=None, y=None, total=None):
+        if y is not None and y.shape != output.shape:
+            raise ValueError(f"Expected labels of the shape of the output, {list(output.shape)}, "
+                             f"for {self!r}, got {list(y.shape)}. A map [B, 1, H, W] has labels "
+                             "y[:, None] of y [N, H, W]; bring sizes together in the model "
+                             "(F.interpolate(outputs, size)).")
+        return super().rows(output, x, y, total)
+
+    def check_output(self, output, names, of):
+        if self.outputs(output) != len(names):
+            raise ValueError(
+                f"Expected a student with exactly one output for each of the {len(names)} classes "
+                f"of {of}, got {self.outputs(output)}, of shape {list(output.shape)}.")
+
+    def count(self, y):
+        return y.shape[1] if y.ndim > 1 else len(y)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels(Entries):
+    """Several labels per sample, or per pixel: logits z [B, K] or [B, K, H, W], labels of the same
+    shape that are 0 or 1, or probabilities. A single sigmoid is K = 1.
+
+    Each label is a row of two logits (0, z), whose softmax is (1 - sigmoid(z), sigmoid(z)). So `CE`
     is the binary cross-entropy and `KD` the KL divergence of two Bernoulli distributions.
+
+    >>> Labels().rows(torch.tensor([[3.0, -1.0]]), y=torch.tensor([[1, 0]])).logits
+    tensor([[ 0.,  3.],
+            [ 0., -1.]])
     """
+
+    shape = "[B, K, …]"
 
     def flat(self, output):
         z_M = super().flat(output).flatten()
@@ -251,41 +295,38 @@ class Labels(Task):
         y = y.flatten()
         return torch.stack([1 - y, y], 1) if y.is_floating_point() else y
 
-    def check_output(self, output, names, of):
-        if self.outputs(output) != len(names):
-            raise ValueError(f"Expected a student with exactly one output for each of the "
-                             f"{len(names)} classes of {of}, got {self.outputs(output)}.")
-
     def take(self, y, name):
         return y.float() if y.is_floating_point() else y.long()
 
-    def count(self, y):
-        return y.shape[-1]
-
     def check(self, y, classes, name):
-        if y.ndim != 2 or y.shape[1] != classes or not ((y >= 0) & (y <= 1)).all():
-            raise ValueError(f"Expected labels of shape [N, {classes}] in {name}, each from 0 to "
-                             f"1, got {list(y.shape)}. One column for each class.")
+        if y.ndim < 2 or y.shape[1] != classes or not ((y >= 0) & (y <= 1)).all():
+            raise ValueError(f"Expected labels of shape [N, {classes}] in {name}, or "
+                             f"[N, {classes}, H, W], each from 0 to 1, got {list(y.shape)}. One "
+                             "column for each class; of one map [N, H, W] make [N, 1, H, W], "
+                             "y[:, None].")
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbers(Task):
-    """Numbers or embeddings to be predicted: outputs [B, D], targets [B, D]; `classes` of the data
-    are their names. Terms that compare classes are refused; use `SquaredError` and `LogitMSE`.
-    The score is R², the share of the variance that is explained, over all D."""
+class Numbers(Entries):
+    """Numbers, embeddings or maps of numbers to be predicted: outputs and targets [B, D], or
+    [B, D, H, W] (depth, heatmaps); `classes` of the data are the names of the D. A row is a sample.
+    Terms that compare classes are refused; use `SquaredError` and `LogitMSE`. The score is R², the
+    share of the variance that is explained, over all numbers."""
 
-    shape = "[B, D]"
-    plain, has_classes = True, False
-    column = "val_r2"
-    check_output, count = Labels.check_output, Labels.count
+    shape = "[B, D, …]"
+    has_classes, column = False, "val_r2"
+
+    def labels(self, y):
+        return y.flatten(1)
 
     def take(self, y, name):
         return y.float() if y.ndim > 1 else y.float()[:, None]
 
     def check(self, y, classes, name):
-        if y.ndim != 2 or y.shape[1] != classes or not y.isfinite().all():
-            raise ValueError(f"Expected finite targets of shape [N, {classes}] in {name}, got "
-                             f"{list(y.shape)}.")
+        if y.ndim < 2 or y.shape[1] != classes or not y.isfinite().all():
+            raise ValueError(f"Expected finite targets of shape [N, {classes}] in {name}, or "
+                             f"[N, {classes}, H, W], got {list(y.shape)}. Of one map [N, H, W] "
+                             "make [N, 1, H, W], y[:, None].")
 
     def sums(self, rows):
         # On the CPU, as not every device has float64, which the variance of large numbers needs.

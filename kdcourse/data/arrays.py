@@ -12,7 +12,7 @@ import torch
 from kdcourse import _files
 from kdcourse._tensors import parts_bytes
 from kdcourse.data.dataset import SPLITS, Dataset, Split, with_digest
-from kdcourse.tasks import ONE_LABEL, Task, Unlabelled, each
+from kdcourse.tasks import ONE_LABEL, Task, Tokens, Unlabelled, each
 
 
 def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: str = "arrays",
@@ -116,7 +116,27 @@ def as_split(x, y, name: str, task: Task) -> Split:
     if y is not None and lengths != {len(y)}:
         raise ValueError(f"Expected as many labels as inputs in {name}, got {len(y)} labels for "
                          f"{lengths.pop()} inputs.")
-    return Split(as_inputs(x, task), y if y is None else task.take(y, name), task=task)
+    split = Split(as_inputs(x, task), y if y is None else task.take(y, name), task=task)
+    if name == "train":
+        _warn_of_copies(split)
+    return split
+
+
+def _warn_of_copies(split: Split) -> None:
+    """Warn of labels of tokens that are the tokens themselves, as transformers takes them."""
+    x, y, task = split.x, split.y, split.task
+    if y is None or not isinstance(task, Tokens) or y.is_floating_point():
+        return
+    known = y != task.ignore
+    for ids in x.values() if isinstance(x, dict) else [x]:
+        if (ids.shape == y.shape and not ids.is_floating_point() and known.sum() > 1
+                and torch.equal(ids[known].long(), y[known])):
+            warnings.warn(
+                "All labels are the tokens of the inputs at the same places, so a term such as CE "
+                "trains the student to copy its input. The labels of a language model are the "
+                "next tokens, and nothing shifts them here (in transformers the model does): "
+                f"torch.cat([y[:, 1:], torch.full_like(y[:, :1], {task.ignore})], 1).",
+                stacklevel=4)
 
 
 def _check_images(x: torch.Tensor, name: str) -> None:

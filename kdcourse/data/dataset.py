@@ -36,7 +36,7 @@ class Batch:
 
     x: torch.Tensor | dict[str, torch.Tensor]
     y: torch.Tensor | None
-    index: torch.Tensor | None
+    index: torch.Tensor | None = None
     view: int = 0
     task: Task = ONE_LABEL
     total: torch.Tensor | None = None
@@ -61,6 +61,17 @@ class Batch:
             return [self]
         places = np.array_split(range(len(self)), min(parts, len(self)))
         return [self[part[0] : part[-1] + 1] for part in places]  # slices: nothing is copied
+
+
+def refuse_inputs(*given, **named) -> None:
+    """Raise `TypeError` for what was passed to a scheme or a teacher in the place of a batch."""
+    got = [type(value).__name__ for value in given if value is not None]
+    got += [f"{name}=" for name in named]
+    raise TypeError(
+        f"Expected a Batch, got {', '.join(got) or 'nothing'}. Pass kd.data.Batch(x, y), with the "
+        "sample ids as index= where the teacher is Cached; for logits alone call scheme.student(x) "
+        "or teacher.predict(x). The Trainer of transformers passes a batch by name where it finds "
+        'no labels: give it label_names=["labels"].')
 
 
 @dataclasses.dataclass(frozen=True)

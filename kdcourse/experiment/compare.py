@@ -16,6 +16,7 @@ from kdcourse._machine import RESULTS, default_device, where
 from kdcourse.data import Dataset, Split, check_dataset
 from kdcourse.experiment.comparison import Comparison, minutes
 from kdcourse.experiment.records import KEYS, Store, rounded
+from kdcourse.measure.report import task_of
 from kdcourse.schemes import Scheme
 from kdcourse.taps import predict, predict_split
 from kdcourse.tasks import ONE_LABEL
@@ -251,8 +252,9 @@ def _measured(scheme: Scheme, data: Dataset, part: Split, reference, history: Hi
             reference = predict_split(own.predict, part)[0]
     if reference is not None and reference.shape != logits.shape:
         reference = None  # of other classes
+    task = task_of(scheme, data)
     found = {"agreement": None, "teacher_kl": None} | measure.evaluate(
-        logits, labels, reference, ONE_LABEL if data.task.has_classes else data.task)
+        logits, labels, reference, ONE_LABEL if task.has_classes else task)
     if data.task.has_classes and labels is not None:
         found |= {"train_accuracy": measure.accuracy(*predict_split(student, data.train))
                   if isinstance(data.train, Split) else None,  # of a stream it is another pass

@@ -17,7 +17,7 @@ from kdcourse import schemes
 from kdcourse.data import SPLITS, Dataset, check_dataset
 from kdcourse.measure import efficiency, quality
 from kdcourse.taps import device_of, predict, predict_split
-from kdcourse.tasks import ONE_LABEL
+from kdcourse.tasks import ONE_LABEL, Numbers, Task
 from kdcourse.teachers import Teacher
 
 
@@ -90,7 +90,8 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     multiply-accumulates, the weights as a safetensors file, latency and peak memory of one sample,
     throughput with `batch` samples at once, on this machine. Times are medians and interquartile
     ranges. Students are measured as they are exported: without hooks, not compiled. A teacher whose
-    outputs are not of the data's classes has sizes and times only.
+    outputs are not of the data's classes has sizes and times only. Outputs without labels that no
+    term compares as classes, such as embeddings, are compared as numbers.
     """
     schemes.check_scheme(scheme)
     check_dataset(data)
@@ -110,7 +111,7 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     logits = {name: found for name, found in logits.items() if found is not None}
     networks = {name: _AsNetwork(teacher) for name, teacher in teachers.items()
                 if teacher.networks()} | students
-    rows = {}
+    rows, task = {}, task_of(scheme, data)
     with contextlib.ExitStack() as stack:
         # The networks behind stored answers may be on another device than the student.
         for part in itertools.chain(students.values(), *(t.networks() for t in teachers.values())):
@@ -119,16 +120,26 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
         for name, found in logits.items():
             partners = scheme.partners(name, list(logits)) if name in students else []
             others = [logits[partner] for partner in partners if partner in logits]
-            rows[name] = _quality(found, labels, others, data.task)
+            rows[name] = _quality(found, labels, others, task)
             if name in networks:
                 rows[name] |= _costs(networks[name], data.train.head(1), batch)
     partner = scheme.partner
     if teachers:
         partner = next(iter(teachers)) if len(teachers) == 1 else "its teachers"
-    kind = "samples" if data.task.plain else f"rows of {data.task!r}"
+    kind = ("samples" if data.task.plain or not data.task.has_classes else
+            f"rows of {data.task!r}")
     title = f"{data.name}, {max(map(len, logits.values())):,} {kind} of the {split} split"
     unit = "images" if not isinstance(data.shape, dict) and len(data.shape) == 3 else "samples"
     return Report(title, rows, partner, batch, device.type, torch.get_num_threads(), unit)
+
+
+def task_of(scheme, data: Dataset) -> Task:
+    """Give the task by which outputs are measured: that of the data, or `Numbers` where the data
+    have no classes and no term compares the outputs as classes, such as embeddings."""
+    classes = bool(data.classes) or any(
+        term.needs_classes and term.on_rows
+        for one in scheme.objectives() for term in one.terms.values())
+    return data.task if classes else Numbers()
 
 
 def _quality(logits_MK: torch.Tensor, labels, others, task) -> dict:

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from kdcourse import losses
-from kdcourse._modules import untouched
+from kdcourse._modules import check_whole, untouched
 from kdcourse._random import generator
 from kdcourse.data import Batch, Dataset
+from kdcourse.data.dataset import refuse_inputs
 from kdcourse.schemes.edges import Edge, Outcome, outcome
 from kdcourse.taps import Output, clean_copy, describe, evaluating, predict, unwrapped
 from kdcourse.taps import taps as taps_of
@@ -175,7 +176,9 @@ class Scheme(nn.Module):
         x = self.inputs(batch)
         return batch if x is batch.x else dataclasses.replace(batch, x=x)
 
-    def forward(self, batch: Batch) -> Outcome:
+    def forward(self, batch: Batch = None, *others, **named) -> Outcome:
+        if not isinstance(batch, Batch) or others or named:
+            refuse_inputs(batch, *others, **named)
         batch = self.with_inputs(batch)
         return outcome(self.edges(batch), batch)
 
@@ -232,6 +235,8 @@ class Scheme(nn.Module):
         called in train mode; `TypeError` where a term needs logits and an output has none, or
         several.
         """
+        if not isinstance(batch, Batch):
+            refuse_inputs(batch)
         with self.looking(batch):
             batch = self.with_inputs(batch)
             with torch.enable_grad():
@@ -249,6 +254,7 @@ class Scheme(nn.Module):
     def check(self, data: Dataset) -> None:
         """Raise `ValueError` when students, objectives or teachers do not fit the data."""
         for student in self.students:
+            check_whole(student, "student")
             for name, p in student.named_parameters():
                 if p.is_floating_point() and p.dtype != torch.float32:
                     raise ValueError(

@@ -11,6 +11,7 @@ from torch import nn
 
 from kdcourse._modules import switch
 from kdcourse.data import Batch, Dataset
+from kdcourse.data.dataset import refuse_inputs
 from kdcourse.taps import Output
 
 
@@ -45,6 +46,8 @@ class Teacher(nn.Module):
     def __call__(self, batch: Batch, paths: tuple[str, ...] = ()) -> Output:
         """Compute logits [B, K] (in another task, as that says; any tensor where no term compares
         logits), and the tensors at the module paths."""
+        if not isinstance(batch, Batch):
+            refuse_inputs(batch)
         try:
             nn.Module.train(self, False)  # the network may also be in use elsewhere, in train mode
         except NotImplementedError:  # from a network of torch.export

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kdcourse._key import is_as_made
-from kdcourse._modules import untouched
+from kdcourse._modules import check_whole, untouched
 from kdcourse._tensors import fingerprint
 from kdcourse.data import Batch, Dataset
 from kdcourse.outputs import OutputError
@@ -34,8 +34,9 @@ class Live(Teacher):
         `Compose([Resize(224, antialias=True), Normalize(mean, std)])`, or `RGB()` for a network
         with three channels and grey images. A module moves with the teacher.
 
-    Raises `TypeError` for what is no network and for a transform that cannot be called; in
-    `check`, `ValueError` when the network does not take the data's inputs.
+    Raises `TypeError` for what is no network and for a transform that cannot be called;
+    `ValueError` for weights that are sharded (FSDP, DeepSpeed) or not loaded, and in `check` when
+    the network does not take the data's inputs.
 
     >>> from kdcourse import models
     >>> teacher = Live(models.convnet(width=8, channels=3), lambda x: x.expand(-1, 3, -1, -1))
@@ -51,6 +52,7 @@ class Live(Teacher):
         if transform is not None and not callable(transform):
             raise TypeError(f"Expected a transform that can be called with a batch of inputs, got "
                             f"{transform!r}. Write lambda x: …, or take one of torchvision's.")
+        check_whole(model, "teacher")
         self.model, self.transform = model, transform
         self.eval().requires_grad_(False)
         self._taps = {(): taps_of(model, ())}

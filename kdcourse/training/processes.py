@@ -11,6 +11,23 @@ from torch import nn
 from kdcourse._random import kept
 
 
+class _LossOnly(nn.Module):
+    """Run a scheme; only its loss has a gradient. DDP waits for the gradient of every parameter
+    that it finds behind any output, also of those that reach the logits and not the loss."""
+
+    def __init__(self, scheme):
+        super().__init__()
+        self.scheme = scheme
+
+    def forward(self, batch):
+        found = self.scheme(batch)
+        return dataclasses.replace(
+            found, logits=None if found.logits is None else found.logits.detach(),
+            **{field: {name: value.detach() if isinstance(value, torch.Tensor) else value
+                       for name, value in getattr(found, field).items()}
+               for field in ("parts", "notes")})
+
+
 class Team:
     """The processes that train together; usually one.
 
@@ -49,10 +66,13 @@ class Team:
             trial(part).loss.backward()
         unused = any(p.grad is None for p in trial.parameters() if p.requires_grad)
         ids = [device.index] if device.type == "cuda" else None
+        model, frozen = scheme, scheme.frozen_tensors()
+        if unused:
+            model, frozen = _LossOnly(scheme), {f"scheme.{name}" for name in frozen}
         # Every process has the same teacher, whose weights or stored logits need not be sent.
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-            scheme, scheme.frozen_tensors())
-        return nn.parallel.DistributedDataParallel(scheme, device_ids=ids,
+            model, frozen)
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids,
                                                    find_unused_parameters=unused)
 
     def same(self, scheme) -> None:

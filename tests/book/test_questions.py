@@ -21,6 +21,7 @@ from kdcourse.losses import (
     DKD,
     KD,
     SP,
+    HiddenCosine,
     Hint,
     LogitMSE,
     RKDAngle,
@@ -201,6 +202,57 @@ def encoders_and_decoders():
     scheme = trained(student, teacher, data, CE() + KD(T=2))
     found, batch = parts(scheme, data)
     close(found["CE"], F.cross_entropy(student(**batch.x).logits.flatten(0, 1), batch.y.flatten()))
+
+
+class Answers(nn.Module):
+    """The lines of the page: logits of start and end as two rows."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **x):
+        out = self.model(**x)
+        return torch.stack([out.start_logits, out.end_logits], 1)
+
+
+def question_answering():
+    assert "`torch.stack([out.start_logits, out.end_logits], 1)`" in " ".join(OWN_MODEL.split())
+    y = torch.randint(9, (32, 2), generator=torch.Generator().manual_seed(2))
+    data = texts(y, classes=9, task=kd.tasks.Tokens())
+    scheme = trained(*(Answers(bert("QuestionAnswering", width)) for width in (16, 32)), data,
+                     CE() + KD(T=2))
+    found, batch = parts(scheme, data)
+    ours = scheme.student.model(**batch.x, start_positions=batch.y[:, 0],
+                                end_positions=batch.y[:, 1])
+    theirs = scheme.teacher.model.model(**batch.x)
+    close(found["CE"], ours.loss)
+    both = [torch.cat([one.start_logits, one.end_logits]) for one in (ours, theirs)]
+    assert float(found["KD"]) == kl(*both, 2)
+
+
+@pytest.mark.parametrize("objective", [
+    lambda: HiddenCosine("bert.encoder.layer.1", "bert.encoder.layer.1"),
+    lambda: Hint("bert.embeddings", "bert.embeddings")])
+def hidden_states_of_texts(objective):
+    """Also where the student recomputes its activations in the backward pass."""
+    y, grads = torch.arange(32) % 3, []
+    data = texts(y)
+    settings = {"num_labels": 3, "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
+    teacher = bert("SequenceClassification", 32, **settings)
+    for again in (False, True):
+        torch.manual_seed(0)
+        student = bert("SequenceClassification", 16, **settings)
+        if again:
+            student.gradient_checkpointing_enable()
+        scheme = kd.Distiller(student, teacher, CE() + objective())
+        batch = next(data.train.batches(8))
+        scheme.build(batch, 0)
+        scheme.train()(batch).loss.backward()
+        grads.append([p.grad for p in student.parameters() if p.grad is not None])
+    for one, other in zip(*grads, strict=True):
+        close(one, other)
+    trained(bert("SequenceClassification", 16, num_labels=3), teacher, data, CE() + objective())
 
 
 # --- segmenters, detectors, embeddings ----------------------------------------------------------
@@ -543,6 +595,9 @@ def several_teachers():
     scheme = trained(net(), kd.Ensemble(teachers), arrays())
     close(scheme.teacher.predict(images(4)),
           torch.stack([teacher(images(4)) for teacher in teachers]).mean(0))
+    own = kd.Ensemble([kd.Live(teachers[0], lambda x: (x - 0.5) / 0.2), teachers[1]])
+    close(own.predict(images(4)),
+          (teachers[0]((images(4) - 0.5) / 0.2) + teachers[1](images(4))) / 2)
 
 
 @pytest.mark.parametrize("objective", [
@@ -608,13 +663,18 @@ LOADERS = [data_from_loaders, *LARGEST, *(f"tests/data/test_streams.py::test_{na
     "tests/data/test_augmented_streams.py::test_views_are_those_of_the_same_data_in_memory",
     "tests/teachers/test_cached_views.py::test_answers_are_found_by_id_and_view"]
 
+MAPS = "tests/test_tasks_of_maps.py::test_"
+SIGMOIDS = MAPS + "sigmoids_of_pixels_are_binary_cross_entropy_and_bernoulli_divergences"
+TWO_SIZES = "tests/test_tasks.py::test_segmenters_of_two_sizes_name_both"
+
 WORKS_FOR = {  # what is said to work on "Distil your own model": its tests
     "Text classifiers and taggers": [text_classifiers_and_taggers,
                                      two_tokenizers_and_one_class_per_text],
     "Language models and translators": [language_models, encoders_and_decoders,
                                         texts_that_the_teacher_writes],
-    "Segmenters": [segmenters, segmenters_with_an_auxiliary_head,
-                   "tests/test_tasks.py::test_segmenters_of_two_sizes_name_both"],
+    "Question answering": [question_answering],
+    "Segmenters": [segmenters, segmenters_with_an_auxiliary_head, TWO_SIZES, SIGMOIDS],
+    "Depth and heatmaps": [MAPS + "maps_of_numbers_are_squared_errors"],
     "Detectors": [detectors],
     "Self-supervised backbones": [backbones],
     "Embedding models": [backbones, stored_embeddings],
@@ -625,7 +685,8 @@ WORKS_FOR = {  # what is said to work on "Distil your own model": its tests
     "Binary problems": [several_labels_and_one_output],
     "MixUp and CutMix": [mixed_images],
     "Mixed precision": [mixed_precision],
-    "Several GPUs": PROCESSES,
+    "Several GPUs": [*PROCESSES, "tests/training/test_sharded.py::"
+                     "test_losses_train_a_sharded_student_with_a_sharded_teacher"],
     "Quantisation-aware training": [quantisation_aware_training],
     "Pruning": [pruning],
     "LoRA": [low_rank_adapters, adapters_of_peft],
@@ -670,10 +731,10 @@ ANSWERS = {  # question of the FAQ: its tests
         f"tests/doctor/test_doctor.py::test_{name}" for name in (
             "a_teacher_in_train_mode", "an_untrained_teacher", "classes_in_another_order",
             "a_teacher_that_is_normalised_twice")],
-    "Does it work for regression?": [regression],
-    "And for detection and segmentation?": [detectors, segmenters],
+    "Does it work for regression?": [regression, MAPS + "maps_of_numbers_are_squared_errors"],
+    "And for detection and segmentation?": [detectors, segmenters, TWO_SIZES, SIGMOIDS],
     "And for language models?": [text_classifiers_and_taggers, language_models,
-                                 texts_that_the_teacher_writes],
+                                 hidden_states_of_texts, texts_that_the_teacher_writes],
     "Can I combine it with quantisation or pruning?": [quantisation_aware_training, pruning],
 }
 

@@ -14,6 +14,15 @@ world, folder, kind = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 data = kd.data.glyphs(train=150, val=71, test=72, size=12)
 net = lambda seed: kd.models.mlp(hidden=(16,), size=12, seed=seed)  # no batch statistics
 terms = kd.losses.CE() + kd.losses.KD(T=2) + 0.1 * kd.losses.Hint("3", "3")
+class Heads(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = torch.nn.Linear(144, 36), torch.nn.Linear(144, 36)
+    def forward(self, x):
+        x = x.flatten(1)
+        self.one(x)
+        return self.two(x)
 def mean_teacher():
     student = net(0)
     return kd.Distiller(student, kd.EMA(student, 0.9), terms)
@@ -24,6 +33,11 @@ def cached():  # hardly other answers in each process, which keeps its own
 scheme = {
     "mean teacher": mean_teacher, "cached": cached,
     "distiller": lambda: kd.Distiller(net(0), kd.models.mlp(hidden=(24,), size=12, seed=1), terms),
+    # the logits, and what is before them, reach no loss:
+    "early layer": lambda: kd.Distiller(
+        net(0), kd.models.mlp(hidden=(24,), size=12, seed=1), kd.losses.Hint("3", "3")),
+    "one of two heads": lambda: kd.Distiller(
+        Heads(), kd.models.mlp(hidden=(24,), size=12, seed=1), kd.losses.KD(T=2, student="one")),
     "mutual": lambda: kd.Mutual([net(0), kd.models.mlp(hidden=(24,), size=12, seed=1)], terms),
     "broken": lambda: kd.Supervised(net(0), kd.losses.CE()),
 }[kind]()
@@ -99,7 +113,8 @@ torch.save(scheme.state_dict(), f"{folder}/{rank}.pt")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
-@pytest.mark.parametrize("kind", ["distiller", "mutual", "mean teacher", "cached"])
+@pytest.mark.parametrize("kind", ["distiller", "mutual", "mean teacher", "cached",
+                                  "early layer", "one of two heads"])
 def test_two_processes_train_what_one_would(tmp_path, kind):
     ((alone, weights),) = run(tmp_path / "one", 1, kind, PROGRAM)
     pair = run(tmp_path / "two", 2, kind, PROGRAM)
