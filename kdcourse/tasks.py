@@ -107,7 +107,9 @@ class Task:
         found = self.outputs(output)
         if found < len(names):
             raise ValueError(f"Expected a student with an output for each of the {len(names)} "
-                             f"classes of {of}, got {found}. Make it with classes={len(names)}.")
+                             f"classes of {of}, got {found}. Make it with classes={len(names)}."
+                             + (" For one output with a sigmoid: task=kd.tasks.Labels()."
+                                if found == 1 else ""))
 
     def hard(self, y: torch.Tensor) -> bool:
         """Tell class numbers from soft labels, which have the rank of an output."""
@@ -266,7 +268,8 @@ class Entries(Task):
         if self.outputs(output) != len(names):
             raise ValueError(
                 f"Expected a student with exactly one output for each of the {len(names)} classes "
-                f"of {of}, got {self.outputs(output)}, of shape {list(output.shape)}.")
+                f"of {of}, got {self.outputs(output)}, of shape {list(output.shape)}. A map "
+                "[B, 1, H, W] has labels y[:, None] of y [N, H, W].")
 
     def count(self, y):
         return y.shape[1] if y.ndim > 1 else len(y)

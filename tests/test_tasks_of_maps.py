@@ -97,6 +97,17 @@ def test_labels_of_another_size_than_the_output_are_refused(task, y):
         kd.fit(kd.Supervised(segmenter(1), objective), data, RECIPE)
 
 
+@pytest.mark.parametrize(("task", "y", "sentence"), [
+    (tasks.Pixels(), whole(2, 24, 6, 8), r"sigmoid: task=kd.tasks.Labels\(\)"),
+    (tasks.Labels(), whole(2, 24, 6, 8), r"y\[:, None\] of y \[N, H, W\]"),
+    (tasks.Numbers(), rand(24, 6, 8), r"y\[:, None\] of y \[N, H, W\]")])
+def test_one_output_with_a_sigmoid_and_maps_without_an_axis_of_channels(task, y, sentence):
+    data = kd.data.from_arrays(images(), y, task=task)
+    objective = losses.SquaredError() if task == tasks.Numbers() else losses.CE()
+    with pytest.raises(ValueError, match=sentence):
+        kd.fit(kd.Supervised(segmenter(1), objective), data, RECIPE)
+
+
 @pytest.mark.parametrize(("task", "y"), [(tasks.Labels(), whole(2, 24, 1, 6, 8)),
                                          (tasks.Numbers(), rand(24, 2, 6, 8))])
 def test_images_with_maps_of_labels_are_not_augmented_without_them(task, y):
