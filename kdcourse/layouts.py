@@ -70,8 +70,8 @@ def arranged(x: torch.Tensor, layout: Layout, who: str) -> torch.Tensor:
     if layout.order is not None:
         raise ValueError(
             f"Expected {who} tokens that lie row by row, got {list(x.shape)} of a model that has "
-            "them in another order (Hiera: mask units). Put them into rows in a wrapper of the model "
-            "(its `reroll`); where those of a layer are in rows again, state it in the path, "
+            "them in another order (Hiera: mask units). Put them into rows in a wrapper of it (its "
+            "`reroll`); where those of a layer are in rows again, state it in the path, "
             "\"blocks.11@7x7\"." if layout.order == "units" else random_order(who, list(x.shape)))
     found = readings(x.shape[1], layout.grid, layout.prefix, layout.like)
     if len(found) != 1:

@@ -70,8 +70,9 @@ def fixed(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Give the teacher's side without a gradient. Raises `ValueError` where the student's side has
     none while the teacher's has: then no network would learn."""
     if teacher.requires_grad and not student.requires_grad and torch.is_grad_enabled():
-        raise ValueError("Expected a gradient on the student's side, got one on the teacher's side "
-                         "only. The order is student, teacher; outside training use torch.no_grad().")
+        raise ValueError("Expected a gradient on the student's side, got one on the teacher's "
+                         "alone. The order is student, teacher; outside training, as for a "
+                         "measure, use torch.no_grad().")
     return teacher.detach()
 
 

@@ -147,7 +147,8 @@ WRONG = {
     "overflow in half precision": (padded, "±20 in half precision, got (nan|inf)"),
     "a small number in the logarithm": (capped, r"Expected 200.0 .* got 18.4.*Use log_softmax"),
     "NaN": (lambda s, t, T: losses.kd(s, t, T) * torch.nan, "got nan"),
-    "student detached": (lambda s, t, T: losses.kd(s.detach(), t, T), "gradient for the student"),
+    "student detached": (lambda s, t, T: losses.kd(s.detach(), t.detach(), T),
+                         "gradient for the student"),
     "teacher pulled": (lambda s, t, T: T**2 * kl(s, t, T), "no gradient for the teacher, got one"),
     "log of a softmax": (lambda s, t, T: T**2 * F.kl_div((s / T).softmax(1).log(),
                                                         (t.detach() / T).softmax(1),
@@ -155,7 +156,7 @@ WRONG = {
                          "finite loss for logits of ±100, got (inf|nan).*use log_softmax"),
     "p log p by hand": (by_hand, "finite loss for logits of ±100, got nan"),
     "per sample": (lambda s, t, T: losses.kd(s, t, T, "none"), r"one number .* got \[8\]. Sum"),
-    "a float": (lambda s, t, T: float(losses.kd(s.detach(), t, T)), "one number .* got float"),
+    "a float": (lambda s, t, T: float(losses.kd(s.detach(), t.detach(), T)), "one number .* got float"),
     "in place": (in_place, "changed them in place"),
 }
 
@@ -208,7 +209,7 @@ def test_broken_laws_have_names():
 
 
 def test_every_law_is_answered_whatever_the_function_does():
-    detached = checks.broken_laws(lambda s, t, T: losses.kd(s.detach(), t, T))
+    detached = checks.broken_laws(lambda s, t, T: losses.kd(s.detach(), t.detach(), T))
     assert list(detached) == ["student gradient"]
     # Divided by T = 1 the numbers stay, and it is the student's own tensor all the same.
     assert list(checks.broken_laws(lambda s, t, T: losses.kd(s.div_(T), t, T), 1.0)) == ["in place"]
