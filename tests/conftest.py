@@ -145,6 +145,15 @@ def data():
     return kd.data.glyphs(train=144, val=72, test=72, size=12)
 
 
+@pytest.fixture
+def inductor():
+    """Skip where torch.compile makes no code for the default device."""
+    import kdcourse as kd
+
+    if kd.default_device().type == "pretend":
+        pytest.skip("torch.compile makes no code for the pretend device")
+
+
 def network(seed=0, **settings):
     """A student for `data` that trains in no time."""
     from kdcourse import models

@@ -76,7 +76,8 @@ class Log:
                                  f"{names} after {self.names}. Give a term the weight 0 instead.")
             _check_names(names)
             self.names, self.terms = names, ["loss", *outcome.parts]
-        values = [outcome.loss, *outcome.parts.values(), *outcome.notes.values()]
+        notes = (note.to(outcome.loss.device) for note in outcome.notes.values())  # of a measure
+        values = [outcome.loss, *outcome.parts.values(), *notes]
         self.values.append(torch.stack(values).detach())
         self.shares.append(share)
         self.steps.append(self.count)
@@ -99,7 +100,7 @@ class Log:
         means = self.team.sum((values * shares).sum(0)) / (self.count * self.team.size)
         row = dict(zip(self.names, means.tolist(), strict=True))
         for name in dict.fromkeys(name for notes in self.notes for name in notes):
-            found = [notes[name].float() for notes in self.notes if name in notes]
+            found = [notes[name].float().to(values.device) for notes in self.notes if name in notes]
             row[name] = float(torch.stack(found).mean())
         if anywhere < none:
             found = values[bad[0]].tolist()[1:] if first == anywhere else []

@@ -568,7 +568,7 @@ class Projecting(losses.Loss):
     def build(self, student, teacher, seed):
         if self.projection is None:
             K = self.pick(student, teacher)[0].shape[1]
-            self.projection = self.seeded(seed, torch.zeros(1), lambda: nn.Linear(K, K))
+            self.projection = self.seeded(seed, student.logits, lambda: nn.Linear(K, K))
 
     def values(self, student, teacher=None, labels=None):
         student = student.detach() if self.detach else student

@@ -470,7 +470,8 @@ def test_every_exit_is_a_column_with_what_it_needs(data, smoke):
         end_NK = kd.models.predict(model, data.test.x)
         assert row["nll"] == pytest.approx(measure.nll(exit_NK, data.test.y))
         assert row["agreement"] == measure.agreement(exit_NK, end_NK)
-        assert row["peak_mb"] < report.rows["student"]["peak_mb"]
+        if report.device != "pretend":  # which does not count its memory
+            assert row["peak_mb"] < report.rows["student"]["peak_mb"]
     assert report.rows["student"]["parameters"] == measure.parameters(model)
     assert "agrees with the end" in repr(report)
 

@@ -156,7 +156,7 @@ def test_what_build_makes_is_made_once_and_trained(data):
     before = made.weight.detach().clone()
     kd.fit(scheme, data, RECIPE)
     assert scheme.objective.terms["Projected"].projection is made
-    assert not torch.equal(made.weight, before)
+    assert not torch.equal(made.weight.cpu(), before)
     assert "objective.terms.Projected.projection.weight" in scheme.state_dict()
 
 
@@ -425,13 +425,13 @@ def test_projections_are_made_by_build_trained_and_kept(data):
     made = {name: p for name, p in scheme.named_parameters() if name not in before}
     assert {name.split(".")[2] for name in made} == {"Hint", "Hint_2"}  # two stay two
     assert made.keys() <= scheme.state_dict().keys()
-    start = {name: p.detach().clone() for name, p in made.items()}
+    start = {name: p.detach().cpu().clone() for name, p in made.items()}
     scheme.build(batch_of(data), 5)  # again: nothing is made twice, whatever the seed
     assert all(p is made[name] for name, p in scheme.named_parameters() if name in made)
     history = kd.fit(scheme, data, RECIPE)
     assert history.rows[0].keys() >= {"CE", "Hint", "Hint_2", "RKDDistance"}
     for name, p in made.items():
-        assert not torch.equal(p, start[name]), name
+        assert not torch.equal(p.cpu(), start[name]), name
 
 
 def test_projections_have_the_seed_of_the_training(data):
@@ -450,7 +450,7 @@ def test_a_checkpoint_carries_the_projections(data):
     other.build(batch_of(data), 9)
     other.load_state_dict(scheme.state_dict())
     batch = batch_of(data)
-    torch.testing.assert_close(other.eval()(batch).loss, scheme.eval()(batch).loss)
+    torch.testing.assert_close(other.eval()(batch).loss, scheme.cpu().eval()(batch).loss)
 
 
 def test_building_features_writes_nothing(data):
@@ -469,7 +469,7 @@ def test_a_copy_of_a_tapped_scheme_is_independent(data):
     kd.fit(other, data, RECIPE)
     assert state(scheme) == before
     batch = batch_of(data)
-    torch.testing.assert_close(other.eval()(batch).logits, other.student(batch.x))
+    torch.testing.assert_close(other.cpu().eval()(batch).logits, other.student(batch.x))
 
 
 def test_schemes_that_share_a_live_teacher_do_not_disturb_each_other(data):
@@ -528,7 +528,7 @@ def test_logits_of_another_layer_can_be_matched(data):
 def test_an_export_is_the_student_alone(data):
     scheme = features()
     kd.fit(scheme, data, RECIPE)
-    student = kd.export(scheme)
+    student = kd.export(scheme.cpu())
     assert not student.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in student.modules())
     assert student.state_dict().keys() == network().state_dict().keys()  # no projections

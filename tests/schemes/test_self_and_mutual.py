@@ -186,7 +186,7 @@ def test_the_end_does_not_learn_from_its_exits(data):
 def test_an_exit_stops_early_and_answers_the_same(data, path):
     scheme = exits()
     kd.fit(scheme, data, RECIPE)
-    early, x = scheme.exit(path), data.val.x[:6]
+    early, x = scheme.cpu().exit(path), data.val.x[:6]
     calls = []
     for name, module in early.model.named_modules():
         module.register_forward_pre_hook(lambda module, args, name=name: calls.append(name))
@@ -285,7 +285,7 @@ def test_an_exit_is_written_like_a_tap(data, path, behind, smoke):
         torch.manual_seed(0)
         scheme = kd.MultiExit(Pairs(), [path])
     kd.fit(scheme, data, kd.Recipe(epochs=1, batch=36))
-    tapped = kd.taps(scheme.student.eval(), [path])(data.val.x).taps[path]
+    tapped = kd.taps(scheme.cpu().student.eval(), [path])(data.val.x).taps[path]
     expected = scheme.heads.eval()[0](tapped)
     early = scheme.exit(path)
     for exit in (early, copy.deepcopy(early), kd.models.clean_copy(early)):

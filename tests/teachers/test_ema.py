@@ -30,12 +30,12 @@ def followed(model, steps, decay):
 def test_it_is_the_moving_average_of_weights_and_statistics(data):
     scheme, start, steps = mean_teacher(), restless(), []
     move = scheme.after_step
-    scheme.after_step = lambda: (steps.append({name: value.clone() for name, value in
+    scheme.after_step = lambda: (steps.append({name: value.cpu().clone() for name, value in
                                                scheme.student.state_dict().items()}), move())
     kd.fit(scheme, data, RECIPE)
     assert len(steps) == 8
     for name, expected in followed(start, steps, 0.9).items():
-        torch.testing.assert_close(scheme.teacher.model.state_dict()[name], expected,
+        torch.testing.assert_close(scheme.teacher.model.state_dict()[name].cpu(), expected,
                                    check_dtype=False, rtol=1e-5, atol=1e-6)
     assert scheme.teacher.model[1].num_batches_tracked == 8
 
@@ -131,6 +131,7 @@ def test_it_moves_with_the_scheme(ensemble):
     assert {p.device.type for p in scheme.to("meta").teacher.parameters()} == {"meta"}
 
 
+@pytest.mark.usefixtures("inductor")
 def test_it_follows_a_compiled_student(data):
     scheme = mean_teacher(student=torch.compile(network()))
     assert "_orig_mod" not in repr(scheme.teacher)

@@ -254,6 +254,11 @@ Tensor& set(Tensor& t, at::Storage memory, int64_t offset, c10::IntArrayRef size
   return t;
 }
 
+// So that `module.to(...)` moves its parameters, as with CUDA, and does not make others.
+bool may_replace(const Tensor&, const Tensor& data) {
+  return data.layout() == c10::kStrided;
+}
+
 Tensor& set_all(Tensor& t, at::Storage memory) {
   const int64_t size = memory.nbytes() / t.itemsize();
   return set(t, std::move(memory), 0, {size}, {1});
@@ -268,6 +273,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("empty_strided", &empty_strided);
   m.impl("_copy_from", &copy_from);
   m.impl("_local_scalar_dense", &number);
+  m.impl("_has_compatible_shallow_copy_type", &may_replace);
   m.impl("set_.source_Storage", &set_all);
   m.impl("set_.source_Storage_storage_offset", &set);
   m.impl("convolution_overrideable",
