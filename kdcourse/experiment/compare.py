@@ -255,7 +255,8 @@ def _measured(scheme: Scheme, data: Dataset, part: Split, reference, history: Hi
         logits, labels, reference, ONE_LABEL if data.task.has_classes else data.task)
     if data.task.has_classes and labels is not None:
         found |= {"train_accuracy": measure.accuracy(*predict_split(student, data.train))
-                  if isinstance(data.train, Split) else None,  # of a stream it is another pass
+                  if isinstance(data.train, Split) and data.train.y is not None
+                  else None,  # of a stream it is another pass
                   "per_class": measure.per_class(logits, labels, len(data.classes)),
                   "reliability": [[row["count"], row["confidence"], row["accuracy"]]
                                   for row in measure.reliability(logits, labels)]}

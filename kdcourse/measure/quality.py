@@ -1,7 +1,8 @@
 """How good the answers of a network are, and how close to its teacher's.
 
 Shapes: N samples, K classes. Functions take logits [N, K] and labels [N] (or soft ones [N, K]),
-each tensor on any device.
+each tensor on any device. Every sample must have a label: `evaluate` with a task leaves out those
+without one, the others raise `ValueError` for numbers below 0.
 """
 
 import math
@@ -213,5 +214,10 @@ def evaluate(logits_NK: torch.Tensor, labels, teacher_NK=None, task: Task = ONE_
 
 
 def _hard_labels(labels: torch.Tensor, device) -> torch.Tensor:
-    """Give labels as class numbers [N] on a device; of soft ones the largest."""
+    """Give labels as class numbers [N] on a device; of soft ones the largest. Raises `ValueError`
+    for numbers below 0, which are those of no class."""
+    if labels.ndim == 1 and (labels < 0).any():
+        raise ValueError(f"Expected class numbers from 0 on, got {int(labels.min())}. Where that "
+                         "means no label, measure the others: known = labels >= 0, and select "
+                         "logits[known], labels[known].")
     return (labels if labels.ndim == 1 else labels.argmax(1)).to(device)

@@ -20,7 +20,7 @@ from kdcourse.data import Batch, Dataset, Split, check_dataset
 from kdcourse.data.augment import Augmented
 from kdcourse.data.dataset import SPLITS
 from kdcourse.taps import Output, device_of
-from kdcourse.tasks import ONE_LABEL, each, first
+from kdcourse.tasks import Classes, each, first
 from kdcourse.teachers.base import Teacher
 from kdcourse.teachers.live import as_teacher
 from kdcourse.teachers.stored import Table
@@ -113,7 +113,7 @@ class Cached(Teacher):
         if stream and path.is_file():
             raise ValueError(f"Expected a folder for answers by sample id at {path}, got a file. "
                              "Name another path.")
-        if top is not None and data.task != ONE_LABEL:
+        if top is not None and not isinstance(data.task, Classes):
             raise ValueError(f"Expected one label per sample for top=…, got {data.task!r}. Leave "
                              "top out, which keeps all logits.")
         if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
@@ -136,7 +136,7 @@ class Cached(Teacher):
         check_dataset(data)
         expected = [len(data.train), len(data.classes)]
         if not isinstance(data.train, Split):
-            if len(logits) < expected[0] or (data.task == ONE_LABEL
+            if len(logits) < expected[0] or (isinstance(data.task, Classes)
                                              and list(logits.shape[1:]) != expected[1:]):
                 raise ValueError(f"Expected logits of shape {expected}, a row for each sample id, "
                                  f"got {list(logits.shape)}.")
@@ -146,7 +146,7 @@ class Cached(Teacher):
             self._table = GivenRows(logits.detach())
             return self
         views = getattr(data.train, "views", None)
-        if data.task != ONE_LABEL:  # of any shape
+        if not isinstance(data.task, Classes):  # of any shape
             expected[1:] = logits.shape[1 if views is None else 2 :]
         if list(logits.shape) not in (expected, [views, *expected]):
             raise ValueError(f"Expected logits of shape {expected}, one row per training sample, "
