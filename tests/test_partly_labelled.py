@@ -139,7 +139,7 @@ class Agreeing(losses.Loss):
 
 def test_a_term_of_ones_own_states_whether_it_reads_labels():
     data = dataset()
-    with pytest.raises(ValueError, match="says whether it reads labels.*needs_labels = True"):
+    with pytest.raises(ValueError, match=r"says whether it reads labels.*needs_labels = True"):
         kd.fit(kd.Distiller(net(), net(1), 1.0 * Agreeing()), data, RECIPE)
 
     class Stated(Agreeing):
@@ -346,7 +346,7 @@ def test_a_folder_of_images_without_a_label(tmp_path):
     number = (data.train.x[:, 0, 0, 0] * 255 / 4).round().long() % 3
     assert (data.train.y == torch.tensor([0, 1, -100])[number]).all()
     assert kd.data.folder(tmp_path).classes == ("cat", "dog", "unlabelled")  # as before
-    with pytest.raises(ValueError, match="Expected a folder 'none' in .*got .'cat', 'dog'"):
+    with pytest.raises(ValueError, match=r"Expected a folder 'none' in .*got .'cat', 'dog'"):
         kd.data.folder(tmp_path, unlabelled="none")
 
 
@@ -524,6 +524,6 @@ def test_a_compiled_step():
     kd.measure.recall_at_1, lambda z, y: kd.measure.per_class(z, y, K)])
 def test_measures_without_a_task_refuse_a_number_that_is_no_class(measure):
     y = torch.tensor([0, 1, -100, 1, 0, 1])
-    with pytest.raises(ValueError, match="class numbers from 0 on, got -100.*known = labels >= 0"):
+    with pytest.raises(ValueError, match=r"class numbers from 0 on, got -100.*known = labels >= 0"):
         measure(rand(6, 5), y)
     measure(rand(6, 5)[y >= 0], y[y >= 0])

@@ -19,6 +19,7 @@ from kdcourse._tensors import fingerprint
 from kdcourse.data import Batch, Dataset, Split, check_dataset
 from kdcourse.data.augment import Augmented
 from kdcourse.data.dataset import SPLITS
+from kdcourse.outputs import running
 from kdcourse.taps import Output, device_of
 from kdcourse.tasks import Classes, each, first
 from kdcourse.teachers.base import Teacher
@@ -359,4 +360,5 @@ def _logits(teacher: Teacher, train: Split, places: torch.Tensor, view: int) -> 
         split = dataclasses.replace(split, x=train.seen(index, number))
     split = split.to(device)
     batch = Batch(split.x, split.y, index.to(device), number, split.task)
-    return teacher(batch).logits.float().cpu()
+    with running("teacher", batch.x):
+        return teacher(batch).logits.float().cpu()

@@ -6,6 +6,7 @@ import dataclasses
 import torch
 
 from kdcourse._machine import progress
+from kdcourse.outputs import running
 from kdcourse.taps import device_of
 from kdcourse.tasks import each
 from kdcourse.teachers.stored import Table, prints_of
@@ -71,7 +72,8 @@ def fill(table: Table, teacher, train) -> None:
             if new:
                 part = batch[torch.tensor(new)]
                 x, y = (each(lambda t: t.to(device), values) for values in (part.x, part.y))
-                output = teacher(dataclasses.replace(part, x=x, y=y))
+                with running("teacher", x):
+                    output = teacher(dataclasses.replace(part, x=x, y=y))
                 table.add(part.ids, prints[new], output.logits.float().cpu())
             bar.update(len(batch))
             if len(passed) >= len(train):
