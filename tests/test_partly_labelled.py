@@ -179,9 +179,10 @@ def test_a_term_on_features_that_reads_labels_has_the_labelled_samples():
     torch.testing.assert_close(found["Squares"], (z - v).square().sum(1).mean())
 
 
-def test_negatives_of_a_sample_without_a_label_are_all_others():
+@pytest.mark.parametrize("given", [False, True])
+def test_negatives_of_a_sample_without_a_label_are_all_others(given):
     data = dataset()
-    term = losses.CRD(negatives=500)
+    term = losses.CRD(negatives=500, classes=data.train.y if given else None)
     term.check(data)
     y, every = data.train.y, torch.arange(500)[None]
     for sample in range(12):
@@ -189,6 +190,40 @@ def test_negatives_of_a_sample_without_a_label_are_all_others():
         expected = [i for i in range(len(y)) if i != sample and (
             y[sample] < 0 or y[i] != y[sample])]
         assert drawn.tolist() == expected
+
+
+@pytest.mark.parametrize("kind", [kind for kind in vars(losses).values() if isinstance(
+    kind, type) and issubclass(kind, losses.Loss) and kind.on_rows and kind is not losses.Loss])
+def test_a_term_states_that_it_reads_labels(kind):
+    """Other labels give other values if and only if a term has `needs_labels`."""
+    z, v, y = rand(6, K), rand(6, K, seed=1), torch.arange(6) % K
+    found = []
+    for labels in (y, (y + 1) % K):
+        term = (kind(gamma=2) if kind is losses.OFA else kind()).eval()  # at 1 it is without
+        if kind.needs_classes:
+            term.check(kd.data.from_arrays(rand(40, 7), torch.arange(40) % K))
+        else:
+            labels = F.one_hot(labels, K).float()
+        term.build(z, v, 0)
+        found.append(term(z, v, labels))
+    assert kind.needs_labels == (not torch.equal(*found))
+
+
+@pytest.mark.parametrize("labels", [[-100] * 3, [-100, 2, -100]])
+def test_one_number_for_all_samples_is_that_of_the_labelled_ones(labels):
+    class Mean(losses.Loss):
+        per_sample, needs_labels = False, True
+
+        def values(self, student, teacher=None, labels=None):
+            return F.cross_entropy(student, labels) + losses.logit_mse(student, teacher)
+
+    y, student, x = torch.tensor(labels), net(), rand(3, 7)
+    scheme = kd.Distiller(student, net(1), 1.0 * Mean())
+    loss = scheme(Batch(x, y, None, task=Classes(ignore=-100))).loss
+    known = y >= 0
+    expected = Mean().values(student(x)[known], net(1)(x)[known], y[known]) if known.any() else 0.0
+    torch.testing.assert_close(loss, torch.as_tensor(expected))
+    loss.backward()
 
 
 # --- batches in parts, processes ----------------------------------------------------------------

@@ -106,8 +106,9 @@ class Cached(Teacher):
         stream = not isinstance(data.train, Split)
         if not stream and (top is not None or T != 1 or dtype != torch.float32):
             raise ValueError("Expected data from loaders for top, T and dtype, got data in memory, "
-                             "for which all logits are kept in float32. Leave them out, or use "
-                             "kd.data.from_loaders.")
+                             "for which all logits are kept in float32: they are smaller than the "
+                             "samples, mostly. Leave them out, or use kd.data.from_loaders with "
+                             "batches (x, y, index).")
         if stream and path is None:
             raise ValueError("Expected path=…, a folder on disk, for the answers to data from a "
                              "loader, got none.")

@@ -92,7 +92,7 @@ class CRD(FeatureLoss):
     samples, classes: M, the size of the training set, and its class numbers [M]. A scheme reads
         both from data in memory in `check`; for a loader give them, and batches (x, y, index) with
         ids below M. With `samples` alone every other sample may be a negative. A sample without a
-        label is a class of its own: every other one may be its negative, and it a negative of all.
+        label (a number below 0) is a class of its own: it may be a negative of all others.
 
     Published weight: 0.8, with 1 for the labels, for variant "code" and all pairs on CIFAR-100 at
     batch 64; CRD + KD adds `KD(T=4)` with weight 1 (RepDistiller, scripts/run_cifar_distill.sh).
@@ -150,12 +150,12 @@ class CRD(FeatureLoss):
                      "samples of this term's memories", f"{count} in {data.name}",
                      "Make a new CRD for other data.")
         if self.classes is None:
-            numbers = torch.arange(count)  # a class for each sample
+            known = torch.zeros(count)
             if y is not None and isinstance(data.task, Classes):
                 known, y = data.task.weight(None, y), y if y.ndim == 1 else y.argmax(1)
-                numbers = y if known is None else torch.where(
-                    known > 0, y, len(data.classes) + numbers)
-            self.others = OtherClasses(numbers)
+            none = torch.full((count,), -1)
+            self.others = OtherClasses(
+                y if known is None else none if y is None else torch.where(known > 0, y, none))
 
     def _check_stream(self, train) -> None:
         """Raise `ValueError` unless the ids of a loader are rows of the memories."""
