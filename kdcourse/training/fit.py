@@ -228,7 +228,7 @@ def _score(scheme: Scheme, split, team: Team, recipe: Recipe) -> float | None:
         sums = part.task.sums(part.task.rows(predict(model, part.x, size), part.x, part.y))
         total = sums * (not idle) if total is None else total + sums
     total = team.sum(total.to(device_of(model)) if team.size > 1 else total)
-    if not total[-1].any():  # the number of rows
+    if split.task.ignore is not None and not total[-1].any():  # the number of rows
         warnings.warn(f"No row of the validation has a label ({split.task!r}), so there is no "
                       "score.", stacklevel=3)
         return None
