@@ -3,13 +3,14 @@
 Shapes: B batch, K classes.
 """
 
+import contextlib
 import dataclasses
 
 import torch
 from torch import nn
 
 from kdcourse.layouts import Layout
-from kdcourse.tasks import Rows
+from kdcourse.tasks import Rows, each
 
 
 @dataclasses.dataclass(repr=False)
@@ -109,6 +110,33 @@ def _kinds(entries: dict) -> str:
 
 class OutputError(TypeError):
     """A model's output lacks the entry that `Logits` was told to choose."""
+
+
+OWN_CODE = (AttributeError, LookupError, NotImplementedError)  # not of shapes, nor of memory
+
+
+@contextlib.contextmanager
+def running(who: str, x, kinds=OWN_CODE):
+    """Turn errors of these kinds, of a network's own code in the block, into a `ValueError` that
+    says which network got which inputs; the error is its cause. `OutputError` stays, and so does a
+    full memory."""
+    try:
+        yield
+    except (OutputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except kinds as error:
+        if "can't allocate memory" in str(error):
+            raise
+        raise ValueError(
+            f"Expected a {who} that runs on inputs {shown_inputs(x)}, got {type(error).__name__}: "
+            f"{error}. Does it take such inputs, and does its forward read only what is there? "
+            "Print what goes into it, and what the network inside it returns.") from error
+
+
+def shown_inputs(x) -> str:
+    """Describe inputs, a tensor or a dict, by shape and dtype."""
+    shown = each(lambda t: f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}", x)
+    return shown if isinstance(shown, str) else str(shown).replace("'", "")
 
 
 class Logits(nn.Module):

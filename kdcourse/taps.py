@@ -14,7 +14,7 @@ from torch import nn
 from kdcourse import _files
 from kdcourse._modules import switch
 from kdcourse.layouts import Grid, Layout, arranged, channels_last, parsed, patches, widths
-from kdcourse.outputs import Logits, Output, logits_of
+from kdcourse.outputs import Logits, Output, logits_of, running
 from kdcourse.tasks import call, each, first, pieces
 
 
@@ -356,6 +356,15 @@ def predict(model, x, batch: int = 500, transform=None) -> torch.Tensor:
             output = call(model, in_precision_of(model, part))
             found.append(logits_of(output).float().to(first(x).device))
     return torch.cat(found)
+
+
+@torch.no_grad()
+def first_output(model: nn.Module, x, who: str) -> torch.Tensor:
+    """Compute the logits of a few samples. Raises `ValueError` where the network's code fails, and
+    `TypeError` where its output has no logits."""
+    with running(who, x, Exception), evaluating(model):
+        output = call(model, in_precision_of(model, each(lambda t: t.to(device_of(model)), x)))
+    return logits_of(output)
 
 
 def predict_split(predict, split) -> tuple[torch.Tensor | None, torch.Tensor | None]:

@@ -36,6 +36,13 @@ class Rows(NamedTuple):
         labels = None if self.labels is None else self.labels[kept]
         return self._replace(logits=self.logits[kept], labels=labels, weight=None)
 
+    def without_labels(self) -> "Rows":
+        """Give the rows as terms get them that read no labels: where some samples have no label,
+        all count."""
+        if self.task is None or not self.task.partly:
+            return self
+        return self._replace(labels=None, weight=None, total=None)
+
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Compute the weighted mean of one value per row, [M]; 0 where no row counts."""
         if self.weight is None:
@@ -53,11 +60,14 @@ class Task:
     shape, axis: shape of an output, and its axis of classes. plain: an output is rows already.
     has_classes: whether rows are logits of classes. keeps_inputs: integers stay integers (token
     ids), and sequences of vectors [N, L, D] stay as they are. column: the score's, in a history.
+    ignore: the label of rows without one; None: every row has a label. partly: such a row still
+    counts in terms that read no labels.
     """
 
     shape, axis = "[B, K]", 1
-    plain, has_classes, keeps_inputs = False, True, False
+    plain, has_classes, keeps_inputs, partly = False, True, False, False
     column = "val_accuracy"
+    ignore = None
 
     @property
     def ndim(self) -> int:
@@ -79,8 +89,12 @@ class Task:
         return y.movedim(self.axis, -1).flatten(0, -2) if y.is_floating_point() else y.flatten()
 
     def weight(self, x, y: torch.Tensor | None) -> torch.Tensor | None:
-        """Give 1 for each row that counts, 0 for the others, [M]; None where all do."""
-        return None
+        """Give 1 for each row that counts, 0 for the others, [M]; None where all do. With `ignore`
+        those count that have a label: a soft label of zeros is none."""
+        if y is None or self.ignore is None:
+            return None
+        known = (y != 0).any(self.axis) if y.is_floating_point() else y != self.ignore
+        return known.flatten().float()
 
     def rows(self, output: torch.Tensor, x=None, y=None, total=None) -> Rows:
         """Cut an output, and the labels where there are some, into rows."""
@@ -117,7 +131,7 @@ class Task:
 
     def known(self, y: torch.Tensor) -> torch.Tensor:
         """Give the class numbers of hard labels, without those that are ignored."""
-        return y.flatten()
+        return y.flatten() if self.ignore is None else y[y != self.ignore]
 
     def take(self, y: torch.Tensor, name: str) -> torch.Tensor:
         """Convert labels to int64, or float32 where they are soft."""
@@ -144,7 +158,8 @@ class Task:
             if low < 0 or high >= classes:
                 raise ValueError(
                     f"Expected labels from 0 to {classes - 1} in {name} ({classes} classes), "
-                    f"got {low} to {high}. Renumber the labels from 0, or name all classes.")
+                    f"got {low} to {high}. Renumber the labels from 0, or name all classes."
+                    f"{self._hint(low if low < 0 else high)}")
         elif y.ndim != self.ndim or y.shape[self.axis] != classes:
             shape = self.shape.replace("B", "N", 1).replace("K", str(classes))
             remedy = ""
@@ -170,6 +185,12 @@ class Task:
         """Give the shape of class numbers: that of an output without the axis of classes."""
         return self.shape.replace("B", "N", 1).replace(", K", "")
 
+    def _hint(self, label: int) -> str:
+        """Say how a label that stands for none is stated; "" for one that is just too large."""
+        name = type(self).__name__
+        return "" if 0 <= label != 255 else (
+            f" Where {label} means no label, pass task=kd.tasks.{name}(ignore={label}).")
+
     def sums(self, rows: Rows) -> torch.Tensor:
         """Compute the sums that `score` takes; those of several batches are added up. Here: the
         number of right rows, and of all."""
@@ -189,11 +210,37 @@ class Task:
 class Classes(Task):
     """One label per sample, the default: logits [B, K], labels [B] or soft [B, K].
 
-    >>> Tokens().rows(torch.rand(2, 3, 7), y=torch.tensor([[4, 1, -100], [2, 0, 6]])).weight
-    tensor([1., 1., 0., 1., 1., 1.])
+    ignore: the label of samples without one, such as -100; then a soft label of zeros is none, too.
+        Terms that read labels, scores and measures leave these samples out; terms that compare with
+        the teacher have all samples. None: every label must be that of a class.
+
+    A term that reads labels has `needs_labels` (see `kdcourse.losses.Loss`). Its mean is over the
+    samples with a label in the whole batch; without any it is 0.
+
+    >>> Classes(ignore=-100).rows(torch.rand(3, 7), y=torch.tensor([4, -100, 0])).weight
+    tensor([1., 0., 1.])
     """
 
-    plain = True
+    ignore: int | None = None
+
+    def __post_init__(self):
+        if self.ignore is not None and (isinstance(self.ignore, bool)
+                                        or not isinstance(self.ignore, int)):
+            raise ValueError(f"Expected ignore as a whole number, the label of samples without "
+                             f"one, or None, got {self.ignore!r}. Often it is -100.")
+
+    @property
+    def plain(self) -> bool:
+        """Whether an output is rows already, with a label each."""
+        return self.ignore is None
+
+    @property
+    def partly(self) -> bool:
+        """Whether some rows have no label, and count in terms that read none."""
+        return self.ignore is not None
+
+    def __repr__(self):
+        return f"Classes({'' if self.plain else f'ignore={self.ignore}'})"
 
 
 ONE_LABEL = Classes()
@@ -201,18 +248,13 @@ ONE_LABEL = Classes()
 
 @dataclasses.dataclass(frozen=True)
 class Dense(Task):
-    """A label for each place in a sample. A soft label of zeros is none."""
+    """A label for each place in a sample. A soft label of zeros is none.
+
+    >>> Tokens().rows(torch.rand(2, 3, 7), y=torch.tensor([[4, 1, -100], [2, 0, 6]])).weight
+    tensor([1., 1., 0., 1., 1., 1.])
+    """
 
     ignore: int = -100
-
-    def weight(self, x, y):
-        if y is None:
-            return None
-        known = (y != 0).any(self.axis) if y.is_floating_point() else y != self.ignore
-        return known.flatten().float()
-
-    def known(self, y):
-        return y[y != self.ignore]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from kdcourse import _files
 from kdcourse._tensors import parts_bytes
 from kdcourse.data.dataset import SPLITS, Dataset, Split, with_digest
-from kdcourse.tasks import ONE_LABEL, Task, Tokens, Unlabelled, each
+from kdcourse.tasks import ONE_LABEL, Classes, Task, Tokens, Unlabelled, each
 
 
 def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: str = "arrays",
@@ -23,16 +23,18 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
         dict of arrays, which the network gets by name, keeps its types. With `Tokens()` integers
         [N, L] stay integers.
     y: [N] whole numbers from 0 to K-1, or [N, K] soft labels; of another shape in another task.
-        None: no labels, for objectives that read none.
+        None: no labels, for objectives that read none. Where some samples have none, say which
+        number stands for that: task=kd.tasks.Classes(ignore=-100).
     classes: K names, or their number; by default as many as the labels show, and a warning where
         one of these has no sample (labels from 1 to K make K + 1 classes).
     val, test: `(x, y)` pairs of their own. What is not given is split off `x`, stratified where
-        there is one label per sample, by `seed`: 10 % each.
+        there is one label per sample, by `seed`: 10 % each. Samples without a label stay in train:
+        both are 10 % of those with one.
     task: what the labels are, such as `kd.tasks.Tokens()`; by default one label per sample.
 
     Raises `ValueError` for no data, what is no pair, x and y of different lengths, labels that are
-    out of range or not whole numbers, NaN or inf in the inputs, images [N, H, W, C] with the
-    channels last, and images from 0 to 255 that are not uint8.
+    out of range or not whole numbers, a split with labels that are all `ignore`, NaN or inf in the
+    inputs, images [N, H, W, C] with the channels last, and images from 0 to 255 that are not uint8.
 
     >>> data = from_arrays(np.random.rand(100, 3, 8, 8), np.arange(100) % 4)
     >>> len(data.train), len(data.val), len(data.test), data.classes
@@ -55,8 +57,10 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
             raise ValueError("Expected classes where there are no labels to count them, got none. "
                              "Give classes=, their number, or task=kd.tasks.Unlabelled().")
         classes = max(map(task.count, labels), default=0)
-        if task == ONE_LABEL and all(y.ndim == 1 and len(y) for y in labels):
-            _warn_of_empty_classes(labels, classes)
+        if isinstance(task, Classes) and all(map(task.hard, labels)):
+            labels = list(map(task.known, labels))
+            if labels and all(map(len, labels)):
+                _warn_of_empty_classes(labels, classes)
     classes = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
     for part, split in splits.items():  # before samples are counted by class
         split.check(len(classes), split.shape, part)
@@ -86,16 +90,23 @@ def _warn_of_empty_classes(labels: list[torch.Tensor], count: int) -> None:
 
 
 def _split_off(split: Split, parts: list[str], seed: int, name: str) -> dict[str, Split]:
-    """Split 10 % of the samples off for each of the parts; the rest is "train"."""
-    share = max(1, round(0.1 * len(split)))
-    rest = len(split) - share * len(parts)
-    if rest < 1:
-        raise ValueError(f"Expected at least {len(parts) + 1} samples to split, got {len(split)}. "
-                         "Bring more, or pass val=(x, y) and test=(x, y).")
-    strata = torch.zeros(len(split), dtype=torch.int64)  # a single one
-    if split.task == ONE_LABEL and split.y is not None:
+    """Split 10 % of the samples off for each of the parts; the rest is "train". Samples without a
+    label are part of the rest, and not counted."""
+    strata, labelled = torch.zeros(len(split), dtype=torch.int64), torch.arange(len(split))
+    if isinstance(split.task, Classes) and split.y is not None:
         strata = split.y if split.y.ndim == 1 else split.y.argmax(1)
-    rows = stratified(strata, [rest] + [share] * len(parts), seed, name)
+        if split.task.partly:
+            labelled = split.task.weight(None, split.y).nonzero()[:, 0]
+    share = max(1, round(0.1 * len(labelled)))
+    rest = len(labelled) - share * len(parts)
+    if rest < 1:
+        what = "samples" if len(labelled) == len(split) else "samples with a label"
+        raise ValueError(f"Expected at least {len(parts) + 1} {what} to split, got "
+                         f"{len(labelled)}. Bring more, or pass val=(x, y) and test=(x, y).")
+    rows = stratified(strata[labelled], [rest] + [share] * len(parts), seed, name)
+    rows = [labelled[index] for index in rows[1:]]
+    kept = torch.ones(len(split), dtype=torch.bool).index_fill(0, torch.cat(rows), False)
+    rows = [kept.nonzero()[:, 0], *rows]
     return {part: split[index] for part, index in zip(["train", *parts], rows, strict=True)}
 
 

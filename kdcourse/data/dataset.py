@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from kdcourse import _files
 from kdcourse._random import generator
 from kdcourse._tensors import parts_bytes
-from kdcourse.tasks import ONE_LABEL, Task, each, first, select
+from kdcourse.tasks import ONE_LABEL, Classes, Task, each, first, select
 
 SPLITS = ("train", "val", "test")
 
@@ -181,6 +181,12 @@ class Dataset:
                 split = dataclasses.replace(split, task=self.task)
                 object.__setattr__(self, name, split)
             split.check(len(self.classes), self.train.shape, name)
+            if self.task.partly and isinstance(split, Split) and split.y is not None and not (
+                    self.task.weight(None, split.y).any()):
+                raise ValueError(
+                    f"Expected at least one sample with a label in {name}, got {len(split)} "
+                    f"without, for {self.task!r}. Pass None for the labels of this split, or "
+                    f"{name}=(x, y) with some.")
 
     @property
     def name(self) -> str:
@@ -225,8 +231,11 @@ class Dataset:
         sheet = x.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2)
         ax.imshow(sheet.reshape(rows * height, columns * width, 3).numpy(), interpolation="nearest")
         ax.set_axis_off()
-        if self.task == ONE_LABEL and part.y is not None:
+        if isinstance(self.task, Classes) and part.y is not None:
+            has_label = self.task.weight(None, part.y)
             for i, label in enumerate(part.y[: rows * columns]):
+                if has_label is not None and not has_label[i]:
+                    continue
                 row, column = divmod(i, columns)
                 name = self.classes[int(label if label.ndim == 0 else label.argmax())]
                 ax.text((column + 0.5) * width, row * height + gap - 2, name, ha="center",

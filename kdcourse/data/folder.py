@@ -12,12 +12,13 @@ from torchvision.transforms.v2 import functional as vision
 
 from kdcourse.data.arrays import from_arrays
 from kdcourse.data.dataset import SPLITS, Dataset
+from kdcourse.tasks import Classes
 
 LIMIT = 2e9  # bytes in memory, as float32
 
 
 def folder(root, size: int | None = None, channels: int = 3, seed: int = 0,
-           name: str | None = None) -> Dataset:
+           name: str | None = None, unlabelled: str | None = None) -> Dataset:
     """Load small images, `root/train/CLASS/*.png` (or jpg, webp …), into memory: [C, H, W] in
     [0, 1].
 
@@ -29,8 +30,11 @@ def folder(root, size: int | None = None, channels: int = 3, seed: int = 0,
         leaves images as they are, which must then be of one size.
     channels: 3, or 1 for grey.
     name: of the data; by default that of the folder.
+    unlabelled: the name of a folder in `train` (or `val`, `test`) whose images have no label: they
+        get -100, and the task is `kd.tasks.Classes(ignore=-100)`.
 
-    Raises `ValueError` for a folder without images or of another layout, for a class in `val` or
+    Raises `ValueError` for a folder without images or of another layout, where there is no folder
+    `train/UNLABELLED`, for a class in `val` or
     `test` that is not in `train`, images of several sizes, a file that cannot be read, and more
     than 2 GB (about 160,000 images of 32 x 32 in colour, 3,300 of 224 x 224), for which
     `kd.data.from_loaders` is made.
@@ -59,14 +63,20 @@ def folder(root, size: int | None = None, channels: int = 3, seed: int = 0,
         raise ValueError(f"Expected the folders train, val and test in {root}, got {others} beside "
                          "them. Rename or move them.")
     found = {part: _images(root / part) for part in SPLITS if (root / part).is_dir()}
-    classes = found["train"].classes
+    classes = [one for one in found["train"].classes if one != unlabelled]
+    if unlabelled is not None and len(classes) == len(found["train"].classes):
+        raise ValueError(f"Expected a folder {unlabelled!r} in {root / 'train'}, with images that "
+                         f"have no label, got {_listed(root / 'train')}.")
     _check_memory(found, size, channels)
-    read = {part: _read(images, classes, part, size, channels) for part, images in found.items()}
+    read = {part: _read(images, classes, part, size, channels, unlabelled)
+            for part, images in found.items()}
     shapes = {part: list(x.shape[1:]) for part, (x, _) in read.items()}
     if len(set(map(tuple, shapes.values()))) > 1:
         raise ValueError(f"Expected images of one size in {root}, got {shapes}. Give size=….")
     x, y = read.pop("train")
-    return from_arrays(x, y, classes=classes, seed=seed, name=name or root.resolve().name, **read)
+    task = None if unlabelled is None else Classes(ignore=-100)
+    return from_arrays(x, y, classes=classes, seed=seed, name=name or root.resolve().name,
+                       task=task, **read)
 
 
 def _listed(root: Path) -> str:
@@ -95,9 +105,11 @@ def _check_memory(found: dict[str, ImageFolder], size: int | None, channels: int
             "kd.data.from_loaders with DataLoader(torchvision.datasets.ImageFolder(…)).")
 
 
-def _read(images: ImageFolder, classes: list[str], part: str, size: int | None, channels: int):
-    """Read a split: uint8 [N, C, H, W] and labels [N]."""
-    unknown = sorted(set(images.classes) - set(classes))
+def _read(images: ImageFolder, classes: list[str], part: str, size: int | None, channels: int,
+          unlabelled: str | None):
+    """Read a split: uint8 [N, C, H, W] and labels [N], -100 for images of the folder `unlabelled`.
+    """
+    unknown = sorted(set(images.classes) - {*classes, unlabelled})
     if unknown:
         raise ValueError(f"Expected the classes of train in {images.root}, got {unknown[:5]}, "
                          "which train has not.")
@@ -117,7 +129,8 @@ def _read(images: ImageFolder, classes: list[str], part: str, size: int | None, 
                              f"{list(pixels.shape[1:])} in {file}. Give size=….")
         x[place] = pixels
     # A split that lacks a class numbers those after it otherwise.
-    return x, torch.tensor([classes.index(images.classes[label]) for label in images.targets])
+    numbers = {name: number for number, name in enumerate(classes)} | {unlabelled: -100}
+    return x, torch.tensor([numbers[images.classes[label]] for label in images.targets])
 
 
 def _opened(file: str) -> Image.Image:

@@ -33,7 +33,8 @@ def from_loaders(train, val, test=None, *, classes, name: str = "loaders", versi
     version: of the data. Checkpoints and recorded results are found by name, version and the
         numbers of samples and classes; files that changed are not noticed.
     counts: samples by split, such as `{"train": 1281167}`, for loaders without a length.
-    task: what the labels are, such as `kd.tasks.Tokens()`; by default one label per sample.
+    task: what the labels are, such as `kd.tasks.Tokens()`; by default one label per sample, or with
+        `kd.tasks.Classes(ignore=-100)` none where the label is -100.
 
     A batch has inputs x [B, C, H, W] in [0, 1] (or uint8, divided by 255 on the device) or a dict
     of tensors, labels y [B], [B, K] or None, and sample ids [B] where they are used: whole numbers

@@ -12,7 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from kdcourse import measure, taps
 from kdcourse._random import generator
 from kdcourse.data import Split
-from kdcourse.tasks import ONE_LABEL
+from kdcourse.doctor.setup import labelled
+from kdcourse.tasks import Classes
 from kdcourse.teachers import Cached, Live
 
 SAMPLES = 500  # on which the accuracy is measured
@@ -31,15 +32,17 @@ def examine(teacher) -> None:
     if getattr(data.val, "first", data.val).y is None or not task.has_classes:
         return
     if isinstance(data.val, Split):
-        split = data.val.to("cpu")
+        split = labelled(data.val.to("cpu"))
         split = split[torch.randperm(len(split), generator=generator(0, "doctor"))[:SAMPLES]]
     else:
-        split = data.val.some(SAMPLES)
+        split = labelled(data.val.some(SAMPLES))
+    if not len(split):
+        return
     try:
         logits_MK, y_M = taps.predict_split(teacher.predict, split)
     except (TypeError, ValueError):  # its outputs are features
         return
-    if task != ONE_LABEL:
+    if not isinstance(task, Classes):
         if logits_MK is not None:
             _against_most_frequent(teacher, logits_MK, _hard(y_M))
     elif logits_MK is None:
@@ -69,11 +72,14 @@ def _against_most_frequent(teacher, logits_MK, y_M) -> None:
 def _on_training_samples(teacher, x) -> None:
     """Examine stored answers; in an ensemble first those of members that predict nothing for x."""
     batches, read = [], 0
-    for batch in teacher.setup.batches(100):
-        batches.append(batch)
+    for batch in map(labelled, teacher.setup.batches(100)):
+        if len(batch):
+            batches.append(batch)
         read += len(batch)
         if read >= SAMPLES:
             break
+    if not batches:
+        return
     y_N = torch.cat([_hard(batch.y) for batch in batches]).cpu()
     for one in teacher.with_members():
         logits = [one.answer(batch) for batch in batches]

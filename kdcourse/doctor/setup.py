@@ -5,6 +5,7 @@ Shapes: B batch, K classes, N samples, M rows.
 
 import contextlib
 import dataclasses
+import itertools
 import random
 
 import numpy as np
@@ -67,7 +68,8 @@ class Setup:
 
     original, scheme: the user's scheme, and the copy of it that is run; `teachers` are the copy's,
         `originals` the user's.
-    train: the training split; batch: its first samples, as a training step gets them.
+    train: the training split; batch: its first samples, as a training step gets them; where some
+        have no label, a batch with one.
     terms: those of all objectives by name.
     networks: those that the teachers run, students left out. called: see `isolated`.
     """
@@ -84,7 +86,7 @@ class Setup:
                             f"got {type(error).__name__}: {error}") from error
         self.scheme.to(self.device)
         self.train = data.train.to(self.device)
-        self.batch = next(self.batches(32))
+        self.batch = self._first()
         self.terms = {name: term for objective in self.scheme.objectives()
                       for name, term in objective.terms.items()}
         names = list(scheme.teachers)
@@ -97,6 +99,15 @@ class Setup:
         self.networks = list(dict.fromkeys(network for teacher in self.teachers
                                            for network in teacher.networks()
                                            if network not in students))
+
+    def _first(self) -> Batch:
+        """Give the first batch; where some samples have no label, the first of 20 with one."""
+        found = None
+        for batch in itertools.islice(self.batches(32), 20):
+            found = batch if found is None else found
+            if len(labelled(batch)):
+                return batch
+        return found
 
     def batches(self, size: int, epoch: int = 0):
         """Yield shuffled training batches of at most `size` samples, as a training step gets them;
@@ -170,6 +181,12 @@ class ExaminedTeacher:
         with self.module.register_forward_hook(lambda *call: outputs.append(call[2])):
             self.setup.scheme(dataclasses.replace(samples, x=x))
         return logits_of(outputs[0]).float().cpu()
+
+
+def labelled(part):
+    """Give the samples of a batch or a split that have a label: all, where every one has."""
+    known = part.task.weight(part.x, part.y) if part.task.partly else None
+    return part if known is None else part[known.nonzero()[:, 0]]
 
 
 def _members(ensemble: Ensemble) -> list[Teacher]:

@@ -5,7 +5,7 @@ import copy
 import torch
 
 from kdcourse._modules import untouched
-from kdcourse.doctor.setup import first_three, parameters, report_probabilities
+from kdcourse.doctor.setup import first_three, labelled, parameters, report_probabilities
 
 TRIES = 10  # passes in which every tapped module must be called
 
@@ -159,6 +159,9 @@ def _terms(setup, outcome, trained) -> None:
     for name, part in outcome.parts.items():
         if name.split(".")[-1] not in setup.terms or not torch.isfinite(part).all():
             continue  # other numbers that a scheme logs need not depend on the student
+        if setup.terms[name.split(".")[-1]].needs_labels and not len(labelled(setup.batch)):
+            setup.look(f"{name} is 0 on a batch without a label")
+            continue
         setup.look(f"{name} depends on the student")
         if not part.detach().any():
             setup.report(f"The term {name} is exactly 0 on the first batch.",

@@ -14,7 +14,7 @@ from kdcourse import _files, measure
 from kdcourse._key import Key, key_of
 from kdcourse._machine import RESULTS, default_device, where
 from kdcourse.data import Dataset, Split, check_dataset
-from kdcourse.experiment.comparison import Comparison, minutes
+from kdcourse.experiment.comparison import SCORES, Comparison, minutes
 from kdcourse.experiment.records import KEYS, Store, rounded
 from kdcourse.measure.report import task_of
 from kdcourse.schemes import Scheme
@@ -47,8 +47,13 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
 
     Ctrl-C stops, and returns the rows of the seeds that are complete for all arms.
 
-    Raises `ValueError` when there are no arms or no seeds, when an arm does not return a fresh
-    scheme each time, or when a quantity has the name of one that every row has.
+    Students are compared by the score of the task: accuracy, R², or without labels the agreement.
+    A student that has no output for the classes (an embedding model, trained on inner tensors) has
+    none of these: give `also`, the first of which the table compares.
+
+    Raises `ValueError` for such a student without `also`, before any training, when there are no
+    arms or no seeds, when an arm does not return a fresh scheme each time, or when a quantity has
+    the name of one that every row has.
     """
     if not isinstance(arms, dict):
         raise TypeError("Expected arms by name, each a function of the seed that returns a scheme, "
@@ -77,6 +82,8 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
         schemes = [_fresh(name, arm, seed) for _ in range(2 if seed == seeds[0] else 1)]
         keys = [_run_key([scheme, recipes[name], seed], shared, store) for scheme in schemes]
         _check_repeatable(name, schemes, keys)
+        if seed == seeds[0] and not also:
+            _check_score(name, schemes[-1], data)
         run_texts = {"scheme": repr(schemes[0]), "recipe": repr(recipes[name]), "seed": seed}
         runs.append(_Run(name, keys[0], texts | run_texts, store))
 
@@ -102,7 +109,8 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
     rows = [{"arm": run.name, **run.row} for run in done if complete[run.seed] == len(arms)]
     if not rows:
         raise KeyboardInterrupt("Stopped before the first seed was complete for all arms.")
-    return Comparison(rows, baseline)
+    shared_by_all = [name for name in SCORES if all(row.get(name) is not None for row in rows)]
+    return Comparison(rows, baseline, next(iter([*shared_by_all, *also]), None))
 
 
 def record(function: Callable[[int], dict[str, dict]], seeds: Iterable[int] = range(5), *,
@@ -234,6 +242,19 @@ def _check_repeatable(name: str, schemes: list[Scheme], keys: list[Key]) -> None
             "torch.manual_seed(seed) in the arm, before the network is made.", stacklevel=3)
 
 
+def _check_score(name: str, scheme: Scheme, data: Dataset) -> None:
+    """Raise `ValueError` for a student without a score, before hours are spent on it."""
+    if scheme.reads_logits:
+        return  # `fit` checks that there are some
+    with warnings.catch_warnings(action="ignore"):
+        scheme.check(data)
+    if not scheme.scored:
+        raise ValueError(
+            f"Expected something to compare arm {name!r} by, got a student that is trained on "
+            f"inner tensors and has no output for {data.task!r}. Give a quantity of it: also="
+            '{"recall": lambda scheme, split: kd.measure.recall_at_1(…)}.')
+
+
 def _run_key(own: list, shared: Key | None, store: Store) -> Key | None:
     """The key of what belongs to one run, joined with the key of what all runs share."""
     if shared is None:
@@ -246,18 +267,23 @@ def _run_key(own: list, shared: Key | None, store: Store) -> Key | None:
 def _measured(scheme: Scheme, data: Dataset, part: Split, reference, history: History) -> dict:
     """What every row has. reference: logits to agree with; None: those of the scheme's teacher."""
     student, own = functools.partial(predict, scheme.judged), getattr(scheme, "teacher", None)
-    logits, labels = predict_split(student, part)
-    if reference is None and isinstance(own, Teacher):
+    logits, labels = predict_split(student, part) if scheme.scored else (None, None)
+    if logits is None:
+        reference = None
+    elif reference is None and isinstance(own, Teacher):
         with contextlib.suppress(TypeError):  # a teacher without logits
             reference = predict_split(own.predict, part)[0]
     if reference is not None and reference.shape != logits.shape:
         reference = None  # of other classes
-    task = task_of(scheme, data)
-    found = {"agreement": None, "teacher_kl": None} | measure.evaluate(
-        logits, labels, reference, ONE_LABEL if task.has_classes else task)
+    found = {"agreement": None, "teacher_kl": None}
+    if logits is not None:
+        task = task_of(scheme, data)
+        found |= measure.evaluate(logits, labels, reference,
+                                  ONE_LABEL if task.has_classes else task)  # they are rows already
     if data.task.has_classes and labels is not None:
         found |= {"train_accuracy": measure.accuracy(*predict_split(student, data.train))
-                  if isinstance(data.train, Split) else None,  # of a stream it is another pass
+                  if isinstance(data.train, Split) and data.train.y is not None
+                  else None,  # of a stream it is another pass
                   "per_class": measure.per_class(logits, labels, len(data.classes)),
                   "reliability": [[row["count"], row["confidence"], row["accuracy"]]
                                   for row in measure.reliability(logits, labels)]}

@@ -5,6 +5,7 @@ import math
 
 from kdcourse import measure
 
+SCORES = ("accuracy", "r2", "agreement")
 LOWER_IS_BETTER = ("nll", "ece", "teacher_kl", "rmse", "teacher_rmse", "seconds")
 _EXTRA_COLUMNS = {"ece": ("ECE", ".3f"), "agreement": ("agreement", ".1%")}
 
@@ -15,10 +16,12 @@ class Comparison:
 
     rows: one dict per run: arm, seed, accuracy, nll, ece, agreement …, and where it was run.
     baseline: the arm that the others are paired with.
+    score: the quantity that the table compares; None: accuracy, or the first that exists instead.
     """
 
     rows: list[dict]
     baseline: str
+    score: str | None = None
 
     @property
     def arms(self) -> list[str]:
@@ -28,8 +31,8 @@ class Comparison:
     @property
     def main(self) -> str:
         """The quantity that the table compares: accuracy, or the first that exists instead."""
-        return next((name for name in ("accuracy", "r2", "agreement")
-                     if self.rows[0].get(name) is not None), "seconds")
+        return self.score or next((name for name in SCORES if self.rows[0].get(name) is not None),
+                                  "seconds")
 
     @property
     def seconds(self) -> float:

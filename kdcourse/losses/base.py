@@ -24,12 +24,17 @@ class Loss(nn.Module):
 
     student, teacher: module paths, as for `kdcourse.taps`; None stands for the logits.
 
+    A term that compares with a teacher and reads the labels, too, states `needs_labels = True`.
+    Where some samples have no label (`kd.tasks.Classes(ignore=-100)`) it gets a class for all and
+    its mean is over those with a label; a term that does not state it gets None for the labels.
+
     A term is called with tensors, or with a scheme's outputs. Terms can be weighted and added:
     `0.1 * CE() + 0.9 * KD(T=4)` is an `Objective`.
     """
 
     per_sample = True  # one number per sample, and the loss is their mean
     needs_teacher = True
+    needs_labels = False  # reads the labels; without a teacher True, unless a class says otherwise
     needs_paths = False  # compares inner tensors, never the logits
     on_rows = True  # compares rows [M, K], one per label; else what was tapped, as it is
     softened = False  # reads logits only as softmax(logits / T), or the largest one
@@ -45,6 +50,8 @@ class Loss(nn.Module):
         super().__init_subclass__(**more)
         if function is not None:
             cls.function = staticmethod(function)
+        if "needs_teacher" in vars(cls) and "needs_labels" not in vars(cls):
+            cls.needs_labels = not cls.needs_teacher
 
     def __init__(self, student=None, teacher=None, **settings):
         super().__init__()
@@ -78,18 +85,28 @@ class Loss(nn.Module):
         return self.function(student, teacher if self.needs_teacher else labels, **settings)
 
     def forward(self, student, teacher=None, labels=None) -> torch.Tensor:
-        rows = student.rows if isinstance(student, Output) and self.on_rows else None
+        rows = self._rows(student)
         student, teacher = self.pick(student, teacher)
         try:
             if rows is None:
                 return self.reduced(self.values(student, teacher, labels), labels)
             if not self.per_sample and rows.weight is not None:
                 kept = rows.weight > 0  # one number for all rows has no weights; synchronises
+                if not kept.any():
+                    return (student * 0).sum()
                 found = [t if t is None else t[kept] for t in (student, teacher, rows.labels)]
                 return self.values(*found)
             return self.reduced(self.values(student, teacher, rows.labels), rows.labels, rows)
         except ValueError as error:
             raise self.named(error) from None
+
+    def _rows(self, student):
+        """Give the rows that this term compares, with what it reads of their labels; None where
+        there are none, or where it compares tensors as they are."""
+        rows = student.rows if isinstance(student, Output) else None
+        if rows is None or not (self.on_rows or rows.task.partly):
+            return None
+        return rows if self.needs_labels else rows.without_labels()
 
     def reduced(self, values, labels=None, rows=None) -> torch.Tensor:
         """Take the mean of the values, over the rows that count."""

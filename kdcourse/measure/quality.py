@@ -2,7 +2,8 @@
 
 Shapes: N samples, K classes. Functions take logits [N, K] and labels [N] (or soft ones [N, K]),
 each tensor on any device. What does not fit raises `ValueError`: other shapes, no samples, one
-class, labels outside 0 … K - 1 (also -100: select the samples with a label first), soft labels that
+class, labels outside 0 … K - 1 (also -100: `evaluate` with a task leaves
+out samples without a label, for the others select first), soft labels that
 do not sum to 1 and, where the softmax is taken, probabilities in the place of logits.
 
 A network that diverged has logits that are not numbers (NaN). Such a sample has no answer: it is

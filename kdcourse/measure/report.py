@@ -128,6 +128,7 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
         partner = next(iter(teachers)) if len(teachers) == 1 else "its teachers"
     kind = ("samples" if data.task.plain or not data.task.has_classes else
             f"rows of {data.task!r}")
+    kind = "samples with a label" if data.task.partly and labels is not None else kind
     title = f"{data.name}, {max(map(len, logits.values())):,} {kind} of the {split} split"
     unit = "images" if not isinstance(data.shape, dict) and len(data.shape) == 3 else "samples"
     return Report(title, rows, partner, batch, device.type, torch.get_num_threads(), unit)

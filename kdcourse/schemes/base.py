@@ -17,8 +17,9 @@ from kdcourse._modules import check_whole, untouched
 from kdcourse._random import generator
 from kdcourse.data import Batch, Dataset
 from kdcourse.data.dataset import refuse_inputs
+from kdcourse.outputs import running
 from kdcourse.schemes.edges import Edge, Outcome, outcome
-from kdcourse.taps import Output, clean_copy, describe, evaluating, predict, unwrapped
+from kdcourse.taps import Output, clean_copy, describe, evaluating, first_output, predict, unwrapped
 from kdcourse.taps import taps as taps_of
 from kdcourse.tasks import each
 from kdcourse.teachers import EMA, Teacher, as_teacher
@@ -230,16 +231,16 @@ class Scheme(nn.Module):
         Students run in train mode, as in a step; parameters, buffers (batch statistics, observers)
         and random generators are left as they were. Calling it twice changes nothing.
 
-        Raises `ValueError` where classes or shapes do not fit, and for a tensor of the student that
-        a term compares and that has no gradient; `RuntimeError` for a tapped module that is not
-        called in train mode; `TypeError` where a term needs logits and an output has none, or
-        several.
+        Raises `ValueError` where classes or shapes do not fit, where a network's code fails, and
+        for a tensor of the student that a term compares and that has no gradient; `RuntimeError`
+        for a tapped module that is not called in train mode; `TypeError` where a term needs logits
+        and an output has none, or several.
         """
         if not isinstance(batch, Batch):
             refuse_inputs(batch)
         with self.looking(batch):
             batch = self.with_inputs(batch)
-            with torch.enable_grad():
+            with torch.enable_grad(), running("student or teacher in train mode", batch.x):
                 edges, numbers = list(self.edges(batch)), itertools.count()
             for edge in edges:
                 edge.check(batch.task)
@@ -270,7 +271,7 @@ class Scheme(nn.Module):
     def _check_output(self, student: nn.Module, data: Dataset) -> None:
         why, reads = "", self.reads_logits
         try:
-            output = predict(student, data.train.head(2))
+            output = first_output(student, data.train.head(2), "student")
             data.task.check_output(output, data.classes, data.name)
             if not reads and data.task.outputs(output) != len(data.classes):
                 why = f"Its output is {list(output.shape)} for {len(data.classes)} classes."

@@ -36,8 +36,8 @@ class Edge:
         """Compute the unweighted loss of each term by name. Logits and labels that are not rows by
         themselves are cut into rows here, once for all terms."""
         student, teacher, task = self.student, self.teacher, batch.task
-        on_rows = [] if task.plain else [
-            term for term in self.objective.terms.values() if term.on_rows]
+        on_rows = [] if task.plain else [term for term in self.objective.terms.values()
+                                         if term.on_rows or (task.partly and term.needs_labels)]
         if on_rows:
             if not student.has_logits and all(term.student_paths for term in on_rows):
                 logits = student.taps[on_rows[0].student_paths[0]]
@@ -52,7 +52,8 @@ class Edge:
                     _check_places(logits, theirs, task)
                     theirs = task.flat(theirs)
                 teacher = teacher.with_rows(cut._replace(logits=theirs))
-        return self.objective.losses(student, teacher, batch.y)
+        # Labels of which some are none reach a term only by rows, where these are left out.
+        return self.objective.losses(student, teacher, None if task.partly else batch.y)
 
     def check(self, task: Task = ONE_LABEL) -> None:
         """Raise `TypeError` for an objective that is none, and `ValueError` where a term compares
@@ -66,15 +67,43 @@ class Edge:
                 raise ValueError(f"Expected terms that compare numbers for {task!r}, got {term!r}, "
                                  "which compares classes. Use SquaredError() and LogitMSE(), or "
                                  "set needs_classes = False on a term of your own.")
-        if self.teacher is None or not any(
-                term.on_rows and term.needs_teacher and not term.student_paths
-                and not term.teacher_paths for term in self.objective.terms.values()):
+            _check_reads_labels(term, task)
+        on_rows = [term for term in self.objective.terms.values() if term.on_rows]
+        if self.teacher is not None and any(
+                term.needs_teacher and not term.student_paths and not term.teacher_paths
+                for term in on_rows):
+            ours, theirs = task.outputs(self.student.logits), task.outputs(self.teacher.logits)
+            if ours != theirs:
+                raise ValueError(
+                    f"Expected student and teacher to have the same classes, got {ours} and "
+                    f"{theirs}. Give the student {theirs} outputs, or take a teacher for {ours} "
+                    "classes.")
+        for term in on_rows:
+            self._check_paths(term, task)
+
+    def _check_paths(self, term, task: Task) -> None:
+        """Raise `ValueError` unless a term on rows that names a module compares outputs of one
+        size, and for labels one of the size of the student's logits."""
+        if len(term.student_paths) > 1 or len(term.teacher_paths) > 1:
             return
-        ours, theirs = task.outputs(self.student.logits), task.outputs(self.teacher.logits)
-        if ours != theirs:
+        sides = [(self.student, term.student_paths, "student")]
+        if term.needs_teacher and self.teacher is not None:
+            sides.append((self.teacher, term.teacher_paths, "teacher"))
+        elif not task.plain and self.student.has_logits:
+            sides.append((self.student, (), "student"))
+        if len(sides) == 1 or not any(paths for _, paths, _ in sides):
+            return
+        (ours, one), (theirs, other) = [
+            (output.taps[paths[0]], f"{paths[0]!r} of the {who}") if paths else
+            (output.logits, f"the logits of the {who}") for output, paths, who in sides]
+        shapes, axis = [list(ours.shape), list(theirs.shape)], task.axis
+        if not term.needs_teacher:  # the classes of another head may be others
+            shapes = [shape[:axis] + shape[axis + 1:] for shape in shapes]
+        if shapes[0] != shapes[1]:
             raise ValueError(
-                f"Expected student and teacher to have the same classes, got {ours} and {theirs}. "
-                f"Give the student {theirs} outputs, or take a teacher for {ours} classes.")
+                f"Expected {one} and {other} of one size, {task.shape}, for the term {term!r}, got "
+                f"{list(ours.shape)} and {list(theirs.shape)}. Name modules whose outputs are for "
+                "the same classes and places, or wrap one of the networks so that they are.")
 
     def check_gradients(self, students) -> None:
         """Raise `ValueError` where a term compares a tensor of the student without a gradient."""
@@ -93,6 +122,18 @@ class Edge:
                         "without one, so the term would teach the student nothing. Is it detached, "
                         "computed under no_grad, or is all before it frozen? Tap a module that is "
                         "trained, or leave the term out.")
+
+
+def _check_reads_labels(term, task: Task) -> None:
+    """Raise `ValueError` for a term of a user's own that may read labels where some are none."""
+    kind = type(term)
+    own = "values" in vars(kind) or "forward" in vars(kind)
+    if task.partly and own and not kind.__module__.startswith("kdcourse.") and not any(
+            "needs_labels" in vars(base) for base in kind.__mro__ if base is not losses.Loss):
+        raise ValueError(
+            f"Expected a term that says whether it reads labels, as some samples have none "
+            f"({task!r}), got {term!r}. Write needs_labels = True into its class (its mean is then "
+            "over the samples with a label), or needs_labels = False.")
 
 
 def _check_places(ours: torch.Tensor, theirs: torch.Tensor, task: Task) -> None:

@@ -19,8 +19,9 @@ from kdcourse._tensors import fingerprint
 from kdcourse.data import Batch, Dataset, Split, check_dataset
 from kdcourse.data.augment import Augmented
 from kdcourse.data.dataset import SPLITS
+from kdcourse.outputs import running
 from kdcourse.taps import Output, device_of
-from kdcourse.tasks import ONE_LABEL, first
+from kdcourse.tasks import Classes, first
 from kdcourse.teachers.base import Teacher
 from kdcourse.teachers.live import as_teacher
 from kdcourse.teachers.stored import Table
@@ -114,15 +115,16 @@ class Cached(Teacher):
         _check_views(data)
         if not stream and (top is not None or T != 1 or dtype != torch.float32):
             raise ValueError("Expected data from loaders for top, T and dtype, got data in memory, "
-                             "for which all logits are kept in float32. Leave them out, or use "
-                             "kd.data.from_loaders.")
+                             "for which all logits are kept in float32: they are smaller than the "
+                             "samples, mostly. Leave them out, or use kd.data.from_loaders with "
+                             "batches (x, y, index).")
         if stream and path is None:
             raise ValueError("Expected path=…, a folder on disk, for the answers to data from a "
                              "loader, got none.")
         if stream and path.is_file():
             raise ValueError(f"Expected a folder for answers by sample id at {path}, got a file. "
                              "Name another path.")
-        if top is not None and data.task != ONE_LABEL:
+        if top is not None and not isinstance(data.task, Classes):
             raise ValueError(f"Expected one label per sample for top=…, got {data.task!r}. Leave "
                              "top out, which keeps all logits.")
         if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
@@ -149,7 +151,7 @@ class Cached(Teacher):
         if not isinstance(data.train, Split):
             given = logits[None] if views is None else logits  # [V, M, K], M of at least N
             if given.ndim < 2 or len(given) != (views or 1) or given.shape[1] < expected[0] or (
-                    data.task == ONE_LABEL and list(given.shape[2:]) != expected[1:]):
+                    isinstance(data.task, Classes) and list(given.shape[2:]) != expected[1:]):
                 shape = expected if views is None else [views, *expected]
                 raise ValueError(f"Expected logits of shape {shape}, a row for each sample id, "
                                  f"got {list(logits.shape)}.")
@@ -158,7 +160,7 @@ class Cached(Teacher):
             self._describe(data, name, None)
             self._table = GivenRows(given.detach())
             return self
-        if data.task != ONE_LABEL:  # of any shape
+        if not isinstance(data.task, Classes):  # of any shape
             expected[1:] = logits.shape[1 if views is None else 2 :]
         if list(logits.shape) not in (expected, [views, *expected]):
             raise ValueError(f"Expected logits of shape {expected}, one row per training sample, "
@@ -374,4 +376,5 @@ def _logits(teacher: Teacher, train: Split, places: torch.Tensor, view: int) -> 
         split = dataclasses.replace(split, x=train.seen(index, number))
     split = split.to(device)
     batch = Batch(split.x, split.y, index.to(device), number, split.task)
-    return teacher(batch).logits.float().cpu()
+    with running("teacher", batch.x):
+        return teacher(batch).logits.float().cpu()

@@ -67,7 +67,7 @@ class Ensemble(Teacher):
         self.tap(paths)
         if self.weights == "confidence" and batch.task != ONE_LABEL:
             raise ValueError(f'Expected weights "mean" or numbers for {batch.task!r}, got '
-                             '"confidence", which needs one label per sample.')
+                             '"confidence", which needs one label per sample, for all samples.')
         outputs = [teacher(batch) for teacher in self.teachers]
         if any(output.T is not None for output in outputs):
             raise ValueError("Expected all logits of each teacher in an ensemble, got stored ones "

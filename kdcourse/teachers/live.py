@@ -13,7 +13,7 @@ from kdcourse._key import is_as_made
 from kdcourse._modules import check_whole, untouched
 from kdcourse._tensors import fingerprint
 from kdcourse.data import Batch, Dataset
-from kdcourse.outputs import OutputError
+from kdcourse.outputs import OutputError, shown_inputs
 from kdcourse.taps import Output, describe, device_of, in_precision_of, predict
 from kdcourse.taps import taps as taps_of
 from kdcourse.tasks import each
@@ -83,23 +83,26 @@ class Live(Teacher):
     def check(self, data: Dataset) -> None:
         """Raise `ValueError` unless the network takes the inputs of the data, and `OutputError`
         where `kd.Logits` finds no logits in what the network returns."""
+        x = data.train.head(2)
         try:
             with untouched(self.model.modules()):
-                self(Batch(each(lambda t: t.to(device_of(self)), data.train.head(2)), None, None))
+                self(Batch(each(lambda t: t.to(device_of(self)), x), None, None))
         except OutputError:  # the network took the inputs
             raise
         except (AttributeError, KeyError) as error:
             raise ValueError(
                 f"Expected a teacher that runs on inputs of shape {each(list, data.shape)}, got "
                 f"{type(error).__name__}: {error}. Its forward, or the transform, reads something "
-                "that is not there. Print what the network inside it returns, and the inputs."
+                "that is not there. Print what the network inside it returns, and the inputs: "
+                f"here {shown_inputs(x)}."
             ) from error
         except Exception as error:  # each library has its own for a wrong shape
             raise ValueError(
                 f"Expected a teacher that takes inputs of shape {each(list, data.shape)}, got "
                 f"{type(error).__name__}: {error}. Where it takes others, say how to make them: "
                 "kd.Live(model, transform=v2.RGB()) makes three channels of one, v2.Resize(224) "
-                "another size (with v2 of torchvision.transforms).") from error
+                "another size (with v2 of torchvision.transforms). The inputs here are "
+                f"{shown_inputs(x)}.") from error
 
     def identity(self):
         """Give the network and the transform, by which recorded results are found."""

@@ -12,6 +12,7 @@ import torch
 from kdcourse._machine import progress
 from kdcourse.data import Batch
 from kdcourse.data.augment import AugmentedStream
+from kdcourse.outputs import running
 from kdcourse.taps import device_of
 from kdcourse.tasks import each
 from kdcourse.teachers.stored import Table, prints_of
@@ -103,7 +104,9 @@ def fill(table: Table, teacher, train) -> None:
                 missing = torch.tensor(new, dtype=torch.int64)
                 missing = missing[table.places(numbers[missing]) < 0]
                 if len(missing):
-                    output = teacher(in_view(there, batch[missing], view))
+                    part = in_view(there, batch[missing], view)
+                    with running("teacher", part.x):
+                        output = teacher(part)
                     table.add(numbers[missing], prints[missing], output.logits.float().cpu())
                 bar.update(len(batch))
             if len(passed) >= len(train):

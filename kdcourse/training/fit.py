@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import operator
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -212,7 +213,8 @@ def _check_weights(parameters, epoch: int) -> None:
 
 def _score(scheme: Scheme, split, team: Team, recipe: Recipe) -> float | None:
     """Compute the task's score, such as the accuracy, of the network that is judged; each process
-    its share of the samples. None without labels or logits."""
+    its share of the samples. None without labels or logits, and with a warning where no row has a
+    label, as in a stream."""
     if not scheme.scored:
         return None
     model = scheme.judged
@@ -225,4 +227,9 @@ def _score(scheme: Scheme, split, team: Team, recipe: Recipe) -> float | None:
             return None
         sums = part.task.sums(part.task.rows(predict(model, part.x, size), part.x, part.y))
         total = sums * (not idle) if total is None else total + sums
-    return split.task.score(team.sum(total.to(device_of(model)) if team.size > 1 else total))
+    total = team.sum(total.to(device_of(model)) if team.size > 1 else total)
+    if split.task.ignore is not None and not total[-1].any():  # the number of rows
+        warnings.warn(f"No row of the validation has a label ({split.task!r}), so there is no "
+                      "score.", stacklevel=3)
+        return None
+    return split.task.score(total)

@@ -630,3 +630,74 @@ def test_a_results_file_that_somebody_breaks_meanwhile_costs_no_row(data, home):
     with pytest.warns(UserWarning, match="computed but not recorded. Expected recorded results in"):
         made = kd.compare(arms, data, RECIPE, [0], also={"one": breaks}, results="t")
     assert made.values("CE", "one") == [1.0]
+
+
+# --- students without an output for the classes --------------------------------------------------
+
+
+class Embedding(torch.nn.Module):
+    """What an image encoder returns: vectors, in one of several ways."""
+
+    def __init__(self, seed, output):
+        super().__init__()
+        self.body = network(seed)
+        self.output = output
+
+    def forward(self, x):
+        return self.output(self.body(x))
+
+
+OUTPUTS = {"vectors": lambda z: torch.cat([z, z], 1), "a dict": lambda z: {"a": z, "b": z},
+           "maps": lambda z: z[:, :, None, None]}
+
+
+def embedding_arms(output):
+    teacher = Embedding(9, output)
+    return {name: lambda seed, weight=weight: kd.Distiller(
+        Embedding(seed, output), teacher, weight * losses.HiddenCosine("body", "body"))
+        for name, weight in (("one", 1.0), ("two", 2.0))}
+
+
+def recall(scheme, split):
+    with torch.no_grad():
+        return kd.measure.recall_at_1(scheme.student.body(split.x), split.y)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_students_without_logits_are_compared_by_another_quantity(output, data, home):
+    arms = embedding_arms(OUTPUTS[output])
+    with pytest.warns(UserWarning, match="not validated"):
+        found = kd.compare(arms, data, RECIPE, seeds=[0, 1], also={"recall": recall})
+    assert found.main == "recall" and "recall (val)" in repr(found)
+    scheme = arms["one"](0)
+    with pytest.warns(UserWarning, match="not validated"):
+        kd.fit(scheme, data, RECIPE, seed=0)
+    assert found.values("one")[0] == pytest.approx(recall(scheme, data.val), abs=1e-4)
+    assert Comparison(**json.loads(json.dumps(found.to_dict()))).main == "recall"
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_without_one_they_are_refused_before_any_training(output, data, fits):
+    arms = {"CE": lambda seed: kd.Supervised(network(seed))} | embedding_arms(OUTPUTS[output])
+    with pytest.raises(ValueError, match=r"compare arm 'one' by, .*for Classes\(\)\. Give"):
+        kd.compare(arms, data, RECIPE, seeds=[0])
+    assert not fits
+
+
+def test_arms_with_and_without_logits_have_the_quantity_of_all(data, home):
+    arms = {"CE": lambda seed: kd.Supervised(Embedding(seed, lambda z: z))}
+    arms |= embedding_arms(OUTPUTS["a dict"])
+    with pytest.warns(UserWarning, match="not validated"):
+        found = kd.compare(arms, data, RECIPE, seeds=[0], also={"recall": recall})
+    assert found.main == "recall" and len(found.values("two")) == 1
+
+
+def test_students_of_numbers_are_compared_by_the_share_of_the_variance(home):
+    x = torch.rand(72, 5)
+    data = kd.data.from_arrays(x, x[:, :2], task=kd.tasks.Numbers())
+
+    def arm(seed):
+        torch.manual_seed(seed)
+        return kd.Supervised(torch.nn.Linear(5, 2), losses.SquaredError())
+
+    assert kd.compare({"a": arm}, data, RECIPE, seeds=[0]).main == "r2"

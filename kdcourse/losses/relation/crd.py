@@ -15,7 +15,7 @@ from kdcourse.losses.numerics import unit
 from kdcourse.losses.relation.negatives import OtherClasses
 from kdcourse.losses.relation.pairs import VARIANTS, vectors_pair
 from kdcourse.taps import Output
-from kdcourse.tasks import ONE_LABEL
+from kdcourse.tasks import Classes
 
 
 @inputs.full_precision
@@ -92,7 +92,8 @@ class CRD(FeatureLoss):
         published weight is too large.
     samples, classes: M, the size of the training set, and its class numbers [M]. A scheme reads
         both from data in memory in `check`; for a loader give them, and batches (x, y, index) with
-        ids below M. With `samples` alone every other sample may be a negative.
+        ids below M. With `samples` alone every other sample may be a negative. A sample without a
+        label (a number below 0) is a class of its own: it may be a negative of all others.
 
     Published weight: 0.8, with 1 for the labels, for variant "code" and all pairs on CIFAR-100 at
     batch 64; CRD + KD adds `KD(T=4)` with weight 1 (RepDistiller, scripts/run_cifar_distill.sh).
@@ -150,9 +151,12 @@ class CRD(FeatureLoss):
                      "samples of this term's memories", f"{count} in {data.name}",
                      "Make a new CRD for other data.")
         if self.classes is None:
-            if y is None or data.task != ONE_LABEL:
-                y = torch.arange(count)  # a class for each sample
-            self.others = OtherClasses(y if y.ndim == 1 else y.argmax(1))
+            known = torch.zeros(count)
+            if y is not None and isinstance(data.task, Classes):
+                known, y = data.task.weight(None, y), y if y.ndim == 1 else y.argmax(1)
+            none = torch.full((count,), -1)
+            self.others = OtherClasses(
+                y if known is None else none if y is None else torch.where(known > 0, y, none))
 
     def _check_stream(self, train) -> None:
         """Raise `ValueError` unless the ids of a loader are rows of the memories."""

@@ -7,7 +7,8 @@ from kdcourse.losses import inputs
 
 
 class OtherClasses(nn.Module):
-    """Sort M samples by class into `order`: a sample's class is `size` places from `start` on."""
+    """Sort M samples by class into `order`: a sample's class is `size` places from `start` on. A
+    sample with a number below 0 has no label: it is a class of its own."""
 
     def __init__(self, classes, samples: int | None = None):
         super().__init__()
@@ -16,6 +17,8 @@ class OtherClasses(nn.Module):
                      f"class numbers [{samples or 'M'}], one for each training sample",
                      inputs.described(classes))
         classes = classes.detach().long()
+        own = classes.amax() + 1 + torch.arange(len(classes), device=classes.device)
+        classes = torch.where(classes < 0, own, classes)
         ordered, order = classes.sort(stable=True)
         start = torch.searchsorted(ordered, classes)
         size = torch.searchsorted(ordered, classes, right=True) - start

@@ -55,6 +55,8 @@ class NKD(Loss):
     here pass `labels.argmax(1)`.
     """
 
+    needs_labels = True
+
     def __init__(self, gamma: float = 1.5, T: float = 1.0, student=None, teacher=None):
         _check_settings(gamma, T)
         super().__init__(student, teacher, gamma=gamma, T=T)

@@ -60,6 +60,8 @@ class OFA(Loss):
     exits are networks of their own, and are not part of this term.
     """
 
+    needs_labels = True
+
     def __init__(self, gamma: float = 1.0, T: float = 1.0, variant: str = "code",
                  student=None, teacher=None):
         _check_settings(gamma, T, variant)
