@@ -9,8 +9,9 @@ import dataclasses
 import torch
 from torch import nn
 
+from kdcourse._trees import each
 from kdcourse.layouts import Layout
-from kdcourse.tasks import Rows, each
+from kdcourse.tasks import Rows
 
 
 @dataclasses.dataclass(repr=False)

@@ -13,9 +13,9 @@ from torch import nn
 
 from kdcourse import _files
 from kdcourse._modules import switch
+from kdcourse._trees import call, each, first, pieces
 from kdcourse.layouts import Grid, Layout, arranged, channels_last, parsed, patches, widths
 from kdcourse.outputs import Logits, Output, logits_of, running
-from kdcourse.tasks import call, each, first, pieces
 
 
 def taps(model: nn.Module, names) -> "Taps":

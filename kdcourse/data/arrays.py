@@ -11,8 +11,9 @@ import torch
 
 from kdcourse import _files
 from kdcourse._tensors import parts_bytes
+from kdcourse._trees import each
 from kdcourse.data.dataset import SPLITS, Dataset, Split, with_digest
-from kdcourse.tasks import ONE_LABEL, Classes, Task, Tokens, Unlabelled, each
+from kdcourse.tasks import ONE_LABEL, Classes, Task, Tokens, Unlabelled
 
 
 def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: str = "arrays",

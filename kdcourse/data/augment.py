@@ -16,9 +16,9 @@ import torch.nn.functional as F
 
 from kdcourse import _files
 from kdcourse._random import generator
+from kdcourse._trees import each
 from kdcourse.data.dataset import Batch, Dataset, Split, with_digest
 from kdcourse.data.loaders import Stream
-from kdcourse.tasks import each
 
 ROWS = 2**24  # ids from here on have no row in a table of drawn numbers, but a draw of their own
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from kdcourse import _files
 from kdcourse._random import generator
 from kdcourse._tensors import parts_bytes
-from kdcourse.tasks import ONE_LABEL, Classes, Task, each, first, select
+from kdcourse._trees import each, first, select
+from kdcourse.tasks import ONE_LABEL, Classes, Task
 
 SPLITS = ("train", "val", "test")
 

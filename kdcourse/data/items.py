@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from kdcourse._trees import each
 from kdcourse.data.dataset import like
-from kdcourse.tasks import Task, each
+from kdcourse.tasks import Task
 
 
 def tensors_of(item, name: str) -> list:

@@ -14,11 +14,12 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from kdcourse._random import generator
+from kdcourse._trees import each, first
 from kdcourse.data.arrays import as_inputs, as_split
 from kdcourse.data.dataset import Batch, Dataset, Split
 from kdcourse.data.items import kind_of, same, tensors_of
 from kdcourse.data.names import check_names
-from kdcourse.tasks import ONE_LABEL, Task, each, first
+from kdcourse.tasks import ONE_LABEL, Task
 
 
 def from_loaders(train, val, test=None, *, classes, name: str = "loaders", version: str = "",

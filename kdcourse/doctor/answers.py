@@ -5,8 +5,8 @@ Shapes: B batch, K classes.
 
 import torch
 
+from kdcourse._trees import each, first
 from kdcourse.doctor.setup import report_probabilities
-from kdcourse.tasks import each, first
 from kdcourse.teachers import Cached
 
 VIEWS = 8  # for which stored answers are compared, spread over all

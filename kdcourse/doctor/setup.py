@@ -15,10 +15,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from kdcourse._modules import untouched
 from kdcourse._random import seeded
+from kdcourse._trees import each, first, pieces
 from kdcourse.data import Batch, Split
 from kdcourse.doctor.findings import Diagnosis, Finding
 from kdcourse.taps import copied, device_of, logits_of
-from kdcourse.tasks import each, first, pieces
 from kdcourse.teachers import Ensemble, Teacher
 
 

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdcourse import _files
+from kdcourse._trees import call, each
 from kdcourse.taps import device_of, evaluating
-from kdcourse.tasks import call, each
 
 
 def parameters(model: nn.Module) -> int:

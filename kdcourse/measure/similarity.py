@@ -9,10 +9,10 @@ import math
 import torch
 from torch import nn
 
+from kdcourse._trees import call, each, pieces
 from kdcourse.data import Batch
 from kdcourse.taps import device_of, evaluating
 from kdcourse.taps import taps as taps_of
-from kdcourse.tasks import call, each, pieces
 from kdcourse.teachers import Teacher
 
 

@@ -15,13 +15,13 @@ from torch import nn
 from kdcourse import losses
 from kdcourse._modules import check_whole, untouched
 from kdcourse._random import generator
+from kdcourse._trees import each
 from kdcourse.data import Batch, Dataset
 from kdcourse.data.dataset import refuse_inputs
 from kdcourse.outputs import running
 from kdcourse.schemes.edges import Edge, Outcome, outcome
 from kdcourse.taps import Output, clean_copy, describe, evaluating, first_output, predict, unwrapped
 from kdcourse.taps import taps as taps_of
-from kdcourse.tasks import each
 from kdcourse.teachers import EMA, Teacher, as_teacher
 
 _HELD = weakref.WeakSet()  # frozen parts of students that a scheme, not the user, put in eval mode

@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves
 
 from kdcourse import losses
 from kdcourse._random import generator, seeded
+from kdcourse._trees import call, each
 from kdcourse.data import Batch
 from kdcourse.schemes.base import Scheme
 from kdcourse.schemes.edges import Edge
 from kdcourse.taps import Early, Output, clean_copy, describe, device_of
-from kdcourse.tasks import call, each
 
 
 class MultiExit(Scheme):

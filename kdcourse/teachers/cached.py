@@ -16,12 +16,13 @@ from kdcourse import _files, _store
 from kdcourse._key import named
 from kdcourse._machine import progress
 from kdcourse._tensors import fingerprint
+from kdcourse._trees import first
 from kdcourse.data import Batch, Dataset, Split, check_dataset
 from kdcourse.data.augment import Augmented
 from kdcourse.data.dataset import SPLITS
 from kdcourse.outputs import running
 from kdcourse.taps import Output, device_of
-from kdcourse.tasks import Classes, first
+from kdcourse.tasks import Classes
 from kdcourse.teachers.base import Teacher
 from kdcourse.teachers.live import as_teacher
 from kdcourse.teachers.stored import Table

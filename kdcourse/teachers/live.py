@@ -12,11 +12,11 @@ from torch import nn
 from kdcourse._key import is_as_made
 from kdcourse._modules import check_whole, untouched
 from kdcourse._tensors import fingerprint
+from kdcourse._trees import each
 from kdcourse.data import Batch, Dataset
 from kdcourse.outputs import OutputError, shown_inputs
 from kdcourse.taps import Output, describe, device_of, in_precision_of, predict
 from kdcourse.taps import taps as taps_of
-from kdcourse.tasks import each
 from kdcourse.teachers.base import Teacher
 
 

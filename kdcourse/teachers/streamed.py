@@ -10,11 +10,11 @@ import dataclasses
 import torch
 
 from kdcourse._machine import progress
+from kdcourse._trees import each
 from kdcourse.data import Batch
 from kdcourse.data.augment import AugmentedStream
 from kdcourse.outputs import running
 from kdcourse.taps import device_of
-from kdcourse.tasks import each
 from kdcourse.teachers.stored import Table, prints_of
 
 AUGMENTED = ("Two samples have one id, or the loader augments anew each time: then its answers "
