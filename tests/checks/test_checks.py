@@ -156,7 +156,8 @@ WRONG = {
                          "finite loss for logits of ±100, got (inf|nan).*use log_softmax"),
     "p log p by hand": (by_hand, "finite loss for logits of ±100, got nan"),
     "per sample": (lambda s, t, T: losses.kd(s, t, T, "none"), r"one number .* got \[8\]. Sum"),
-    "a float": (lambda s, t, T: float(losses.kd(s.detach(), t.detach(), T)), "one number .* got float"),
+    "a float": (lambda s, t, T: float(losses.kd(s.detach(), t.detach(), T)),
+                "one number .* got float"),
     "in place": (in_place, "changed them in place"),
 }
 
