@@ -658,6 +658,7 @@ def test_the_task_is_a_part_of_the_key_unless_it_is_the_usual_one(data):
     assert other.val.task == tasks.Tokens(mask="mask")
 
 
+@pytest.mark.usefixtures("inductor")
 def test_a_step_is_compiled():
     data, students = dataset("tokens"), []
     for compile in (False, True):

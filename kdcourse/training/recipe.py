@@ -34,7 +34,8 @@ class Recipe:
         normalisation see one micro-batch at a time.
     patience: stop after so many validations without a better one, and return to the weights of the
         best, of all that the scheme trains; None trains to the end and keeps the last.
-    compile: compile the scheme's step with `torch.compile`, which takes about a minute.
+    compile: compile the scheme's step with `torch.compile`, which takes about a minute (on
+        a CPU from torch 2.7 on: its compiler before stops at the backward pass of `KD`).
 
     Raises `ValueError` for a value that cannot be.
     """
