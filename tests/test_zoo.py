@@ -147,7 +147,7 @@ def test_every_teacher_answers_for_the_glyphs(name, home, monkeypatch):
 
 
 def test_an_unknown_name():
-    with pytest.raises(ValueError, match=r"one of the teachers \['glyphs', 'glyphs-4000', 'glyphs-vit'\], got"):
+    with pytest.raises(ValueError, match="one of the teachers .*'glyphs-4000', .*, got"):
         kd.teacher("resnet50")
 
 

@@ -7,7 +7,7 @@ import torch
 
 from kdcourse import _files
 from kdcourse._random import generator, seeded
-from kdcourse.checks.any_loss import report_stub, require
+from kdcourse.checks.any_loss import PASSED, report_stub, require
 from kdcourse.teachers import as_teacher
 
 
@@ -76,6 +76,7 @@ def same_budget(comparison, seeds: int = 5) -> None:
         require({*map(budget, rows)} == {*map(budget, first_rows)}, (
             f"Expected the same budget for {arm!r} as for {first!r}, got another recipe, data "
             "or split. Then the difference may come from there."))
+    print(PASSED)
 
 
 def aligned(cached, data, teacher=None, samples: int = 64) -> None:
@@ -114,3 +115,4 @@ def aligned(cached, data, teacher=None, samples: int = 64) -> None:
                 f"Expected each stored answer to belong to its sample, but {len(wrong)} of "
                 f"{len(places)} do not{of_view}; {where} Look answers up by the sample's index, "
                 "never by its place in a shuffled batch.")
+    print(PASSED)
