@@ -189,6 +189,37 @@ def history(record, ax=None):
     return ax
 
 
+def diagram(boxes: dict[str, tuple], arrows, ax=None):
+    """Draw boxes and arrows: networks, data and losses, and what flows between them.
+
+    boxes: by name, (x, y, colour) or (x, y, colour, text) with the place of the middle; the text is
+        the name where none is given. Units are arbitrary: the axes hold all boxes.
+    arrows: (from, to) or (from, to, text) or (from, to, text, style) with names of boxes; the style
+        is "-" or "--", such as for what is not trained.
+    """
+    ax = ax or plt.subplots(figsize=(6.4, 3.2))[1]
+    drawn = {}
+    for name, (x, y, color, *text) in boxes.items():
+        drawn[name] = ax.text(
+            x, y, *(text or [name]), ha="center", va="center", color=INK, fontsize=11, zorder=3,
+            bbox={"boxstyle": "round,pad=0.5", "fc": "white", "ec": color, "lw": 2.2})
+    for start, end, *rest in arrows:
+        text, line = rest[0] if rest else "", rest[1] if len(rest) > 1 else "-"
+        ax.annotate("", boxes[end][:2], boxes[start][:2], zorder=2, arrowprops={
+            "arrowstyle": "-|>", "lw": 1.8, "color": GREY, "ls": line, "shrinkA": 0, "shrinkB": 0,
+            "patchA": drawn[start].get_bbox_patch(), "patchB": drawn[end].get_bbox_patch()})
+        middle = np.mean([boxes[start][:2], boxes[end][:2]], 0)
+        ax.text(*middle, text, ha="center", va="center", fontsize=10, color=INK, zorder=4,
+                bbox={"fc": "white", "ec": "none", "pad": 1.5})
+    places = np.array([box[:2] for box in boxes.values()], dtype=float)
+    low, high = places.min(0), places.max(0)
+    margin = 0.14 * np.maximum(high - low, 1e-9)
+    ax.set_xlim(low[0] - margin[0], high[0] + margin[0])
+    ax.set_ylim(low[1] - 1.6 * margin[1], high[1] + 1.6 * margin[1])
+    ax.set_axis_off()
+    return ax
+
+
 def _annotate(ax, text: str, x: float, y: float, shift: int, color: str) -> None:
     ax.annotate(text, (x, y), (0, shift), textcoords="offset points", ha="center", fontsize=10.5,
                 color=color, weight="bold")

@@ -58,7 +58,7 @@ every_function = pytest.mark.parametrize("name", NAMES)
 def test_every_function_is_tried_here():
     public = {name for name, value in vars(plot).items()
               if inspect.isfunction(value) and not name.startswith("_")}
-    assert public == {*NAMES, "probabilities", "style"}
+    assert public == {*NAMES, "probabilities", "diagram", "style"}
 
 
 @every_function
@@ -201,6 +201,26 @@ def test_answers_show_the_likeliest_classes_first(channels):
         assert ax.get_xlabel()
     ours = plt.subplots(1, 2)[1]
     assert plot.probabilities(np.zeros((1, 4, 4)), {"p": p}, "abc", axes=ours) is ours
+
+
+def test_a_diagram_shows_every_box_and_its_arrows_begin_and_end_at_boxes():
+    boxes = {"image": (0, 1, plot.GREY, "an O"), "teacher": (1, 2, plot.ORANGE),
+             "student": (1, 0, plot.BLUE)}
+    arrows = [("image", "teacher"), ("image", "student", "x"), ("teacher", "student", "p", "--")]
+    ax = plot.diagram(boxes, arrows)
+    ax.figure.canvas.draw()
+    texts = [text.get_text() for text in ax.texts]
+    assert {"an O", "teacher", "student", "x", "p"} <= set(texts)
+    drawn = [text.arrow_patch for text in ax.texts if getattr(text, "arrow_patch", None)]
+    assert [patch.get_linestyle() for patch in drawn] == ["-", "-", "--"]
+    frame = ax.get_window_extent()
+    for text in ax.texts:
+        if text.get_bbox_patch() and text.get_text() in ("an O", "teacher", "student"):
+            box = text.get_bbox_patch().get_window_extent()
+            assert frame.x0 <= box.x0 and box.x1 <= frame.x1, "cut at the side"
+            assert frame.y0 <= box.y0 and box.y1 <= frame.y1, "cut above or below"
+    with pytest.raises(KeyError):
+        plot.diagram(boxes, [("image", "nowhere")])
 
 
 def test_more_arms_than_colours():

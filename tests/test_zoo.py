@@ -112,11 +112,27 @@ def test_a_distiller_takes_it_and_a_cache_knows_its_name(fits, data):
     assert len(kd.fit(kd.Distiller(network(1), cached), data, ENTRY["recipe"])) == 2
 
 
-def test_the_teachers_images_are_not_the_students(fits):
+def test_the_teachers_images_are_not_the_students_except_where_the_name_says_so(fits):
     for name, entry in zoo.TEACHERS.items():
-        assert entry["data"]["seed"] != 0, name  # the default seed of every student's data
+        # 0 is the default seed of every student's data
+        assert (entry["data"]["seed"] == 0) == (name == "glyphs-4000"), name
     seeds = [entry["data"]["seed"] for name, entry in zoo.TEACHERS.items() if name != "tiny"]
     assert len(set(seeds)) == len(seeds)  # nor another teacher's
+    assert zoo.TEACHERS["glyphs-4000"]["data"] == {"train": 4000, "seed": 0}
+    assert kd.data.glyphs(train=4000, seed=0).params == kd.data.glyphs(
+        **zoo.TEACHERS["glyphs-4000"]["data"]).params
+
+
+def test_a_teacher_can_be_trained_on_augmented_images(home, monkeypatch, fits):
+    seen = []
+    monkeypatch.setattr(zoo.data, "augmented", lambda data, **limits: seen.append(limits) or data)
+    monkeypatch.setitem(zoo.TEACHERS, "tiny", ENTRY | {"augment": {"shift": 0.1}})
+    one = kd.teacher("tiny")
+    assert seen == [{"shift": 0.1}]
+    assert one.card["augment"] == {"shift": 0.1}
+    monkeypatch.setitem(zoo.TEACHERS, "tiny", ENTRY)
+    kd.teacher("tiny")
+    assert len(fits) == 2, "another training, so another file"
 
 
 @pytest.mark.parametrize("name", zoo.TEACHERS)
@@ -131,7 +147,7 @@ def test_every_teacher_answers_for_the_glyphs(name, home, monkeypatch):
 
 
 def test_an_unknown_name():
-    with pytest.raises(ValueError, match=r"one of the teachers \['glyphs', 'glyphs-vit'\], got"):
+    with pytest.raises(ValueError, match="one of the teachers .*'glyphs-4000', .*, got"):
         kd.teacher("resnet50")
 
 

@@ -1,4 +1,4 @@
-"""Check functions that a learner wrote. A check passes silently, or raises `AssertionError` with a
+"""Check functions that a learner wrote. A check prints ✓, or raises `AssertionError` with a
 sentence: expected, got, why it matters; `broken_laws` returns the sentences."""
 
 from kdcourse.checks.any_loss import same_loss, student_only_gradient

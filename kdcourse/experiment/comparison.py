@@ -76,21 +76,20 @@ class Comparison:
         return pick(self.arms, key=lambda arm: self.mean(arm, quantity))
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Return the table as text: the header, and a line per arm."""
+        """Return the table as text: the header, and a line per arm. The difference decides, so it
+        stands first; 95 % intervals are below their means."""
         extra = {name: column for name, column in _EXTRA_COLUMNS.items()
                  if all(name in row for row in self.rows)}
-        header = ["", "runs", f"{self.main} ({self.split})", "95 % interval",
-                  f"minus {self.baseline}", "95 % interval"]
+        header = ["", f"minus {self.baseline}\n95 % interval",
+                  f"{self.main} ({self.split})\n95 % interval", "runs"]
         header += [title for title, _ in extra.values()]
         lines = []
         for arm in self.arms:
-            mean, low, high = self.interval(arm)
-            line = [str(arm), str(len(self.values(arm))), f"{mean:.1%}", _range(low, high)]
-            if arm == self.baseline:
-                line += ["–", "–"]
-            else:
-                gain, low, high = self.difference(arm)
-                line += [f"{100 * gain:+.1f}", _range(low, high, sign="+")]
+            gain, *between = self.difference(arm)
+            mean, *around = self.interval(arm)
+            line = [str(arm), "–" if arm == self.baseline
+                    else f"{100 * gain:+.1f}\n{_range(*between, sign='+')}",
+                    f"{mean:.1%}\n{_range(*around)}", str(len(self.values(arm)))]
             line += ["–" if None in self.values(arm, name) else f"{self.mean(arm, name):{form}}"
                      for name, (_, form) in extra.items()]
             lines.append(line)
@@ -121,8 +120,8 @@ class Comparison:
 
 def _range(low: float, high: float, sign: str = "") -> str:
     if math.isnan(low):
-        return "needs 2 seeds"
-    return f"{100 * low:{sign}.1f} to {100 * high:{sign}.1f}"
+        return "(needs 2 seeds)"
+    return f"({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
 
 
 def minutes(seconds: float) -> str:

@@ -189,8 +189,9 @@ class _AsNetwork(nn.Module):
 
 
 def text_table(header: list[str], lines: list[list[str]]) -> str:
-    """Make columns of equal width: the first to the left, the others to the right."""
-    rows = [header, *lines]
+    """Make columns of equal width: the first to the left, the others to the right. A cell of two
+    lines becomes one."""
+    rows = [[cell.replace("\n", " ") for cell in line] for line in (header, *lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) if i else cell.ljust(width)
@@ -200,9 +201,12 @@ def text_table(header: list[str], lines: list[list[str]]) -> str:
 
 def html_table(header: list[str], lines: list[list[str]], caption: str) -> str:
     """Make the same as an HTML table that takes its colours from the page."""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header[1:])
+    def text(cell: str) -> str:
+        return escape(cell).replace("\n", "<br>")
+
+    head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in header[1:])
     body = "".join(
-        f'<tr><th scope="row" style="text-align:left">{escape(line[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in line[1:]) + "</tr>" for line in lines)
+        f'<tr><th scope="row" style="text-align:left">{text(line[0])}</th>'
+        + "".join(f"<td>{text(cell)}</td>" for cell in line[1:]) + "</tr>" for line in lines)
     return (f'<table class="table"><caption>{escape(caption)}</caption>'
             f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>")

@@ -380,10 +380,12 @@ def test_the_table_compares_by_pairs():
     assert result.seconds == 360
     assert result.cost() == "6 runs, 6 minutes on an abacus, torch 2.6.0, 2026-01-01"
     header, lines = result.cells()
-    assert header[4] == "minus CE"
+    assert header[1] == "minus CE\n95 % interval", "what decides stands first"
     assert [line[0] for line in lines] == ["CE", "KD"]
-    assert lines[0][4:6] == ["–", "–"]
-    assert lines[1][4] == "+10.0"
+    assert lines[0][1] == "–"
+    assert lines[1][1].splitlines()[0] == "+10.0"
+    assert "(+7.5 to +12.5)" in repr(result)
+    assert "+10.0<br>(+7.5 to +12.5)" in result._repr_html_()
     assert (lines[0][-1], lines[1][-1]) == ("–", "50.0%")
     text = repr(result).splitlines()
     assert len({len(line) for line in text}) == 1
