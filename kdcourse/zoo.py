@@ -67,14 +67,18 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
         path = folder / f"{name}-{_files.digest(settings)[:10]}.safetensors"
         if not _files.smoke() or (path.exists() and not refresh):
             break
-    trained(model, path, settings, lambda: data.glyphs(**entry["data"]), entry["recipe"],
+
+    def make_data():
+        own = data.glyphs(**entry["data"])
+        return data.augmented(own, **entry["augment"]) if "augment" in entry else own
+
+    trained(model, path, settings, make_data, entry["recipe"],
             label=f"training the teacher {name!r} once", refresh=refresh, renew=(
                 f"Delete it, or call kd.teacher({name!r}, refresh=True), to train it again."))
     stamp(model, ["teacher", origin | {"recipe": entry["recipe"]}])
     return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-<<<<<<< HEAD
 def trained(model: torch.nn.Module, path: Path, settings: dict, make_data, recipe: Recipe, *,
             label: str, renew: str, seed: int = 0, refresh: bool = False, checkpoint=None) -> None:
     """Load the weights that a file of these settings holds, or train on the labels and keep them.
@@ -102,16 +106,3 @@ def trained(model: torch.nn.Module, path: Path, settings: dict, make_data, recip
         model.card = settings | {"accuracy": accuracy, "seconds": seconds, **where(history.device)}
         with _files.warn_if_not_kept("The teacher was trained but not kept."):
             _store.save(path, KIND, model.state_dict(), settings, card=model.card)
-=======
-def _train(model: torch.nn.Module, entry: dict, name: str) -> dict:
-    """Train the model; return its accuracy, the seconds and the machine."""
-    own, start = data.glyphs(**entry["data"]), time.perf_counter()
-    if "augment" in entry:
-        own = data.augmented(own, **entry["augment"])
-    history = fit(schemes.Supervised(model), own, entry["recipe"], seed=0,
-                  label=f"training the teacher {name!r} once")
-    if history.interrupted:
-        raise KeyboardInterrupt("The teacher's training was stopped; the next call starts anew.")
-    accuracy = measure.accuracy(predict(model, own.val.x), own.val.y)
-    return {"accuracy": accuracy, "seconds": time.perf_counter() - start, **where(history.device)}
->>>>>>> n-ch1

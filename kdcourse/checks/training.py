@@ -7,12 +7,8 @@ import torch
 
 from kdcourse import _files
 from kdcourse._random import generator, seeded
-<<<<<<< HEAD
-from kdcourse.checks.any_loss import report_stub, require
-from kdcourse.data import Batch, Stream
-=======
 from kdcourse.checks.any_loss import PASSED, report_stub, require
->>>>>>> n-ch1
+from kdcourse.data import Batch, Stream
 from kdcourse.teachers import as_teacher
 
 
@@ -118,6 +114,7 @@ def aligned(cached, data, teacher=None, samples: int = 64) -> None:
                 f"Expected each stored answer to belong to its sample, but {len(wrong)} of "
                 f"{len(places)} do not{of_view.format(batch.view)}; {where} Look answers up by the "
                 "sample's index, never by its place in a shuffled batch.")
+    print(PASSED)
 
 
 def _in_memory(cached, train, samples: int):
@@ -132,7 +129,6 @@ def _in_memory(cached, train, samples: int):
     few = train[places]
     for view, stored_NK in enumerate(stored_VNK, start=1):
         x = train.seen(places, view) if augmented else few.x
-<<<<<<< HEAD
         yield Batch(x, few.y, places, view), torch.arange(N), stored_NK, places
 
 
@@ -149,19 +145,3 @@ def _by_id(cached, train, samples: int):
             left -= len(batch)
             if left <= 0:
                 break
-=======
-        right = source.predict(x, few.y).to(stored_NK)
-        close = torch.isclose(stored_NK[places], right, rtol=1e-3, atol=1e-3).flatten(1).all(1)
-        wrong = (~close).nonzero()[:, 0]
-        if len(wrong):  # name the row that holds the right answer to the first wrong one
-            distance, row = (stored_NK - right[wrong[0]]).abs().flatten(1).amax(1).min(0)
-            sample, of_view = int(places[wrong[0]]), f" in view {view}" if augmented else ""
-            where = (f"the answer to sample {sample} lies in row {row}." if distance < 1e-3 else
-                     f"no row holds the teacher's answer to sample {sample}: was it another "
-                     "teacher, or another augmentation?")
-            raise AssertionError(
-                f"Expected each stored answer to belong to its sample, but {len(wrong)} of "
-                f"{len(places)} do not{of_view}; {where} Look answers up by the sample's index, "
-                "never by its place in a shuffled batch.")
-    print(PASSED)
->>>>>>> n-ch1
