@@ -167,7 +167,7 @@ class Task:
                 remedy = f" For class numbers drop an axis: y.squeeze({self.axis})."
             raise ValueError(f"Expected soft labels of shape {shape} in {name}, or class numbers "
                              f"{self._hard_shape()}, got {list(y.shape)}."
-                             f"{remedy or other_tasks(y)}")
+                             f"{other_tasks(y) or remedy}")
         else:
             y_MK = y.movedim(self.axis, -1).flatten(0, -2)
             valid = (y_MK >= 0).all(1) & ((y_MK.sum(1) - 1).abs() < 1e-3)  # False for NaN

@@ -104,5 +104,5 @@ def trained(model: torch.nn.Module, path: Path, settings: dict, make_data, recip
         accuracy = measure.accuracy(predict(model, own.val.x), own.val.y)
         seconds = time.perf_counter() - start if checkpoint is None else history.seconds
         model.card = settings | {"accuracy": accuracy, "seconds": seconds, **where(history.device)}
-        with _files.warn_if_not_kept("The teacher was trained but not kept."):
+        with _files.warn_if_not_kept("The teacher was trained but not kept.", stacklevel=5):
             _store.save(path, KIND, model.state_dict(), settings, card=model.card)

@@ -147,7 +147,7 @@ def test_every_teacher_answers_for_the_glyphs(name, home, monkeypatch):
 
 
 def test_an_unknown_name():
-    with pytest.raises(ValueError, match="one of the teachers .*'glyphs-4000', .*, got"):
+    with pytest.raises(ValueError, match=r"one of the teachers .*'glyphs-4000', .*, got"):
         kd.teacher("resnet50")
 
 
@@ -280,8 +280,8 @@ def test_killed_half_way_and_started_again(home, start):
     zoo.TEACHERS["tiny"] = ENTRY | {"recipe": kd.Recipe(epochs=10**6, batch=36)}
     fit = zoo.fit
     try:
-        zoo.fit = lambda scheme, data, recipe, **settings: fit(scheme, data, ENTRY["recipe"],
-                                                               **settings)
+        zoo.fit = lambda scheme, data, recipe, *args, **settings: fit(
+            scheme, data, ENTRY["recipe"], *args, **settings)
         assert kd.teacher("tiny").card["accuracy"] >= 0
     finally:
         zoo.fit = fit

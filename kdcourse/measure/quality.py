@@ -112,6 +112,8 @@ def agreement(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
 
 def teacher_kl(logits_NK: torch.Tensor, teacher_NK: torch.Tensor) -> float:
     """Give KL(teacher || student) at T = 1, in nats per sample."""
+    for x_NK in (logits_NK, teacher_NK):
+        losses.inputs.logits(x_NK, "the")
     logits_NK, teacher_NK = logits_NK.detach(), teacher_NK.detach()
     losses.inputs.logits_pair(logits_NK, teacher_NK)
     _check_no_probabilities(logits_NK, teacher_NK)
