@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from kdcourse import _files, _store
+from kdcourse._feed import fed, view_of
 from kdcourse._key import named
 from kdcourse._machine import progress
 from kdcourse._tensors import fingerprint
@@ -228,20 +229,20 @@ class Cached(Teacher):
                 f"Expected a batch in {'view 0' if plain else f'views 1 to {V}'}, for which there "
                 f"are answers, got view {batch.view}. Make Cached(teacher, data) for the data that "
                 "you train on, or use Live(teacher).")
-        logits_NK = self._logits_VNK[max(batch.view - 1, 0)]
-        places = batch.index.to(logits_NK.device)
-        return Output(logits_NK.index_select(0, places), index=batch.index)
+        places = batch.index.to(self._logits_VNK.device)
+        if V == 1:
+            return Output(self._logits_VNK[0].index_select(0, places), index=batch.index)
+        logits_BK = fed(lambda: self._logits_VNK[view_of(batch) - 1].index_select(0, places),
+                        places.device, reads=places)
+        return Output(logits_BK, index=batch.index)
 
     def _by_id(self, batch: Batch) -> Output:
         ids = batch.index if batch.ids is None else batch.ids
         if ids is None:
             raise ValueError("Expected a batch with sample ids, by which answers are found, got "
                              "none. Let the loader yield (x, y, index).")
-        logits, device = self._table.read(ids.cpu()), first(batch.x).device
-        if device.type == "cuda":
-            logits = logits.pin_memory()  # else the copy waits for all work of the GPU
-        return Output(logits.to(device, non_blocking=True), index=batch.index,
-                      T=None if self.top is None else self._table.T)
+        logits = fed(lambda: self._table.read(ids.cpu()), first(batch.x).device, reads=ids)
+        return Output(logits, index=batch.index, T=None if self.top is None else self._table.T)
 
     def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor | None:
         """Compute logits for any inputs with the teacher; None without one."""
