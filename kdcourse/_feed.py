@@ -45,17 +45,18 @@ def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 class Feeds:
     """The functions that a step gave to `fed`, in order, each with the tensor that the graph reads.
 
-    view: of the batch of this step. around: a context in which each function is called while they
-    are collected. found: why the step cannot be captured, in words, or None.
+    view: of the batch of this step. found: why the step cannot be captured, in words, or None.
     """
 
-    def __init__(self, around=contextlib.nullcontext):
-        self.view, self.around, self.entries = 0, around, []
+    def __init__(self):
+        self.view, self.around, self.entries = 0, (), []
         self.storages, self.taken, self.found = set(), None, None
 
     @contextlib.contextmanager
-    def collecting(self, tensors):
-        """Run a step in the block, and keep what it gives to `fed`. tensors: those of the batch."""
+    def collecting(self, tensors, *around):
+        """Run a step in the block, and keep what it gives to `fed`. tensors: those of the batch.
+        around: make the contexts in which each function is called."""
+        self.around = around
         self.storages = {t.untyped_storage().data_ptr() for t in tensors}
         self.entries, self.taken = [], None
         with self._here():
@@ -90,7 +91,9 @@ class Feeds:
             self.found = ("a teacher with stored answers is asked for samples that the scheme "
                           "chose, and Python looks them up before the graph runs")
         if self.taken is None:
-            with self.around():
+            with contextlib.ExitStack() as stack:
+                for context in self.around:
+                    stack.enter_context(context())
                 value = _sent(make(), device).clone()
             self.entries.append((make, device, value))
             return value

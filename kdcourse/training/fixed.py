@@ -52,11 +52,20 @@ class HostReads(TorchDispatchMode):
 
     def __init__(self, device: torch.device):
         super().__init__()
-        self.device, self.found = device, None
+        self.device, self.found, self.looks = device, None, True
+
+    @contextlib.contextmanager
+    def excepted(self):
+        """Do not look into the block."""
+        before, self.looks = self.looks, False
+        try:
+            yield
+        finally:
+            self.looks = before
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if self.found is None:
+        if self.looks and self.found is None:
             self.found = self._why(function, args, kwargs)
         return function(*args, **kwargs)
 

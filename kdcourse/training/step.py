@@ -109,7 +109,7 @@ class _Graph:
         self.whole, self.steps, self.replay = whole, 0, None
         self.batch = dataclasses.replace(batch, **{
             name: each(torch.clone, value) for name, value in _tensors(batch).items()})
-        self.feeds = Feeds(around=whole.state.excepted)
+        self.feeds = Feeds()
         self.log, self.found, self.gradients = Log(whole.eager.team), None, []
 
     def step(self, number: int, batch, log: Log):
@@ -141,7 +141,7 @@ class _Graph:
         tensors = [t for value in _tensors(self.batch).values()
                    for t in (value.values() if isinstance(value, dict) else [value])]
         with (whole.state.watching() as state, HostReads(first(self.batch.x).device) as reads,
-              self.feeds.collecting(tensors)):
+              self.feeds.collecting(tensors, state.excepted, reads.excepted)):
             found = whole.eager(number, self._fresh(), log)
         whole.reason = self.feeds.found or reads.found or state.found
         return found
