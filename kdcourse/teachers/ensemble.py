@@ -4,7 +4,6 @@ Shapes: M teachers, B batch, K classes, N samples.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from kdcourse.data import Batch, Dataset

@@ -36,7 +36,8 @@ class Checkpoint:
         self.teachers = {part: named(part) for part in scheme.modules()
                          if isinstance(part, Teacher) and not part.saved}
         self.settings = {
-            "scheme": named(scheme, kept), "data": repr(data), "recipe": named(dataclasses.replace(recipe, capture=False)),
+            "scheme": named(scheme, kept), "data": repr(data),
+            "recipe": named(dataclasses.replace(recipe, capture=False)),
             "seed": seed, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "device": device.type, "processes": team.size, "smoke": _files.smoke(),
             "trained parameters": _files.digest(

@@ -78,9 +78,11 @@ class HostReads(TorchDispatchMode):
                 return "the step indexes by a mask, so that a shape depends on values"
         elif (name in ("_local_scalar_dense", "bincount", "nonzero", "masked_select")
               or torch.Tag.data_dependent_output in function.tags
-              or name == "repeat_interleave" and kwargs.get("output_size") is None
-              or torch.Tag.dynamic_output_shape in function.tags and name != "repeat_interleave"):
+              or (name == "repeat_interleave" and kwargs.get("output_size") is None)
+              or (torch.Tag.dynamic_output_shape in function.tags and name != "repeat_interleave")):
             return f"the step reads values of a tensor in Python ({name})"
+        if "attention" in name:  # torch keeps the seed of its dropout on the CPU, but not in a graph
+            return None
         others = {t.device for t in tensors if t.device.type != self.device.type}
         onto = kwargs.get("device")
         if onto is not None and torch.device(onto).type != self.device.type and tensors:
@@ -132,10 +134,8 @@ class PythonState:
         """Take the present state as known."""
         self.values, self.numbers = self._read()
         # An object that is the same one may have another content.
-        self.contents = {
-            i: _frozen(value, self.places[i][3]) for i, value in enumerate(self.values)
-            if isinstance(value, (list, dict, set)) or hasattr(value, "__dict__") and not isinstance(
-                value, (torch.Tensor, nn.Module))}
+        self.contents = {i: _frozen(value, self.places[i][3])
+                         for i, value in enumerate(self.values) if _has_content(value)}
 
     def changed(self) -> str | None:
         """Say what is not as `accept` found it; None without a difference."""
@@ -195,6 +195,12 @@ def _difference(path: str, name: str, known, value) -> str:
     if any(isinstance(x, tuple) or len(str(x)) > 40 for x in (known, value)):
         return f"{place} changes"
     return f"{place} changes from {values[0]} to {values[1]}"
+
+
+def _has_content(value) -> bool:
+    """Tell whether the same object may later have another content that is compared."""
+    return isinstance(value, (list, dict, set)) or (
+        hasattr(value, "__dict__") and not isinstance(value, (torch.Tensor, nn.Module)))
 
 
 def _drawn(device) -> tuple:

@@ -109,7 +109,8 @@ class Adversary(Scheme):
 
     def groups(self):
         rest = [*self.student.parameters()]
-        return [{"params": [*rest[:1]], "ascend": True, "lr": 0.01}, {"params": rest[1:], "every": 2},
+        return [{"params": [*rest[:1]], "ascend": True, "lr": 0.01},
+                {"params": rest[1:], "every": 2},
                 {"params": self.head.parameters(), "optimizer": "sgd"}]
 
 
@@ -406,7 +407,7 @@ def hooked_parameter(data):
 
 def numpy_draws(data):
     scheme = of(Draws)(data)
-    scheme.student.draw = np.random.random  # noqa: NPY002
+    scheme.student.draw = np.random.random
     return scheme
 
 
