@@ -5,6 +5,7 @@ read, drew or counted stays what it was at the capture.
 """
 
 import contextlib
+import operator
 import random
 
 import numpy as np
@@ -106,7 +107,6 @@ class PythonState:
         self.parameters = [p for p in scheme.parameters() if p.requires_grad]
         self.generators = [value for module in scheme.modules() for value in vars(module).values()
                            if isinstance(value, torch.Generator)]
-        self.values = None
         self._collect()
 
     def _collect(self) -> None:
@@ -121,40 +121,54 @@ class PythonState:
             for part in ("_parameters", "_buffers", "_modules"):
                 own = {} if isinstance(module, torch.jit.ScriptModule) else space[part]
                 self.places += [(own, name, path, False) for name in own]
-        self.tensors = [*self.scheme.parameters(), *self.scheme.buffers()]
+        # The tensors of a teacher are frozen, and its parameters are compared as attributes.
+        frozen = self.scheme.frozen_tensors()
+        self.tensors = [t for name, t in (*self.scheme.named_parameters(),
+                                          *self.scheme.named_buffers()) if name not in frozen]
+        self.pairs = [place[:2] for place in self.places]
+        self.values = None
 
     def _read(self) -> tuple[list, list]:
-        values = [space.get(name) for space, name, _, _ in self.places]
-        numbers = [len(space) for space in self.spaces]
+        numbers = list(map(len, self.spaces))
         for tensor in self.tensors:
             numbers += tensor.requires_grad, tensor.data_ptr()
-        return values, numbers
+        return [space.get(name) for space, name in self.pairs], numbers
 
     def accept(self) -> None:
         """Take the present state as known."""
+        if self.values is None or len(self.spaces[0]) != self.numbers[0]:
+            self._collect()
+        before = self.values or []
         self.values, self.numbers = self._read()
-        # An object that is the same one may have another content.
-        self.contents = {i: _frozen(value, self.places[i][3])
-                         for i, value in enumerate(self.values) if _has_content(value)}
+        if len(before) != len(self.values) or not all(map(operator.is_, before, self.values)):
+            self.inside = [i for i, value in enumerate(self.values) if _has_content(value)]
+        self.contents = [self._frozen(i, self.values[i]) for i in self.inside]
 
     def changed(self) -> str | None:
         """Say what is not as `accept` found it; None without a difference."""
         if self.values is None:
             return None
         values, numbers = self._read()
-        for i, (known, value) in enumerate(zip(self.values, values)):
-            if known is value and i not in self.contents:
-                continue
-            _, name, path, ours = self.places[i]
-            known = self.contents[i] if i in self.contents else _frozen(known, ours)
-            value = _frozen(value, ours)
-            if known != value:
-                self._collect()
-                return _difference(path, name, known, value)
-        if numbers != self.numbers:
-            self._collect()
-            return "an attribute, or which parameters have a gradient, changes"
-        return None
+        contents = [self._frozen(i, values[i]) for i in self.inside]
+        if numbers == self.numbers and contents == self.contents and all(
+                map(operator.is_, self.values, values)):
+            return None
+        known = dict(zip(self.inside, self.contents))
+        for i, (before, now) in enumerate(zip(self.values, values)):
+            if i in known or before is not now:
+                before = known[i] if i in known else self._frozen(i, before)
+                now = self._frozen(i, now)
+                if before != now:
+                    path, name = self.places[i][2], self.places[i][1]
+                    self._collect()
+                    return _difference(path, name, before, now)
+        if numbers == self.numbers:
+            return None  # other objects with the same values
+        self._collect()
+        return "an attribute, or which parameters have a gradient, changes"
+
+    def _frozen(self, i: int, value):
+        return _frozen(value, self.places[i][3])
 
     def _now(self) -> dict:
         """Read everything, by module path and attribute."""
@@ -211,20 +225,23 @@ def _drawn(device) -> tuple:
 
 
 def _frozen(value, ours: bool, depth: int = 3):
-    """Give what can be compared later. ours: of the package's own classes only plain values count;
-    tensors that they keep aside are not read by a later step."""
+    """Give what can be compared later. ours: an attribute of one of the package's own classes, where
+    a tensor that is kept aside is not read by a later step."""
     if value is None or isinstance(value, (bool, int, str, bytes)):
         return value
     if isinstance(value, (float, complex)):
         return value if value == value else "nan"
-    if isinstance(value, (list, tuple, set, frozenset, dict)) and depth:
-        if len(value) > _LARGE:
+    if isinstance(value, (list, tuple, set, frozenset, dict)):
+        if len(value) > _LARGE or not depth:
             return type(value).__name__, len(value)
-        entries = value.items() if isinstance(value, dict) else value
+        entries = value.values() if isinstance(value, dict) else value
         found = [_frozen(entry, ours, depth - 1) for entry in entries]
-        return frozenset(found) if isinstance(value, (set, frozenset)) else tuple(found)
-    if ours or _ours(type(value)):
+        return (frozenset if isinstance(value, (set, frozenset)) else tuple)(
+            found if not isinstance(value, dict) else zip(map(str, value), found))
+    if ours and isinstance(value, torch.Tensor):
         return None
+    if _ours(type(value)):
+        return id(value)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, random.Random):
