@@ -82,7 +82,7 @@ class HostReads(TorchDispatchMode):
               or (name == "repeat_interleave" and kwargs.get("output_size") is None)
               or (torch.Tag.dynamic_output_shape in function.tags and name != "repeat_interleave")):
             return f"the step reads values of a tensor in Python ({name})"
-        if "attention" in name:  # torch keeps the seed of its dropout on the CPU, but not in a graph
+        if "attention" in name:  # its seed of dropout lies on the CPU, but not in a graph
             return None
         others = {t.device for t in tensors if t.device.type != self.device.type}
         onto = kwargs.get("device")
@@ -225,8 +225,8 @@ def _drawn(device) -> tuple:
 
 
 def _frozen(value, ours: bool, depth: int = 3):
-    """Give what can be compared later. ours: an attribute of one of the package's own classes, where
-    a tensor that is kept aside is not read by a later step."""
+    """Give what can be compared later. ours: an attribute of one of the package's own classes; a
+    tensor that these keep aside is not read by a later step."""
     if value is None or isinstance(value, (bool, int, str, bytes)):
         return value
     if isinstance(value, (float, complex)):
