@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+import bounds
 import kdcourse as kd
 from kdcourse.experiment import where
 
@@ -102,10 +103,8 @@ def loss(student, teacher, y):
 # --- contenders: each prepares itself once and returns a function that measures one epoch --------
 
 
-def floor(setting: Setting, live: bool = False, compiled: bool = False,
-          captured: bool = False) -> Callable:
-    """The least that any loop must do: network, loss and optimiser on one fixed batch. captured: as
-    one CUDA graph, so that a step does not wait for kernels to be launched."""
+def _step(setting: Setting, live=False, compiled=False, captured=False) -> Callable:
+    """A step of network, loss and optimiser on one fixed batch."""
     model = setting.student().to(setting.device).to(memory_format=torch.channels_last).train()
     teacher = copy.deepcopy(setting.teacher).to(memory_format=torch.channels_last)
     x = setting.x[: setting.batch].to(setting.device)
@@ -122,16 +121,21 @@ def floor(setting: Setting, live: bool = False, compiled: bool = False,
 
     forward = torch.compile(whole) if compiled else whole
 
-    def step(x, y):
+    def step():
         forward(x, y, answers).backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    batches = [(x, y)] * setting.steps
-    if captured:
-        graph = _graph(lambda: step(x, y), setting)
-        return lambda: setting.timed(lambda x, y: graph.replay(), batches)
-    return lambda: setting.timed(step, batches)
+    return _graph(step, setting).replay if captured else step
+
+
+def floor(setting: Setting, live: bool = False, compiled: bool = False,
+          captured: bool = False) -> Callable:
+    """The least that any loop must do: network, loss and optimiser on one fixed batch. captured: as
+    one CUDA graph, so that a step does not wait for kernels to be launched."""
+    step = _step(setting, live, compiled, captured)
+    batches = [(None, setting.y[: setting.batch])] * setting.steps
+    return lambda: setting.timed(lambda x, y: step(), batches)
 
 
 def _graph(step: Callable, setting: Setting):
@@ -457,6 +461,26 @@ def growth(rounds: int) -> list[dict]:
     return rows
 
 
+def bounded(setting: Setting, rounds: int, large: bool = True) -> dict:
+    """What bounds a step: see `bounds`. Measured are the floors, on a GPU also captured."""
+    of, rows = bounds.machine(setting.device, setting.precision, large), []
+    shape = setting.data.shape
+    for live in (False, True):
+        operations, moved = bounds.counted(_step(setting, live))
+        teacher = copy.deepcopy(setting.teacher).cpu() if live else None
+        work = bounds.flops(setting.student(), teacher, shape, setting.batch)
+        row = {"name": "live teacher" if live else "answers given", "operations": operations,
+               "bytes": moved, "flops": work,
+               "seconds": bounds.bounds(operations, moved, work, of)}
+        for captured in (False, True)[: 1 + (setting.device.type == "cuda")]:
+            step = _step(setting, live, captured=captured)
+            row["captured" if captured else "eager"] = bounds.best(step, setting.device,
+                                                                   10 * rounds)
+        rows.append(row)
+    return {"what": "bounds", "setting": setting.name, "precision": setting.precision,
+            "batch": setting.batch, "machine": of, "rows": rows}
+
+
 def run(rounds: int = 7, path: Path = PATH) -> list[dict]:
     """Measure everything that this machine can, and write it beside what other machines did."""
     device = kd.default_device()
@@ -469,6 +493,7 @@ def run(rounds: int = 7, path: Path = PATH) -> list[dict]:
         setting = Setting(device, precision, name)
         found.append({"what": "contenders", "setting": setting.name, "precision": precision,
                       "rows": compare(contenders(device), setting, rounds)})
+        found.append(bounded(setting, rounds))
     setting = Setting(device)
     changes = {name: lambda s, change=change: tutorial(s, **change)
                for name, change in CHANGES.items()}
@@ -512,6 +537,10 @@ def main() -> None:
             if "seconds_per_epoch" in row:
                 print(f"  {row['images']:6,} images, teacher of width {row['teacher_width']}: "
                       f"{row['seconds_per_epoch']:.3f} s an epoch, {row['megabytes_kept']:.1f} MB")
+            elif "flops" in row:
+                parts = {**row["seconds"], **{k: row[k] for k in ("eager", "captured") if k in row}}
+                print(f"  {row['name']:16}" + ", ".join(
+                    f"{name} {1e3 * value:.2f} ms" for name, value in parts.items()))
             elif "not_run" in row:
                 print(f"  {row['name']:36}not run: {row['not_run']}")
             else:
