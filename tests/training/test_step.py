@@ -525,6 +525,27 @@ def test_no_gradient_is_left_and_the_scheme_can_be_copied(data, graphs):
 # --- the step does not wait for the device --------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["live teacher", "cached teacher", "CRD", "average"])
+@DEVICES[1].marks[0]
+def test_no_replay_waits_for_the_gpu(data, name):
+    scheme, made = SCHEMES[name](data), []
+    after = scheme.after_step
+
+    def watch():
+        after()
+        made.append(1)
+        # The first steps are eager and the fourth is captured; between epochs values are read.
+        inside = len(made) > 6 and len(made) % 6 in range(1, 6)
+        torch.cuda.set_sync_debug_mode("error" if inside else "default")
+
+    scheme.after_step = watch
+    try:
+        history = kd.fit(scheme, data, captured(), device="cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert history.step == "captured" and len(made) == 18
+
+
 def test_the_graph_of_the_tests_is_as_strict_as_that_of_cuda(data, graphs):
     """Values that Python counts stay what they were; reading one is an error; nothing is done at
     the capture."""
