@@ -35,7 +35,9 @@ class Recipe:
     capture: on a CUDA GPU, replay forward and backward pass as a CUDA graph after a few steps: as
         small networks on a GPU are slowed down by launching kernels, not by computing. Losses and
         weights are those of the eager step, to rounding. Where a step cannot be captured it stays
-        eager, and `history.step` says why. No part of the key of recorded results.
+        eager, and `history.step` says why. What a forward pass takes from outside of the scheme's
+        modules (a global variable, an iterator) is not seen, and stays as it was at the capture:
+        keep it as an attribute. No part of the key of recorded results.
 
     Raises `ValueError` for a value that cannot be.
     """
