@@ -21,8 +21,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 # The rooms of the package: its folders and single files. An import points towards the front.
-ORDER = ["_files", "_tensors", "_key", "_random", "_feed", "_machine", "_store", "_modules", "tasks",
-         "data", "layouts", "outputs", "taps", "models", "losses", "teachers", "schemes",
+ORDER = ["_files", "_tensors", "_key", "_random", "_feed", "_machine", "_store", "_modules",
+         "tasks", "data", "layouts", "outputs", "taps", "models", "losses", "teachers", "schemes",
          "training", "measure", "experiment", "zoo", "plot", "explore", "checks", "doctor"]
 
 
