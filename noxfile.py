@@ -165,6 +165,12 @@ def bench(session: nox.Session) -> None:
     session.run("python", "book/tools/benchmark.py", *session.posargs)
 
 
+@nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """Try everything on a machine with a GPU, in five minutes, with the Python that is there."""
+    session.run("python", "book/tools/gpu.py", *session.posargs, external=True)
+
+
 @nox.session
 def pin(session: nox.Session) -> None:
     """Write constraints.txt anew: the newest versions, for every system and Python >= 3.11."""

@@ -125,6 +125,8 @@ def _changed_fields(thing) -> list[tuple]:
     """The fields of a dataclass object that are not of the type and value of their default."""
     changed = []
     for field in dataclasses.fields(thing):
+        if not field.metadata.get("in_key", True):
+            continue
         factory, value = field.default_factory, getattr(thing, field.name)
         default = field.default if factory is dataclasses.MISSING else factory()
         if type(value) is not type(default) or not _equal(value, default):

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+import bounds
 import kdcourse as kd
 from kdcourse.experiment import where
 
@@ -102,14 +103,14 @@ def loss(student, teacher, y):
 # --- contenders: each prepares itself once and returns a function that measures one epoch --------
 
 
-def floor(setting: Setting, live: bool = False, compiled: bool = False) -> Callable:
-    """The least that any loop must do: network, loss and optimiser on one fixed batch."""
+def _step(setting: Setting, live=False, compiled=False, captured=False) -> Callable:
+    """A step of network, loss and optimiser on one fixed batch."""
     model = setting.student().to(setting.device).to(memory_format=torch.channels_last).train()
     teacher = copy.deepcopy(setting.teacher).to(memory_format=torch.channels_last)
     x = setting.x[: setting.batch].to(setting.device)
     y = setting.y[: setting.batch].to(setting.device)
     answers = setting.cached.logits[: setting.batch].to(setting.device)
-    optimizer = torch.optim.AdamW(model.parameters(), 5e-3, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3, fused=True, capturable=captured)
 
     def whole(x, y, answers):
         with setting.autocast():
@@ -120,23 +121,57 @@ def floor(setting: Setting, live: bool = False, compiled: bool = False) -> Calla
 
     forward = torch.compile(whole) if compiled else whole
 
-    def step(x, y):
+    def step():
         forward(x, y, answers).backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    return lambda: setting.timed(step, [(x, y)] * setting.steps)
+    return _graph(step, setting).replay if captured else step
 
 
-def ours(setting: Setting, live: bool = False, compiled: bool = False) -> Callable:
+def floor(setting: Setting, live: bool = False, compiled: bool = False,
+          captured: bool = False) -> Callable:
+    """The least that any loop must do: network, loss and optimiser on one fixed batch. captured: as
+    one CUDA graph, so that a step does not wait for kernels to be launched."""
+    step = _step(setting, live, compiled, captured)
+    batches = [(None, setting.y[: setting.batch])] * setting.steps
+    return lambda: setting.timed(lambda x, y: step(), batches)
+
+
+def _graph(step: Callable, setting: Setting):
+    """Capture a step as a CUDA graph, after a few steps on another stream."""
+    _need_cuda(setting)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph
+
+
+def _need_cuda(setting: Setting) -> None:
+    if setting.device.type != "cuda":
+        raise RuntimeError(f"a step is captured on CUDA devices only, got {setting.device}")
+
+
+def ours(setting: Setting, live: bool = False, compiled: bool = False,
+         captured: bool = False) -> Callable:
     """`kd.fit`, an epoch at a time."""
+    if captured:
+        _need_cuda(setting)
     teacher = kd.Live(setting.teacher) if live else setting.cached
     scheme = kd.Distiller(setting.student(), teacher, kd.losses.hinton(T, ALPHA))
     recipe = kd.Recipe(epochs=EPOCHS, batch=setting.batch, precision=setting.precision,
-                       validate_every=EPOCHS, compile=compiled)
+                       validate_every=EPOCHS, compile=compiled, capture=captured)
 
     def measure():
         history = kd.fit(scheme, setting.data, recipe, device=setting.device)
+        if captured and history.step != "captured":
+            raise RuntimeError(history.step)
         # The second epoch: the first compiles, the last looks at the validation split.
         return setting.steps * setting.batch / history["seconds"][1]
 
@@ -322,8 +357,25 @@ CHANGES = {
     "all but bf16 and compiled": {"resident": True, "cached": True, "channels_last": True,
                                   "fused": True, "quiet": True},
 }
+CAPTURED = {  # on a GPU they are the floor, and what comes near it
+    "floor, answers given, captured": lambda s: floor(s, captured=True),
+    "floor, live teacher, captured": lambda s: floor(s, live=True, captured=True),
+    "fit, cached teacher, captured": lambda s: ours(s, captured=True),
+    "fit, live teacher, captured": lambda s: ours(s, live=True, captured=True),
+}
 NEEDS = {"timm.task": "timm", "torchdistill": "torchdistill",
          "Hugging Face Trainer": "transformers"}
+
+
+def contenders(device) -> dict[str, Callable]:
+    """What runs on a device: on a GPU also steps that are captured."""
+    return CONTENDERS | (CAPTURED if device.type == "cuda" else {})
+
+
+def short(device) -> dict[str, Callable]:
+    """The floors and `fit`, for a first look at a machine."""
+    return {name: make for name, make in contenders(device).items()
+            if name.startswith(("floor", "fit")) and "compiled" not in name}
 
 
 def compare(contenders: dict[str, Callable], setting: Setting, rounds: int) -> list[dict]:
@@ -409,6 +461,26 @@ def growth(rounds: int) -> list[dict]:
     return rows
 
 
+def bounded(setting: Setting, rounds: int, large: bool = True) -> dict:
+    """What bounds a step: see `bounds`. Measured are the floors, on a GPU also captured."""
+    of, rows = bounds.machine(setting.device, setting.precision, large), []
+    shape = setting.data.shape
+    for live in (False, True):
+        operations, moved = bounds.counted(_step(setting, live))
+        teacher = copy.deepcopy(setting.teacher).cpu() if live else None
+        work = bounds.flops(setting.student(), teacher, shape, setting.batch)
+        row = {"name": "live teacher" if live else "answers given", "operations": operations,
+               "bytes": moved, "flops": work,
+               "seconds": bounds.bounds(operations, moved, work, of)}
+        for captured in (False, True)[: 1 + (setting.device.type == "cuda")]:
+            step = _step(setting, live, captured=captured)
+            row["captured" if captured else "eager"] = bounds.best(step, setting.device,
+                                                                   10 * rounds)
+        rows.append(row)
+    return {"what": "bounds", "setting": setting.name, "precision": setting.precision,
+            "batch": setting.batch, "machine": of, "rows": rows}
+
+
 def run(rounds: int = 7, path: Path = PATH) -> list[dict]:
     """Measure everything that this machine can, and write it beside what other machines did."""
     device = kd.default_device()
@@ -420,7 +492,8 @@ def run(rounds: int = 7, path: Path = PATH) -> list[dict]:
     for precision, name in settings:
         setting = Setting(device, precision, name)
         found.append({"what": "contenders", "setting": setting.name, "precision": precision,
-                      "rows": compare(CONTENDERS, setting, rounds)})
+                      "rows": compare(contenders(device), setting, rounds)})
+        found.append(bounded(setting, rounds))
     setting = Setting(device)
     changes = {name: lambda s, change=change: tutorial(s, **change)
                for name, change in CHANGES.items()}
@@ -464,6 +537,10 @@ def main() -> None:
             if "seconds_per_epoch" in row:
                 print(f"  {row['images']:6,} images, teacher of width {row['teacher_width']}: "
                       f"{row['seconds_per_epoch']:.3f} s an epoch, {row['megabytes_kept']:.1f} MB")
+            elif "flops" in row:
+                parts = {**row["seconds"], **{k: row[k] for k in ("eager", "captured") if k in row}}
+                print(f"  {row['name']:16}" + ", ".join(
+                    f"{name} {1e3 * value:.2f} ms" for name, value in parts.items()))
             elif "not_run" in row:
                 print(f"  {row['name']:36}not run: {row['not_run']}")
             else:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from kdcourse import _files, _store
+from kdcourse._feed import fed, view_of
 from kdcourse._key import named
 from kdcourse._machine import progress
 from kdcourse._tensors import fingerprint
@@ -245,16 +246,22 @@ class Cached(Teacher):
                 "you train on, or use Live(teacher).")
         if self._table is not None:
             return self._by_id(batch, V)
-        logits_NK = self._logits_VNK[max(batch.view - 1, 0)]
-        places = batch.index.to(logits_NK.device)
-        return Output(logits_NK.index_select(0, places), index=batch.index)
+        places = batch.index.to(self._logits_VNK.device)
+        if V == 1:
+            return Output(self._logits_VNK[0].index_select(0, places), index=batch.index)
+        logits_BK = fed(lambda: self._logits_VNK[view_of(batch) - 1].index_select(0, places),
+                        places.device, reads=places)
+        return Output(logits_BK, index=batch.index)
 
     def _by_id(self, batch: Batch, views: int) -> Output:
-        logits, device = self._table.read(numbers_of(batch, views)), first(batch.x).device
-        if device.type == "cuda":
-            logits = logits.pin_memory()  # else the copy waits for all work of the GPU
-        return Output(logits.to(device, non_blocking=True), index=batch.index,
-                      T=None if self.top is None else self._table.T)
+        ids = batch.index if batch.ids is None else batch.ids
+
+        def read():
+            seen = dataclasses.replace(batch, view=view_of(batch))
+            return self._table.read(numbers_of(seen, views))
+
+        logits = fed(read, first(batch.x).device, reads=ids)
+        return Output(logits, index=batch.index, T=None if self.top is None else self._table.T)
 
     def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor | None:
         """Compute logits for any inputs with the teacher; None without one."""

@@ -4,7 +4,6 @@ Shapes: M teachers, B batch, K classes, N samples.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from kdcourse.data import Batch, Dataset
@@ -83,7 +82,7 @@ class Ensemble(Teacher):
         if self.weights == "confidence" and labels is not None:
             log_p, labels = logits_MBK.log_softmax(-1), labels.to(logits_MBK.device)
             if labels.ndim == 1:
-                labels = F.one_hot(labels, log_p.shape[-1])
+                labels = labels[:, None] == torch.arange(log_p.shape[-1], device=labels.device)
             # A masked class has a logit of -inf, and 0 * -inf is NaN: such products are set to 0.
             log_p_MB = log_p.mul(labels).masked_fill(labels == 0, 0).sum(-1)
             no_mass_B = log_p_MB.isneginf().all(0)

@@ -1,5 +1,6 @@
 """The state of a training, saved after each epoch, so that it can be resumed."""
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -36,7 +37,8 @@ class Checkpoint:
         self.teachers = {part: named(part) for part in scheme.modules()
                          if isinstance(part, Teacher) and not part.saved}
         self.settings = {
-            "scheme": named(scheme, kept), "data": repr(data), "recipe": named(recipe),
+            "scheme": named(scheme, kept), "data": repr(data),
+            "recipe": named(dataclasses.replace(recipe, capture=False)),
             "seed": seed, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "device": device.type, "processes": team.size, "smoke": _files.smoke(),
             "trained parameters": _files.digest(

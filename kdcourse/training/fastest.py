@@ -13,9 +13,10 @@ from kdcourse._machine import default_device
 from kdcourse._random import seeded
 from kdcourse.data import check_dataset
 from kdcourse.schemes import check_scheme
-from kdcourse.training.fit import autocast, enough_memory, lay_out, out_of_memory
+from kdcourse.training.fit import enough_memory, lay_out, out_of_memory
 from kdcourse.training.processes import Team
 from kdcourse.training.recipe import Recipe, as_recipe
+from kdcourse.training.step import autocast
 
 
 def fastest(scheme, data, recipe: Recipe | None = None, device=None) -> Recipe:

@@ -22,6 +22,7 @@ from kdcourse.training.history import History, Log
 from kdcourse.training.optim import Optimisers
 from kdcourse.training.processes import Team
 from kdcourse.training.recipe import Recipe, as_recipe
+from kdcourse.training.step import make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,8 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     model = team.wrap(scheme, device, team.share(first).split(recipe.accumulate)[0])
     if recipe.compile:
         model = torch.compile(model)
-    history, log, precision = file.history(), Log(team), autocast(recipe, device)
+    step = make_step(scheme, model, team, recipe, device, on_step)
+    history, log = file.history(), Log(team)
     best = Best(scheme, recipe, history)
 
     try:
@@ -121,16 +123,12 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
                 scheme.train()
                 batches = itertools.islice(train.batches(size, seed, epoch), steps)
                 for number, batch in enumerate(batches, epoch * steps):
-                    for part, share in team.parts(batch, recipe, model):
-                        with precision:
-                            outcome = model(part)
-                        (outcome.loss * share).backward()
-                        log.add(outcome, share)
-                    notes = on_step(Step(number, scheme, part, outcome)) if on_step else None
+                    part, outcome = step(number, batch, log)
+                    if on_step and (notes := on_step(Step(number, scheme, part, outcome))):
+                        log.note(notes)
                     optimisers.step(number)
-                    scheme.after_step()
-                    log.step(notes)  # kept on the device: nothing in this loop synchronises
-                row = {"epoch": epoch + 1} | log.close(epoch * steps)
+                    scheme.after_step()  # nothing in this loop synchronises with the device
+                row, history.step = {"epoch": epoch + 1} | log.close(), step.name
                 _check_weights(optimisers.parameters, epoch + 1)
                 team.same(scheme)
                 due = epoch + 1 == epochs or (epoch + 1) % recipe.validate_every == 0
@@ -168,11 +166,6 @@ def _origin(scheme, data, recipe, seed: int) -> list | None:
     except ValueError:
         return None
     return ["trained", key.exact, key.bits]
-
-
-def autocast(recipe: Recipe, device: torch.device):
-    """Make the context of the forward pass, with the recipe's precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
 def lay_out(scheme: Scheme, channels_last: bool) -> None:

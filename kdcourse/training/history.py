@@ -14,12 +14,15 @@ class History:
     in epochs that were not validated, and without labels.
     interrupted: True when Ctrl-C ended the training early.
     best: with early stopping, the epoch whose weights were kept.
+    step: how the steps were made, "eager" or "captured" (`Recipe(capture=True)`), or "eager: " with
+        the reason for which they were not captured.
     """
 
     rows: list[dict] = dataclasses.field(default_factory=list)
     device: str = "cpu"
     interrupted: bool = False
     best: int | None = None
+    step: str = "eager"
 
     def __getitem__(self, column: str) -> list:
         return [row[column] for row in self.rows]
@@ -65,10 +68,11 @@ class Log:
 
     def _clear(self):
         self.names, self.terms = [], []  # all columns; the loss and its terms
-        self.values, self.shares, self.steps, self.notes, self.count = [], [], [], [], 0
+        self.values, self.shares, self.steps, self.notes = [], [], [], []
 
-    def add(self, outcome, share: float) -> None:
-        """Record a micro-batch, which counts for `share` of its step."""
+    def add(self, number: int, outcome, share: float, values=None) -> None:
+        """Record a micro-batch of step `number`, which counts for `share` of that. values: its
+        loss, terms and notes where they are one tensor already."""
         names = ["loss", *outcome.parts, *outcome.notes]
         if names != self.names:
             if self.values:
@@ -76,20 +80,20 @@ class Log:
                                  f"{names} after {self.names}. Give a term the weight 0 instead.")
             _check_names(names)
             self.names, self.terms = names, ["loss", *outcome.parts]
-        notes = (note.to(outcome.loss.device) for note in outcome.notes.values())  # of a measure
-        values = [outcome.loss, *outcome.parts.values(), *notes]
-        self.values.append(torch.stack(values).detach())
+        if values is None:
+            device = outcome.loss.device  # a measure gives its number on the CPU
+            notes = (note.to(device) for note in outcome.notes.values())
+            values = torch.stack([outcome.loss, *outcome.parts.values(), *notes]).detach()
+        self.values.append(values)
         self.shares.append(share)
-        self.steps.append(self.count)
+        self.steps.append(number)
 
-    def step(self, notes: dict[str, torch.Tensor] | None) -> None:
-        """End a step. notes: scalars of the whole step."""
-        self.count += 1
-        if notes:
-            _check_names([*self.names, *notes])
-            self.notes.append({name: torch.as_tensor(x).detach() for name, x in notes.items()})
+    def note(self, notes: dict[str, torch.Tensor]) -> None:
+        """Record scalars of a whole step."""
+        _check_names([*self.names, *notes])
+        self.notes.append({name: torch.as_tensor(x).detach() for name, x in notes.items()})
 
-    def close(self, steps_before: int) -> dict:
+    def close(self) -> dict:
         """Compute the means of the epoch, over all processes. Raises `FloatingPointError` when the
         loss of a step was not finite."""
         values = torch.stack(self.values).float()  # [micro-batches, names]
@@ -97,7 +101,8 @@ class Log:
         first = self.steps[bad[0]] if bad else none
         anywhere = int(self.team.least(torch.tensor(first, device=values.device)))
         shares = torch.tensor(self.shares, device=values.device)[:, None]
-        means = self.team.sum((values * shares).sum(0)) / (self.count * self.team.size)
+        count = len(set(self.steps))
+        means = self.team.sum((values * shares).sum(0)) / (count * self.team.size)
         row = dict(zip(self.names, means.tolist(), strict=True))
         for name in dict.fromkeys(name for notes in self.notes for name in notes):
             found = [notes[name].float().to(values.device) for notes in self.notes if name in notes]
@@ -106,7 +111,7 @@ class Log:
             found = values[bad[0]].tolist()[1:] if first == anywhere else []
             parts = [name for name, value in zip(self.terms[1:], found) if not math.isfinite(value)]
             raise FloatingPointError(
-                f"The loss became NaN or inf at step {steps_before + anywhere + 1} "
+                f"The loss became NaN or inf at step {anywhere + 1} "
                 f"(part: {', '.join(parts) or 'the weighted sum'}). Lower Recipe(lr=…), set "
                 "Recipe(clip=1.0), or look at the logits of that part.")
         self._clear()

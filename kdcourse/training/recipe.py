@@ -36,6 +36,12 @@ class Recipe:
         best, of all that the scheme trains; None trains to the end and keeps the last.
     compile: compile the scheme's step with `torch.compile`, which takes about a minute (on
         a CPU from torch 2.7 on: its compiler before stops at the backward pass of `KD`).
+    capture: on a CUDA GPU, replay forward and backward pass as a CUDA graph after a few steps: as
+        small networks on a GPU are slowed down by launching kernels, not by computing. Losses and
+        weights are those of the eager step, to rounding. Where a step cannot be captured it stays
+        eager, and `history.step` says why. What a forward pass takes from outside of the scheme's
+        modules (a global variable, an iterator) is not seen, and stays as it was at the capture:
+        keep it as an attribute. No part of the key of recorded results.
 
     Raises `ValueError` for a value that cannot be.
     """
@@ -54,6 +60,7 @@ class Recipe:
     accumulate: int = 1
     patience: int | None = None
     compile: bool = False
+    capture: bool = dataclasses.field(default=False, metadata={"in_key": False})
 
     def __post_init__(self):
         for name in ("epochs", "batch", "validate_every", "accumulate", "patience"):
@@ -89,6 +96,8 @@ class Recipe:
                 raise ValueError(f"Expected {name} {shown}, got {getattr(self, name)!r}."
                                  + (" kd.fastest(scheme, data, recipe) measures the faster one."
                                     if getattr(self, name) == "auto" else ""))
+        if not isinstance(self.capture, bool):
+            raise ValueError(f"Expected capture True or False, got {self.capture!r}.")
         if self.optimizer not in ("adamw", "sgd") and not callable(self.optimizer):
             raise ValueError('Expected optimizer "adamw", "sgd" or a function (groups, lr), got '
                              f"{self.optimizer!r}.")

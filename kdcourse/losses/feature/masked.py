@@ -2,6 +2,7 @@
 
 import torch
 
+from kdcourse._feed import fed
 from kdcourse._random import generator
 from kdcourse.losses.base import FeatureLoss
 
@@ -17,10 +18,13 @@ class Masked(FeatureLoss):
     def noise(self, shape, like: torch.Tensor) -> torch.Tensor:
         """Draw numbers from 0 to 1 of this shape, on the device of `like`."""
         trains = self.training and torch.is_grad_enabled()
-        random = generator(self.seed, "mask", self.step if trains else -1)
-        drawn = torch.rand(shape, generator=random)
-        self.step += trains
-        return drawn.to(like.device, non_blocking=True)
+
+        def draw():
+            random = generator(self.seed, "mask", self.step if trains else -1)
+            self.step += trains
+            return torch.rand(shape, generator=random)
+
+        return fed(draw, like.device)
 
     def get_extra_state(self):
         return torch.tensor([self.seed, self.step])

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kdcourse._feed import fed
 from kdcourse._random import generator
 from kdcourse.data import Split
 from kdcourse.losses import inputs
@@ -171,7 +172,7 @@ class CRD(FeatureLoss):
         self._check_rows(train.index)
 
     def _check_rows(self, index) -> None:
-        if (index >= self.samples).any():
+        if index.cpu().numpy().max(initial=0) >= self.samples:
             raise ValueError(f"Expected sample ids below {self.samples}, the rows of this term's "
                              f"memories, got {int(index.max())}. Give samples=…, one more than "
                              "the largest id.")
@@ -228,17 +229,21 @@ class CRD(FeatureLoss):
             raise ValueError(f"Expected the sample ids [{B}] of this batch, rows of the training "
                              f"set, got {inputs.described(index)}. A scheme passes them; in your "
                              "own loop call term(student, teacher, labels, index=index).")
-        if index.device.type == "cpu":  # a GPU would be waited for
-            self._check_rows(index)
+        if index.device.type == "cpu" and not torch.compiler.is_compiling():
+            self._check_rows(index)  # a GPU would be waited for
         return index.long()
 
     @torch.compiler.disable  # the count of steps is Python's, and differs at each
     def _draw(self, index_B, count: bool) -> torch.Tensor:
         """Draw for every anchor N samples of other classes, [B, N]: uniform, with replacement."""
-        drawn = torch.randint(2**62, (len(index_B), self.negatives),
-                              generator=generator(self.seed, "crd", self.step))
-        self.step += count
-        return self.others.pick(index_B, drawn)
+        shape = len(index_B), self.negatives
+
+        def draw():
+            random = generator(self.seed, "crd", self.step)
+            self.step += count
+            return torch.randint(2**62, shape, generator=random)
+
+        return self.others.pick(index_B, fed(draw, index_B.device))
 
     @torch.no_grad()
     def _log_z(self, scores, writes: bool) -> torch.Tensor:

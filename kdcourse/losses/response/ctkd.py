@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kdcourse._feed import fed
 from kdcourse.losses import inputs
 from kdcourse.losses.base import Loss
 from kdcourse.losses.numerics import kl
@@ -94,6 +95,7 @@ class CTKD(Loss):
                          schedule=schedule, samples=samples)
         self.theta: nn.Parameter | None = None
         self.per_epoch, self.seen, self.last = samples, 0, None
+        self.due = 0  # samples of this call that count
 
     def check(self, data):
         self.per_epoch = self.samples or len(data.train)
@@ -107,7 +109,7 @@ class CTKD(Loss):
             self.theta = nn.Parameter(inputs.floats(student).new_ones(()))
 
     def forward(self, student, teacher=None, labels=None):
-        self._count(student)
+        self.due = self._new_samples(student)
         return super().forward(student, teacher, labels)
 
     def values(self, student, teacher=None, labels=None):
@@ -115,7 +117,7 @@ class CTKD(Loss):
             raise ValueError("Expected build() to be called first. A scheme does it; in your own "
                              "loop call term.build(student_BK, teacher_BK, seed).")
         return ctkd(student, teacher, self.least + self.span * self.theta.sigmoid(),
-                    self._strength(), "none")
+                    self._next_strength(self.theta.device), "none")
 
     @property
     def temperature(self) -> torch.Tensor:
@@ -127,23 +129,34 @@ class CTKD(Loss):
         """λ as it is now, between 0 and 1."""
         return self._strength().item()
 
-    @torch.compiler.disable  # the count is Python's, and differs in each step
-    def _count(self, student) -> None:
-        if not (self.training and torch.is_grad_enabled()):
-            return
-        index = student.index if isinstance(student, Output) else None
-        if index is None or index is not self.last:  # else another edge of the same batch
-            processes = (torch.distributed.get_world_size()
-                         if torch.distributed.is_available() and torch.distributed.is_initialized()
-                         else 1)
-            self.seen += processes * len(student.logits if isinstance(student, Output) else student)
-        self.last = index
-
     @torch.compiler.disable
+    def _new_samples(self, student) -> int:
+        """Count the samples of a training batch at its first edge."""
+        if not (self.training and torch.is_grad_enabled()):
+            return 0
+        index = student.index if isinstance(student, Output) else None
+        same, self.last = index is not None and index is self.last, index
+        if same:  # another edge of the batch
+            return 0
+        processes = (torch.distributed.get_world_size()
+                     if torch.distributed.is_available() and torch.distributed.is_initialized()
+                     else 1)
+        return processes * len(student.logits if isinstance(student, Output) else student)
+
+    @torch.compiler.disable  # the count is Python's, and differs in each step
+    def _next_strength(self, device) -> torch.Tensor:
+        due, self.due = self.due, 0
+
+        def advance():
+            self.seen += due
+            return self._strength()
+
+        return fed(advance, device)
+
     def _strength(self) -> torch.Tensor:
         share = min(self.seen / (self.epochs * self.per_epoch), 1.0)
         return torch.tensor((1 - math.cos(math.pi * share)) / 2 if self.schedule == "cosine"
-                            else share)  # on the CPU: a number for every device
+                            else share)
 
     def get_extra_state(self):
         return torch.tensor([self.seen])
