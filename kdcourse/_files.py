@@ -66,15 +66,16 @@ def enough_space(path: Path, size: int):
 
 
 @contextlib.contextmanager
-def warn_if_not_kept(sentence: str):
+def warn_if_not_kept(sentence: str, stacklevel: int = 4):
     """Turn an error while a result is written into a warning: the result is returned all the same.
 
-    sentence: what was not kept; the reason follows it.
+    sentence: what was not kept; the reason follows it. stacklevel: as in `warnings.warn`.
     """
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: the file was damaged in the meantime
-        warnings.warn(f"{sentence} {getattr(error, 'strerror', None) or error}", stacklevel=4)
+        warnings.warn(f"{sentence} {getattr(error, 'strerror', None) or error}",
+                      stacklevel=stacklevel)
 
 
 def digest(*parts) -> str:

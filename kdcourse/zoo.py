@@ -81,7 +81,7 @@ def trained(model: torch.nn.Module, path: Path, settings: dict, make_data, recip
             model.card = header["card"]
             return
         own, start = make_data(), time.perf_counter()
-        history = fit(schemes.Supervised(model), own, recipe, seed, label=label,
+        history = fit(schemes.Supervised(model), own, recipe, seed=seed, label=label,
                       checkpoint=checkpoint)
         if history.interrupted:
             raise KeyboardInterrupt("The teacher's training was stopped; the next call starts "
@@ -89,5 +89,5 @@ def trained(model: torch.nn.Module, path: Path, settings: dict, make_data, recip
         accuracy = measure.accuracy(predict(model, own.val.x), own.val.y)
         seconds = time.perf_counter() - start if checkpoint is None else history.seconds
         model.card = settings | {"accuracy": accuracy, "seconds": seconds, **where(history.device)}
-        with _files.warn_if_not_kept("The teacher was trained but not kept."):
+        with _files.warn_if_not_kept("The teacher was trained but not kept.", stacklevel=5):
             _store.save(path, KIND, model.state_dict(), settings, card=model.card)
