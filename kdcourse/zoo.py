@@ -96,7 +96,7 @@ def trained(model: torch.nn.Module, path: Path, settings: dict, make_data, recip
             model.card = header["card"]
             return
         own, start = make_data(), time.perf_counter()
-        history = fit(schemes.Supervised(model), own, recipe, seed, label=label,
+        history = fit(schemes.Supervised(model), own, recipe, seed=seed, label=label,
                       checkpoint=checkpoint)
         if history.interrupted:
             raise KeyboardInterrupt("The teacher's training was stopped; the next call starts "

@@ -117,6 +117,8 @@ class League:
         self.data, self.name = data, name
         self.folder = _files.make_folder(_files.home() / "league")
         self.case = functools.cache(lambda pair: Case(PAIRS[pair], len(data.classes), seed=0))
+        self._key_of = Store(name).key_of
+        self._data_key = self._key_of(data)  # once: it reads every image
         self._identity = functools.cache(self._identify)
 
     def runs(self, pairs=tuple(PAIRS), methods=tuple(METHODS), seeds=range(5), epochs: int = 240
@@ -194,9 +196,9 @@ class League:
         first = method.first and method.first(case)
         recipe = protocol(run.epochs, case.pair.lr, method.weight_decay)
         own = [case.pair.teacher, case.pair.student, run.method, objective, first, method.ramp,
-               method.erase, recipe, self.data, run.seed, RESULTS]
+               method.erase, recipe, self._data_key.exact, run.seed, RESULTS]
         scheme = f"{case.pair.student}: " + (f"{first!r}, then " if first else "") + repr(objective)
-        return Store(self.name).key_of(own), {
+        return self._key_of(own), {
             "scheme": scheme, "recipe": repr(recipe), "data": repr(self.data),
             "teacher": case.pair.teacher, "seed": run.seed, "split": "test", "results": RESULTS}
 
