@@ -114,6 +114,7 @@ PRETEND = {"PYTHONPATH": str(ROOT / "tests" / "helpers" / "pretend"),
 ON_DEVICE = [f"tests/{name}" for name in (
     "training", "schemes", "teachers", "measure", "doctor", "experiment", "data/test_streams.py",
     "test_devices.py", "test_taps.py", "test_zoo.py")]
+ON_DEVICE += ["--ignore=tests/training/test_processes.py"]  # which start torchrun, on the CPU only
 
 
 @nox.session(venv_backend="none", requires=["dev"])
