@@ -10,6 +10,7 @@ Delete the folder ``.nox`` to start afresh.
 """
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -84,19 +85,36 @@ def test(session: nox.Session) -> None:
         for name in ("glyphs", "glyphs-vit"):
             train = f"import kdcourse as kd; kd.teacher({name!r})"
             python(session, "-c", train, KDCOURSE_HOME=home)
-        python(
-            session,
-            *(*two, "--nbval-lax", "--nbval-current-env", "notebooks"),
-            "--ignore=notebooks/photographs.ipynb",  # wants a download; it has a test of its own
-            "--ignore=notebooks/assignments",  # masters with solutions; tests/assignments/
-            KDCOURSE_HOME=home,  # neither use nor touch what the caller has trained
-            KDCOURSE_SMOKE="1",
-            KDCOURSE_RECORD="check",
-            OMP_NUM_THREADS="1",
-            TQDM_DISABLE="1",
-            MPLBACKEND=None,
-        )
+        chapters = (*two, "--nbval-lax", "--nbval-current-env", "notebooks",
+                    "--ignore=notebooks/photographs.ipynb",  # wants a download; it has own tests
+                    "--ignore=notebooks/assignments")  # masters with solutions; tests/assignments/
+        settings = {
+            "KDCOURSE_HOME": home,  # neither use nor touch what the caller has trained
+            "KDCOURSE_SMOKE": "1",
+            "KDCOURSE_RECORD": "check",
+            "OMP_NUM_THREADS": "1",
+            "TQDM_DISABLE": "1",
+            "MPLBACKEND": None,
+        }
+        python(session, *chapters, **settings)
         python(session, "book/tools/rows.py", home)
+        # Once more on a device of their own, where tensors of two devices do not mix.
+        if sys.platform != "linux" or not (COMPILER or shutil.which("g++")):
+            session.warn("Nothing was run on the pretend device: it needs Linux and g++.")
+            return
+        python(session, *two, "--device", "pretend", *ON_DEVICE, OMP_NUM_THREADS="1")
+        python(session, *chapters, **settings, **PRETEND)
+
+
+COMPILER = os.environ.get("CXX")
+# The notebooks' kernels find the device by these; for pytest there is `--device pretend`.
+PRETEND = {"PYTHONPATH": str(ROOT / "tests" / "helpers" / "pretend"),
+           "ACCELERATE_TORCH_DEVICE": "pretend"}
+# What trains or measures networks. Losses, measures and plots: tests/test_anywhere.py.
+ON_DEVICE = [f"tests/{name}" for name in (
+    "training", "schemes", "teachers", "measure", "doctor", "experiment", "data/test_streams.py",
+    "test_devices.py", "test_taps.py", "test_zoo.py")]
+ON_DEVICE += ["--ignore=tests/training/test_processes.py"]  # which start torchrun, on the CPU only
 
 
 @nox.session(venv_backend="none", requires=["dev"])

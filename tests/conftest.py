@@ -42,6 +42,11 @@ def choose_device(name: str | None) -> None:
         pretend_device.choose()
     elif name:
         os.environ["ACCELERATE_TORCH_DEVICE"] = name  # accelerate reads it
+        if name.startswith("cuda"):  # the same bits are promised with deterministic algorithms only
+            import torch
+
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+            torch.use_deterministic_algorithms(True)
 
 
 def pytest_unconfigure(config):

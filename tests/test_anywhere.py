@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import cell, network, restless
+from helpers import laws_attention, laws_feature, laws_relation, laws_response
+from helpers.laws import each, tensors
 from helpers.pretend import pretend_device
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +23,7 @@ from kdcourse import _random, explore, measure, plot
 from kdcourse._modules import untouched
 from kdcourse.data import Batch
 
+ROWS = [*laws_response.ROWS, *laws_feature.ROWS, *laws_attention.ROWS, *laws_relation.ROWS]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -290,6 +293,23 @@ def test_explorables(name, there):
 def test_a_figure_of_a_table_of_numbers_on_a_device(there):
     table = [[there(torch.tensor(0.5)), 0.25], [0.75, 1.0]]
     plot.heatmap(table, [1, 2], [1, 2], "T", "alpha", "accuracy")
+
+
+# --- losses -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ROWS, ids=map(str, ROWS))
+def test_losses_and_their_gradients_are_those_of_the_cpu(row, there):
+    found = []
+    for move in (lambda x: x.clone(), there):
+        s, t, y = (each(move, part) for part in row.example(max(4, row.least), 2))
+        s = each(lambda x: x.float().requires_grad_(), s)
+        t = each(lambda x: x.float() if x.is_floating_point() else x, t)
+        loss = row.call(s, t, y)
+        gradients = torch.autograd.grad(loss, tensors(s), allow_unused=True)
+        assert {g.device for g in gradients if g is not None} <= {tensors(s)[0].device}
+        found.append([loss.detach().cpu(), *(g if g is None else g.cpu() for g in gradients)])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
 
 
 # --- batches and views --------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_the_features_behind_a_detached_layer_still_teach_it(data):
     student = seeded(lambda: Blocks("detached"))
     before = student.b.weight.clone()
     kd.fit(hinted(student), data, RECIPE)
-    assert not student.b.weight.equal(before)
+    assert not student.b.weight.cpu().equal(before)
 
 
 def test_logits_without_a_gradient_are_named(data):
@@ -96,7 +96,7 @@ def test_an_auxiliary_head_that_runs_only_in_training_is_trained(data):
     student = seeded(lambda: Blocks("auxiliary"))
     before = student.aux.weight.clone()
     kd.fit(kd.Supervised(student, CE() + 0.3 * CE("aux")), data, RECIPE)
-    assert not student.aux.weight.equal(before)
+    assert not student.aux.weight.cpu().equal(before)
 
 
 # --- check and build leave no trace -------------------------------------------------------------
@@ -195,7 +195,7 @@ class Lazy(nn.Module):
 
     def forward(self, x):
         if not self.made:
-            self.fc, self.made = nn.Linear(x[0].numel(), 36), True
+            self.fc, self.made = nn.Linear(x[0].numel(), 36, device=x.device), True
         return self.fc(x.flatten(1))
 
 
@@ -210,7 +210,7 @@ def test_lazy_layers_are_made_once_and_trained(data, make):
     before = layer.weight.detach().clone()
     kd.fit(scheme, data, RECIPE)
     assert list(scheme.student.modules())[-1] is layer
-    assert not layer.weight.equal(before)
+    assert not layer.weight.cpu().equal(before)
 
 
 # --- what was frozen stays frozen ---------------------------------------------------------------
@@ -223,7 +223,7 @@ def normed():
 
 
 def moved(student, before):
-    return [not part.running_mean.equal(before[part]) for part in before]
+    return [not part.running_mean.cpu().equal(before[part]) for part in before]
 
 
 @pytest.mark.parametrize(("freeze", "expected"), [
@@ -326,7 +326,7 @@ def test_heads_that_are_named_by_the_terms_need_no_choice(data):
     before = [student.one[last].weight.clone(), student.two[last].weight.clone()]
     objective = 0.5 * CE(f"one.{last}") + 0.5 * HardLabel(student=f"two.{last}")
     kd.fit(kd.Distiller(student, network(2), objective), data, RECIPE)
-    assert not student.one[last].weight.equal(before[0])
+    assert not student.cpu().one[last].weight.equal(before[0])
     assert not student.two[last].weight.equal(before[1])
     assert kd.taps(kd.Logits(student, 0), [f"two.{last}"])(data.val.x[:2]).taps
 
@@ -371,12 +371,12 @@ def test_the_average_is_validated_reported_exported_and_kept(data, tmp_path, smo
         def after_step(self):
             super().after_step()
             for mean, p in zip(self.by_hand, self.student.parameters(), strict=True):
-                mean.mul_(0.8).add_(p.detach(), alpha=0.2)
+                mean.mul_(0.8).add_(p.detach().cpu(), alpha=0.2)
 
     scheme = Averaging(network())
     scheme.by_hand = [p.detach().clone() for p in scheme.student.parameters()]
     history = kd.fit(scheme.averaged(0.8), data, RECIPE)
-    exported = kd.export(scheme)
+    exported = kd.export(scheme.cpu())
     for mean, p in zip(scheme.by_hand, exported.parameters(), strict=True):
         torch.testing.assert_close(p, mean)
     accuracy = kd.measure.accuracy(kd.models.predict(exported, data.val.x), data.val.y)
@@ -425,6 +425,7 @@ def test_a_frozen_base_may_be_shared_with_the_teacher(data):
     before = copy.deepcopy(base.state_dict())
     student = Adapted(base)
     kd.fit(kd.Distiller(student, base), data, RECIPE)
+    student.cpu()
     assert all(value.equal(before[name]) for name, value in base.state_dict().items())
     assert student.adapter.weight.grad is None
     with pytest.raises(ValueError, match="weights of its own"):
