@@ -6,7 +6,7 @@ import dataclasses
 import torch
 
 from kdcourse._feed import Feeds, NotCaptured
-from kdcourse.tasks import each, first
+from kdcourse._trees import each, first
 from kdcourse.training.fixed import HostReads, PythonState, why_not
 from kdcourse.training.history import Log
 
