@@ -174,7 +174,7 @@ def by_hand(groups, lr):
 @pytest.mark.parametrize("settings", [
     {"optimizer": "sgd"}, {"schedule": "cosine"}, {"clip": 0.1}, {"accumulate": 3},
     {"precision": "bf16", "channels_last": False}, {"patience": 1, "lr": 0.1},
-    {"optimizer": by_hand, "validate_every": 2}], ids=str)
+    {"optimizer": by_hand, "validate_every": 2}], ids=lambda one: ", ".join(one))
 def test_every_setting_trains_the_same_student(data, graphs, settings, device):
     compare(lambda: kd.Distiller(restless(), network(1)), data,
             dataclasses.replace(RECIPE, **settings), device)
