@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -217,6 +218,7 @@ def forget(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--copy", action="store_true", help=argparse.SUPPRESS)  # nothing is stored
     parser.add_argument("names", nargs="*", help="such as 01; all chapters when left out")
     parser.add_argument(
         "--fresh", action="store_true", help="measure everything anew: forget the recorded rows"
@@ -225,19 +227,33 @@ def main() -> None:
         "--moved", action="store_true",
         help="a change of code changed no number: give the recorded rows their new keys"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N",
+        help="execute N copies of the notebook at a time, which share the missing runs of its "
+             "comparisons (on several cores, or on one GPU); one of them is stored"
+    )
     arguments = parser.parse_args()
     os.environ |= {"TQDM_DISABLE": "1", "KDCOURSE_RECORD": "moved" if arguments.moved else "1"}
     os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook
     os.environ.pop("KDCOURSE_SMOKE", None)  # token numbers do not
     for path in find(arguments.names):
+        if arguments.copy:
+            execute(path)
+            continue
         if arguments.fresh:
             forget(path)
         print(f"{path.name} ...", end=" ", flush=True)
         start, rows = time.perf_counter(), recorded(path)["rows"]
+        copies = [subprocess.Popen([sys.executable, __file__, "--copy", str(path)])
+                  for _ in range(1, arguments.jobs)]
         try:
             notebook = execute(path)
         except CellExecutionError as error:
             sys.exit(f"failed; the file is left as it was.\n\n{error}")
+        finally:
+            for process in copies:  # what is left of their work has no reader
+                process.terminate()
+                process.wait()
         seconds = time.perf_counter() - start
         if rows and recorded(path)["rows"] == rows:  # this is what a reader waits who opens it
             record_opening(path, seconds)

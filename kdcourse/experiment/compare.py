@@ -10,6 +10,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 
+from filelock import Timeout
+
 from kdcourse import _files, measure
 from kdcourse._key import Key, key_of
 from kdcourse._machine import RESULTS, default_device, where
@@ -42,7 +44,10 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
     results: a chapter's number, such as "01". Rows recorded for an arm of the same content (source
         of classes and functions outside this package, arguments, attributes, first weights,
         teacher), recipe, data, seed and `kdcourse.RESULTS` are loaded; the others are computed and
-        kept one by one in `KDCOURSE_HOME/results`. The numbers of both are printed.
+        kept one by one in `KDCOURSE_HOME/results`. The numbers of both are printed. Several
+        processes may make the same comparison at a time, on several cores or on one GPU that a
+        small network does not fill: each computes runs that no other one is at. The seconds in
+        their rows are then those of a shared machine.
     rerun: compute all rows anew, and print first how long that took last time.
 
     Ctrl-C stops, and returns the rows of the seeds that are complete for all arms.
@@ -103,6 +108,7 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
     with contextlib.suppress(KeyboardInterrupt):
         for run in _finish(runs, compute, store, rerun, "compare makes two steps for each arm"):
             done.append(run)
+    done.sort(key=runs.index)
     if results:
         _print_counts(done, "runs")
     complete = collections.Counter(run.seed for run in done)
@@ -164,6 +170,7 @@ def record(function: Callable[[int], dict[str, dict]], seeds: Iterable[int] = ra
         rows += [common | {"arm": arm} | found for arm, found in run.row["arms"].items()]
     if results:
         _print_counts(done, "seeds")
+    rows.sort(key=lambda row: seeds.index(row["seed"]))
     return Comparison(rows, _checked_baseline(baseline, first))
 
 
@@ -189,13 +196,35 @@ def _finish(runs: list[_Run], compute, store: Store, rerun: bool, note: str) -> 
     elif rerun and recorded:
         print(f"Computing {len(runs)} runs; {len(recorded)} of them took "
               f"{minutes(sum(row['seconds'] for row in recorded))} on {recorded[0]['hardware']}.")
+    busy = []  # runs that another process is at
     for number, run in enumerate(runs, 1):
-        run.loaded = bool(run.row) and not rerun
-        if not run.loaded or (_files.smoke() and run.seed == seeds[0]):
-            found = compute(run, f"{number}/{len(runs)} {run.name}")
-        if not run.loaded:
-            run.row = store.keep(run.key, found)
+        run.label, run.loaded = f"{number}/{len(runs)} {run.name}", bool(run.row) and not rerun
+        done = run.loaded and not (_files.smoke() and run.seed == seeds[0])
+        if done or _computed(run, compute, store, rerun, wait=False):
+            yield run
+        else:
+            busy.append(run)
+    for run in busy:  # its row, or, where that process was stopped, the run itself
+        _computed(run, compute, store, rerun, wait=True)
         yield run
+
+
+def _computed(run: _Run, compute, store: Store, rerun: bool, wait: bool) -> bool:
+    """Compute a run and keep its row; load it where another process has computed it by now. False
+    where one is at it and this one shall not wait."""
+    if _files.smoke() or run.loaded:
+        found = compute(run, run.label)
+        run.row = run.row if run.loaded else store.keep(run.key, found)
+        return True
+    try:
+        with store.claim(run.key, wait):
+            row = None if rerun else store.find_again(run.key, run.texts)
+            run.row, run.loaded = row, row is not None
+            if not run.loaded:
+                run.row = store.keep(run.key, compute(run, run.label))
+    except Timeout:
+        return False
+    return True
 
 
 def _print_counts(done: list[_Run], unit: str) -> None:

@@ -1,6 +1,7 @@
 """Rows that were measured earlier, in JSON files: the package's and those of this computer."""
 
 import collections
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -83,6 +84,24 @@ class Store:
                 name: digest for name, digest in self.also.items() if name in row}
             self.add(row)
         return row if (self.also or {}).items() <= row.get("also", {}).items() else None
+
+    def find_again(self, key: Key | None, texts: dict) -> dict | None:
+        """Return the row as `find` does, also one that another process has kept since."""
+        if self.path is not None:
+            self.rows |= {_id(row): row for row in _read(self.path)["rows"]}
+        return self.find(key, texts)
+
+    def claim(self, key: Key | None, wait: bool = True):
+        """Make a context in which no other process computes the row of this key. Raises `Timeout`
+        of filelock where one is at it; with `wait` it waits for that."""
+        if self.path is None or _files.smoke():
+            return contextlib.nullcontext()
+        try:
+            folder = _files.make_folder(_files.home() / "results" / "claims")
+        except OSError:  # nothing can be kept there either, which `add` says
+            return contextlib.nullcontext()
+        # The system releases the lock of a process that is killed.
+        return FileLock(folder / f"{key.exact}-{key.bits}.lock", timeout=-1 if wait else 0)
 
     def keep(self, key: Key | None, found: dict) -> dict:
         """Return the row of a key with what was found, and what an earlier row has besides."""

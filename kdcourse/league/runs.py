@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import nn
 
 from kdcourse import _files, data, losses, measure
@@ -152,10 +152,10 @@ class League:
         """
         key, texts = self._identity(run)
         paths = [self.folder / f"{key.exact}-{stage}.safetensors" for stage in ("first", "run")]
+        store = Store(self.name)
         try:
-            with FileLock(self.folder / f"{key.exact}.lock", timeout=0):
-                store = Store(self.name)
-                row = store.find(key, texts)  # another process may have computed it meanwhile
+            with store.claim(key, wait=False):
+                row = store.find_again(key, texts)  # another process may have computed it meanwhile
                 if row is None:
                     row = store.keep(key, texts | self._measured(run, paths, label or str(run)))
                 for path in paths:

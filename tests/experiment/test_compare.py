@@ -608,6 +608,32 @@ print([row["accuracy"] for row in made.rows], flush=True)
     assert json.loads(done.splitlines()[-1]) == [row["accuracy"] for row in rows()]
 
 
+def test_processes_that_make_one_comparison_share_its_runs(start, home):
+    """Each run is computed once; all end with the same table, also one that was stopped before."""
+    code = """
+import kdcourse as kd
+data = kd.data.glyphs(train=144, val=72, test=72, size=12)
+net = lambda seed: kd.models.convnet(width=4, size=12, seed=seed)
+made = kd.compare({"CE": lambda seed: kd.Supervised(net(seed)),
+                   "smooth": lambda seed: kd.Supervised(net(seed), kd.losses.LabelSmoothing(0.1))},
+                  data, kd.Recipe(epochs=30, batch=36), seeds=range(4), results="t")
+print([[row["arm"], row["seed"], row["accuracy"]] for row in made.rows], flush=True)
+"""
+    running = [start(code) for _ in range(3)]
+    while not (home / "results" / "claims").exists() and running[0].poll() is None:
+        time.sleep(0.01)
+    running[0].kill()  # perhaps in the middle of a run: another one takes it over
+    said = [process.communicate(timeout=300) for process in running[1:]]
+    assert [process.returncode for process in running[1:]] == [0, 0], said
+    counts, tables = zip(*(out.splitlines()[-2:] for out, _ in said))
+    assert tables[0] == tables[1], "one order, whoever computed what"
+    computed = [int(re.search(r"(\d+) computed", line)[1]) for line in counts]
+    assert 4 <= sum(computed) <= 8
+    rows = json.loads((home / "results" / "t.json").read_text(encoding="utf-8"))["rows"]
+    assert len(rows) == len({(row["scheme"], row["seed"]) for row in rows}) == 8
+    assert all(line.startswith("8 runs: ") for line in counts)
+
+
 @pytest.mark.parametrize("number", [np.float32(0.5), torch.tensor(0.5), np.array([0.5, 1.0])])
 def test_more_that_is_measured_may_come_from_numpy_or_pytorch(data, number):
     made, again = (kd.compare({"CE": lambda seed: kd.Supervised(network(seed))}, data, RECIPE, [0],
