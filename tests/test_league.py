@@ -308,7 +308,7 @@ def test_processes_share_the_work(league, folder, home):
 
 def test_a_run_that_another_process_is_at_is_left_to_it(league):
     run = Run("tiny", "labels", 0, 2)
-    with module.FileLock(league.folder / f"{league._identity(run)[0].exact}.lock"):
+    with module.Store("league").claim(league._identity(run)[0]):
         assert League(league.data).compute(run) is None
     assert league.missing([run]) == [run]
 
