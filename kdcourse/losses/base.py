@@ -38,6 +38,7 @@ class Loss(nn.Module):
     needs_paths = False  # compares inner tensors, never the logits
     on_rows = True  # compares rows [M, K], one per label; else what was tapped, as it is
     softened = False  # reads logits only as softmax(logits / T), or the largest one
+    by_labels = False  # divides by what depends on the labels: of the whole batch, not of a part
     needs_classes = True  # takes a row for the logits of classes, not for any numbers
     omitted: tuple[str, ...] = ()  # settings that the repr leaves out while they are None
     edition = 1  # raised when a default or the formula changes: older rows are not found by its key
