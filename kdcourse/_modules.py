@@ -1,6 +1,7 @@
-"""Looking at a module without a trace: its mode, and all that a forward pass may write."""
+"""Looking at a module without a trace: its mode, its parts, and what a forward pass may write."""
 
 import contextlib
+import copy
 import random
 
 import numpy as np
@@ -12,6 +13,15 @@ from kdcourse._random import kept
 
 _TORCH = set(vars(nn.Module()))  # what torch keeps in a module: hooks, its parts, its mode
 _PARTS = ("_parameters", "_buffers", "_modules")
+
+
+def copied(model: nn.Module, shared=()) -> nn.Module:
+    """Make a deep copy that keeps the `shared` objects. `copy.deepcopy` fails on tensors with a
+    gradient history that a module keeps of its last call, so these are detached."""
+    memo = {id(value): value.detach().clone() for module in model.modules()
+            for value in vars(module).values()
+            if isinstance(value, torch.Tensor) and not value.is_leaf}
+    return copy.deepcopy(model, memo | {id(value): value for value in shared})
 
 
 def switch(module: nn.Module, mode: bool) -> None:
@@ -70,11 +80,11 @@ class _Before:
     def put_back(self) -> None:
         module = self.module
         module.training = self.mode
-        for tensor, data, copy in self.tensors:
+        for tensor, data, kept_data in self.tensors:
             if tensor.shape != data.shape or tensor.data_ptr() != data.data_ptr():
                 tensor.data = data  # it was resized, or another one was assigned to its `data`
-            if not _equal(data, copy):
-                data.copy_(copy)
+            if not _equal(data, kept_data):
+                data.copy_(kept_data)
         if self._scripted or self._has_made():
             return
         for group in _PARTS:
@@ -118,3 +128,14 @@ def check_whole(model: nn.Module, who: str) -> None:
                 f"Expected a {who} whose weights are all in this process, got {name} as {what}. "
                 "Load it whole, without device_map, FSDP or DeepSpeed; for a network that does "
                 "not fit on one device write the loop, with the functions in kd.losses.")
+
+
+def tree(modules: dict[str, nn.Module], lines: int = 40) -> str:
+    """List the module paths with their classes, as deep as fits into so many lines."""
+    for depth in range(4, 0, -1):
+        shown = [(path, type(module).__name__) for path, module in modules.items()
+                 if path and path.count(".") < depth]
+        if len(shown) <= lines:
+            break
+    rest = [f"  … and {len(shown) - lines} more"] if len(shown) > lines else []
+    return "\n".join([f"  {path}  ({kind})" for path, kind in shown[:lines]] + rest)

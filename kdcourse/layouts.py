@@ -196,6 +196,15 @@ def _order(owner: nn.Module, part: nn.Module):
     return drop if getattr(drop, "prob", 0) else None
 
 
+def oblong(args, kwargs) -> tuple[int, int] | None:
+    """Find the height and width of images [B, C, H, W] among a model's inputs, unless they are
+    square: then tokens are laid out as without them."""
+    for x in (*args, *kwargs.values()):
+        if isinstance(x, torch.Tensor) and x.ndim == 4:
+            return tuple(x.shape[2:]) if x.shape[2] != x.shape[3] else None
+    return None
+
+
 def widths(modules: dict[str, nn.Module], path: str) -> tuple[set[int], set[int]]:
     """Collect the numbers of channels of the layers in a module, or in the nearest one around it
     that has such layers: of those that have their channels on the second axis, and of those that

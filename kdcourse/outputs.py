@@ -63,9 +63,21 @@ class Output:
         raise AttributeError(f"An Output has no attribute {name!r}.")
 
     def __repr__(self):
-        shown = [f"{name}={value!r}" for name, value in vars(self).items()
+        shown = [f"{name}={_shown(value)}" for name, value in vars(self).items()
                  if name not in ("_why", "has_logits")]
         return f"Output({', '.join(shown)})"
+
+
+def _shown(value) -> str:
+    """Show a tensor by its shape: its numbers fill a page."""
+    if isinstance(value, torch.Tensor):
+        return str(list(value.shape))
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name!r}: {_shown(one)}' for name, one in value.items())}}}"
+    if isinstance(value, Rows):
+        parts = zip(value._fields, value, strict=True)
+        return f"Rows({', '.join(f'{name}={_shown(one)}' for name, one in parts)})"
+    return repr(value)
 
 
 def logits_of(output) -> torch.Tensor:
@@ -113,25 +125,46 @@ class OutputError(TypeError):
     """A model's output lacks the entry that `Logits` was told to choose."""
 
 
-OWN_CODE = (AttributeError, LookupError, NotImplementedError)  # not of shapes, nor of memory
+# Not of shapes, nor of memory.
+OWN_CODE = (AssertionError, AttributeError, LookupError, NotImplementedError, TypeError)
 
 
 @contextlib.contextmanager
 def running(who: str, x, kinds=OWN_CODE):
     """Turn errors of these kinds, of a network's own code in the block, into a `ValueError` that
-    says which network got which inputs; the error is its cause. `OutputError` stays, and so does a
-    full memory."""
+    says which network got which inputs; the error is its cause. `OutputError` stays, and so do our
+    own sentences of this type, and a full memory."""
     try:
         yield
     except (OutputError, MemoryError, torch.OutOfMemoryError):
         raise
     except kinds as error:
-        if "can't allocate memory" in str(error):
+        own = isinstance(error, TypeError) and str(error).startswith("Expected")
+        if own or "can't allocate memory" in str(error):
             raise
         raise ValueError(
             f"Expected a {who} that runs on inputs {shown_inputs(x)}, got {type(error).__name__}: "
-            f"{error}. Does it take such inputs, and does its forward read only what is there? "
-            "Print what goes into it, and what the network inside it returns.") from error
+            f"{error}. {remedy(error, x)}") from error
+
+
+def remedy(error: Exception, x, otherwise: str = "") -> str:
+    """Say what may help a network that failed on inputs with this error; `otherwise` where the
+    error is none that is known."""
+    if isinstance(error, AssertionError) and "target" in str(error):
+        return ("A network that takes targets in train mode, such as a detector, computes its own "
+                "loss: distil the part that takes images alone (a detector's backbone), or write "
+                "the loop, with the functions in kd.losses.")
+    if isinstance(x, dict) and isinstance(error, TypeError) and "argument" in str(error):
+        return ("The entries of a dict are the arguments of its forward, by name: leave out what "
+                "it does not take, add what it lacks, or wrap it.")
+    if isinstance(error, IndexError) and "out of range in self" in str(error):
+        return ("An embedding got a number that is not below its size. Are the token ids those of "
+                "this network's tokenizer, and are sequences no longer than it takes?")
+    if isinstance(x, torch.Tensor) and x.is_floating_point() and "indices" in str(error):
+        return ("Token ids stay whole numbers in a dict, as the argument of that name: "
+                'from_arrays({"input_ids": x}, y).')
+    return otherwise or ("Does it take such inputs, and does its forward read only what is there? "
+                         "Print what goes into it, and what the network inside it returns.")
 
 
 def shown_inputs(x) -> str:

@@ -4,17 +4,26 @@ Shapes: B batch, K classes, C channels, H W height and width, N samples.
 """
 
 import contextlib
-import copy
 import difflib
 import re
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from kdcourse import _files
-from kdcourse._modules import switch
+from kdcourse._modules import copied, switch, tree
 from kdcourse._trees import call, each, first, pieces
-from kdcourse.layouts import Grid, Layout, arranged, channels_last, parsed, patches, widths
+from kdcourse.layouts import (
+    Grid,
+    Layout,
+    arranged,
+    channels_last,
+    oblong,
+    parsed,
+    patches,
+    widths,
+)
 from kdcourse.outputs import Logits, Output, logits_of, running
 
 
@@ -39,10 +48,11 @@ def taps(model: nn.Module, names) -> "Taps":
     (`block.attn.fused_attn = False`) and tap `"blocks.0.attn.attn_drop:input"`; in transformers
     load with `attn_implementation="eager"`.
 
-    Raises `ValueError` for a path that the model does not have, with the nearest names; when
-    called, `RuntimeError` for a module that was not called, or was called more than once, and for a
-    tensor that a later module overwrote in place (`ReLU(inplace=True)`). The model may return
-    anything (a detector, a backbone): `TypeError` comes only when `logits` is read.
+    Raises `TypeError` for what is no network and what are no paths; `ValueError` for a path that
+    the model does not have, with the nearest names; when called, `RuntimeError` for a module that
+    was not called, or was called more than once, and for a tensor that a later module overwrote in
+    place (`ReLU(inplace=True)`). The model may return anything (a detector, a backbone):
+    `TypeError` comes only when `logits` is read.
 
     >>> from kdcourse.models import resnet
     >>> model = resnet(depth=8, width=8)
@@ -57,8 +67,17 @@ class Taps:
     """A model with some of its modules tapped; see `taps`."""
 
     def __init__(self, model: nn.Module, names):
-        self.model = model
-        names = (names,) if isinstance(names, str) else dict.fromkeys(names)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"Expected a network (nn.Module) to look into, got "
+                            f"{type(model).__name__}. Pass the model itself.")
+        several = isinstance(names, Iterable) and not isinstance(names, (str, nn.Module))
+        names = list(names) if several else [names]
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f'Expected module paths such as ["layer2", "fc:input"], got '
+                                f"{type(name).__name__}. Paths are those of "
+                                "model.named_modules().")
+        self.model, names = model, dict.fromkeys(names)
         self._hooks = [_attach(name, model) for name in names]
         # Compiled code does not count how often a tensor is written to, so the first call of a
         # compiled model is made without the compiler: there an overwritten tap shows.
@@ -66,7 +85,7 @@ class Taps:
 
     def __call__(self, *args, **kwargs) -> Output:
         """Run the model; return the logits [B, K] and the tapped tensors."""
-        tensors, layouts, size = {}, {}, _oblong(args, kwargs)
+        tensors, layouts, size = {}, {}, oblong(args, kwargs)
         for hook in self._hooks:
             hook.start()
         try:
@@ -127,15 +146,6 @@ class Early(nn.Module):
 
 class _Left(Exception):
     """Takes a tensor out of a model's forward."""
-
-
-def copied(model: nn.Module, shared=()) -> nn.Module:
-    """Make a deep copy that keeps the `shared` objects. `copy.deepcopy` fails on tensors with a
-    gradient history that a module keeps of its last call, so these are detached."""
-    memo = {id(value): value.detach().clone() for module in model.modules()
-            for value in vars(module).values()
-            if isinstance(value, torch.Tensor) and not value.is_leaf}
-    return copy.deepcopy(model, memo | {id(value): value for value in shared})
 
 
 def clean_copy(model: nn.Module) -> nn.Module:
@@ -260,15 +270,6 @@ class _Tap:
                 f"eval mode. {compiled}")
 
 
-def _oblong(args, kwargs) -> tuple[int, int] | None:
-    """Find the height and width of images [B, C, H, W] among a model's inputs, unless they are
-    square: then tokens are laid out as without them."""
-    for x in (*args, *kwargs.values()):
-        if isinstance(x, torch.Tensor) and x.ndim == 4:
-            return tuple(x.shape[2:]) if x.shape[2] != x.shape[3] else None
-    return None
-
-
 def _version(tensor) -> int | None:
     """Count how often a tensor was written to; None where that is not known."""
     if torch.compiler.is_compiling() or not isinstance(tensor, torch.Tensor):
@@ -291,7 +292,7 @@ def _found(tap: _Tap, model: nn.Module) -> nn.Module:
         near = difflib.get_close_matches(tap.path, filter(None, modules), n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(f"Expected the path of a module in {type(model).__name__}, got "
-                         f"{tap.path!r}.{hint} It has:\n{_tree(modules)}")
+                         f"{tap.path!r}.{hint} It has:\n{tree(modules)}")
     if isinstance(modules[tap.path], torch.jit.ScriptModule):
         raise ValueError(f"Expected a module that can be tapped at {tap.path!r}, got one of "
                          "TorchScript, which has no hooks. Take the network that it was made of.")
@@ -326,17 +327,6 @@ def _grid(conv: nn.Module) -> Grid:
     grid = Grid()
     grid.handle = conv.register_forward_hook(grid)
     return grid
-
-
-def _tree(modules: dict[str, nn.Module], lines: int = 40) -> str:
-    """List the module paths with their classes, as deep as fits into so many lines."""
-    for depth in range(4, 0, -1):
-        shown = [(path, type(module).__name__) for path, module in modules.items()
-                 if path and path.count(".") < depth]
-        if len(shown) <= lines:
-            break
-    rest = [f"  … and {len(shown) - lines} more"] if len(shown) > lines else []
-    return "\n".join([f"  {path}  ({kind})" for path, kind in shown[:lines]] + rest)
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ class Rows(NamedTuple):
 
     logits: [M, K]. labels: [M], or soft [M, K]; None without labels. weight: [M], 0 where padded or
     ignored; None where all rows count. total: a scalar by which weighted sums are divided; None
-    for the sum of `weight`. task: the task whose rows they are.
+    for the sum of `weight`. task: the task whose rows they are. whole: of a part of a batch, labels
+    and weight of all rows of the batch, and the part's share of the samples.
     """
 
     logits: torch.Tensor
@@ -27,6 +28,7 @@ class Rows(NamedTuple):
     weight: torch.Tensor | None = None
     total: torch.Tensor | None = None
     task: "Task | None" = None
+    whole: tuple | None = None
 
     def counted(self) -> "Rows":
         """Keep the rows that count. Synchronises with the device: not for a training step."""
@@ -41,7 +43,7 @@ class Rows(NamedTuple):
         all count."""
         if self.task is None or not self.task.partly:
             return self
-        return self._replace(labels=None, weight=None, total=None)
+        return self._replace(labels=None, weight=None, total=None, whole=None)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Compute the weighted mean of one value per row, [M]; 0 where no row counts."""

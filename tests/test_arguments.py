@@ -16,6 +16,10 @@ def scheme(seed=0):
     return kd.Distiller(network(seed), network(1))
 
 
+def distiller(objective):
+    return kd.Distiller(network(), network(1), objective)
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda data: kd.fit(scheme(), LOADER), r"DataLoader. Pass kd.data.from_loaders"),
     (lambda data: kd.fit(scheme(), TensorDataset(X, Y)), r"TensorDataset. .*from_loaders"),
@@ -42,6 +46,22 @@ def scheme(seed=0):
     (lambda data: kd.Distiller(network(), [network()]), r"got list. kd.Ensemble\(\[…\]\)"),
     (lambda data: kd.export(nn.Linear(2, 2)), "got Linear"),
     (lambda data: kd.Logits(len, 0), "Expected a network .* got builtin"),
+    (lambda data: kd.taps("resnet18", "layer2"), "Expected a network .* got str"),
+    (lambda data: kd.taps(scheme, "layer2"), "Expected a network .* got function"),
+    (lambda data: kd.taps(network(), 3), r"module paths such as .*, got int. .*named_modules\(\)"),
+    (lambda data: kd.taps(network(), None), "module paths such as .*, got NoneType"),
+    (lambda data: kd.taps(network(), ["0", 3]), "module paths such as .*, got int"),
+    (lambda data: kd.taps(network(), network()), "module paths such as .*, got Sequential"),
+    (lambda data: distiller(kd.losses.kd), r"the function kd. The term .* such as KD\(T=4\)"),
+    (lambda data: distiller(lambda s, t: 0), "the function <lambda>. .* subclass of kdcourse"),
+    (lambda data: distiller(kd.losses.KD), "the class KD. Call the class"),
+    (lambda data: distiller(nn.MSELoss), "the class MSELoss. Call the class"),
+    (lambda data: distiller([kd.losses.CE(), kd.losses.KD()]), "got list. Add the terms, each"),
+    (lambda data: distiller({"KD": 0.9}), "got dict. Add the terms, each"),
+    (lambda data: distiller(nn.MSELoss()), "got MSELoss. .* subclass of kdcourse.losses.Loss"),
+    (lambda data: kd.augmented(LOADER, flip=0.5), r"DataLoader. Pass kd.data.from_loaders"),
+    (lambda data: kd.augmented((X, Y)), r"tuple. Pass kd.data.from_arrays"),
+    (lambda data: kd.augmented(data.train), "one of its splits. Pass the whole data set"),
 ])
 def test_another_kind_of_argument(data, call, message):
     with pytest.raises((TypeError, ValueError), match=message):

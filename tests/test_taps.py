@@ -378,3 +378,14 @@ def test_unwrapped_is_the_model_within():
     inner = nn.Sequential(torch.compile(seeded(Odd), backend="eager"))
     name = "0.second"
     assert kd.taps(inner, [name])(torch.randn(3, 4)).taps[name].shape == (3, 4)
+
+
+@pytest.mark.parametrize("paths", [(), ["0"], ["0", "1"]])
+def test_an_output_is_shown_by_its_shapes(paths):
+    output = kd.taps(nn.Sequential(nn.Flatten(), nn.Linear(50, 1000)), list(paths))(
+        torch.rand(100, 50))
+    shown = repr(output)
+    assert shown.startswith("Output(logits=[100, 1000], taps={") and "tensor" not in shown
+    assert all(f"{path!r}: [100, " in shown for path in paths)
+    rows = kd.tasks.ONE_LABEL.rows(output.logits, y=torch.zeros(100).long())
+    assert "rows=Rows(logits=[100, 1000], labels=[100], weight=None" in repr(output.with_rows(rows))

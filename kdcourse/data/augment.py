@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from kdcourse import _files
 from kdcourse._random import generator
 from kdcourse._trees import each
-from kdcourse.data.dataset import Batch, Dataset, Split, with_digest
+from kdcourse.data.dataset import Batch, Dataset, Split, check_dataset, with_digest
 from kdcourse.data.loaders import Stream
 
 ROWS = 2**24  # ids from here on have no row in a table of drawn numbers, but a draw of their own
@@ -287,6 +287,7 @@ def augmented(data: Dataset, views: int | None = None, seed: int = 0, **limits) 
     >>> next(data.train.batches(8, seed=0, epoch=5)).view  # 1 + 5 % 4
     2
     """
+    check_dataset(data)
     stream = isinstance(data.train, Stream)
     if isinstance(data.train, (Augmented, AugmentedStream)):
         raise ValueError(f"Expected data without augmentation, got {data!r}. Name all limits in "

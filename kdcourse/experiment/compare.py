@@ -18,6 +18,7 @@ from kdcourse._machine import RESULTS, default_device, where
 from kdcourse.data import Dataset, Split, check_dataset
 from kdcourse.experiment.comparison import SCORES, Comparison, minutes
 from kdcourse.experiment.records import KEYS, Store, rounded
+from kdcourse.measure.passes import check_same_order, marked_split
 from kdcourse.measure.report import task_of
 from kdcourse.schemes import Scheme
 from kdcourse.taps import predict, predict_split
@@ -57,8 +58,9 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
     none of these: give `also`, the first of which the table compares.
 
     Raises `ValueError` for such a student without `also`, before any training, when there are no
-    arms or no seeds, when an arm does not return a fresh scheme each time, or when a quantity has
-    the name of one that every row has.
+    arms or no seeds, when an arm does not return a fresh scheme each time, when a quantity has the
+    name of one that every row has, or when a loader gives the teacher other samples, or another
+    order, than the student.
     """
     if not isinstance(arms, dict):
         raise TypeError("Expected arms by name, each a function of the seed that returns a scheme, "
@@ -77,7 +79,7 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
     part = getattr(data, split)
     part.head(1)  # raises for a test split that was not given
     teacher = as_teacher(teacher) if teacher is not None else None
-    teacher_logits = functools.cache(lambda: predict_split(teacher.predict, part)[0])
+    teacher_logits = functools.cache(lambda: marked_split(teacher.predict, part))
     digests = {name: key_of(function).exact for name, function in also.items()} if results else {}
     store = Store(results, digests)
     shared = store.key_of([data, teacher, split, RESULTS])
@@ -98,7 +100,7 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
         if history.interrupted:
             raise KeyboardInterrupt
         reference = teacher_logits() if teacher is not None else None
-        found = run.texts | _measured(scheme, data, part, reference, history)
+        found = run.texts | _measured(scheme, data, split, reference, history)
         if taken := also.keys() & {"arm", "also", *KEYS, *found}:
             raise ValueError(f"Expected names for `also` that a row does not have yet, got "
                              f"{sorted(taken)}. Choose another name.")
@@ -293,15 +295,19 @@ def _run_key(own: list, shared: Key | None, store: Store) -> Key | None:
         f"shared.{name}": numbers for name, numbers in shared.sketch.items()})
 
 
-def _measured(scheme: Scheme, data: Dataset, part: Split, reference, history: History) -> dict:
-    """What every row has. reference: logits to agree with; None: those of the scheme's teacher."""
+def _measured(scheme: Scheme, data: Dataset, split: str, answers, history: History) -> dict:
+    """What every row has. answers: a teacher's pass over the split, to agree with; None: that of
+    the scheme's own teacher."""
     student, own = functools.partial(predict, scheme.judged), getattr(scheme, "teacher", None)
-    logits, labels = predict_split(student, part) if scheme.scored else (None, None)
-    if logits is None:
-        reference = None
-    elif reference is None and isinstance(own, Teacher):
-        with contextlib.suppress(TypeError):  # a teacher without logits
-            reference = predict_split(own.predict, part)[0]
+    part, reference = getattr(data, split), None
+    logits, labels, marks = marked_split(student, part) if scheme.scored else (None, None, None)
+    if logits is not None:
+        if answers is None and isinstance(own, Teacher):
+            with contextlib.suppress(TypeError):  # a teacher without logits
+                answers = marked_split(own.predict, part)
+        if answers is not None and answers[0] is not None:
+            reference = answers[0]
+            check_same_order([answers[2], marks], split)
     if reference is not None and reference.shape != logits.shape:
         reference = None  # of other classes
     found = {"agreement": None, "teacher_kl": None}

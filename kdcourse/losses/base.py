@@ -38,6 +38,7 @@ class Loss(nn.Module):
     needs_paths = False  # compares inner tensors, never the logits
     on_rows = True  # compares rows [M, K], one per label; else what was tapped, as it is
     softened = False  # reads logits only as softmax(logits / T), or the largest one
+    by_labels = False  # divides by what depends on the labels: of the whole batch, not of a part
     needs_classes = True  # takes a row for the logits of classes, not for any numbers
     omitted: tuple[str, ...] = ()  # settings that the repr leaves out while they are None
     edition = 1  # raised when a default or the formula changes: older rows are not found by its key
@@ -351,9 +352,14 @@ def as_objective(loss) -> Objective:
     if isinstance(loss, Loss):
         loss = Objective([(1.0, loss)])
     if not isinstance(loss, Objective):
-        raise TypeError(f"Expected a loss such as 0.1 * CE() + 0.9 * KD(T=4), got "
-                        f"{type(loss).__name__}. A loss of your own is a subclass of "
-                        "kdcourse.losses.Loss.")
+        kind = type(loss).__name__
+        got = f"the {kind} {loss.__name__}" if hasattr(loss, "__name__") else kind
+        remedy = ("Call the class, for a term." if isinstance(loss, type) else
+                  "Add the terms, each with its weight." if isinstance(loss, (list, tuple, dict))
+                  else "The term of a function is a class, such as KD(T=4) for kd; one of your own "
+                  "is a subclass of kdcourse.losses.Loss.")
+        raise TypeError("Expected a loss such as 0.1 * CE() + 0.9 * KD(T=4), got "
+                        f"{got.replace('type', 'class')}. {remedy}")
     return Objective([(weight, term._take()) for weight, term in loss._pairs()])
 
 

@@ -16,19 +16,22 @@ from kdcourse.taps import device_of, evaluating
 
 
 def parameters(model: nn.Module) -> int:
-    """Count the parameters."""
-    return sum(p.numel() for p in model.parameters())
+    """Count the parameters, and the weights that layers of `torch.ao.quantization` have packed."""
+    return sum(t.numel() for t in (*model.parameters(), *_packed(model)))
 
 
-def macs(model: nn.Module, shape) -> int:
+def macs(model: nn.Module, shape) -> int | None:
     """Count multiply-accumulates of matrix products, convolutions and attention for one input.
 
     shape: [C, H, W]. Here and below an example [1, …] may stand for it: a tensor (of token ids), or
-    a dict of tensors. By torch's `FlopCounterMode`.
+    a dict of tensors. By torch's `FlopCounterMode`. None for a network with packed weights, whose
+    int8 products it does not count: take those of the network that was converted.
 
     >>> macs(nn.Linear(10, 5), (10,))
     50
     """
+    if _packed(model):
+        return None
     products = sdpa_kernel(SDPBackend.MATH)  # attention as matrix products, which are counted
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), products, counter:
@@ -44,15 +47,16 @@ def file_mb(model: nn.Module) -> float:
     1.0011...
     """
     distinct = {}
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, torch.Tensor):  # not what `get_extra_state` gives
+    packed = {f"packed.{number}": tensor for number, tensor in enumerate(_packed(model))}
+    for name, tensor in [*model.state_dict().items(), *packed.items()]:
+        # Not what `get_extra_state` gives, and not a copy that was unpacked for the state_dict.
+        if isinstance(tensor, torch.Tensor) and (name in packed or not tensor.is_quantized):
             place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
             # A clone, because the format refuses tensors that overlap in memory.
-            copy = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            copy = tensor.int_repr() if tensor.is_quantized else tensor.detach()
+            copy = copy.cpu().clone(memory_format=torch.contiguous_format)
             distinct.setdefault(place, (name, copy))
-    integers = {name: tensor.int_repr() if tensor.is_quantized else tensor
-                for name, tensor in distinct.values()}
-    return len(safetensors.torch.save(integers)) / 1e6
+    return len(safetensors.torch.save(dict(distinct.values()))) / 1e6
 
 
 def latency(model: nn.Module, shape, batch: int = 1, seconds: float = 0.5):
@@ -131,7 +135,24 @@ def peak_memory(model: nn.Module, shape, batch: int = 1) -> float | None:
                 sizes = [backend.max_memory_allocated(device) - before]
         else:
             return None
-    return (_bytes([*model.parameters(), *model.buffers()]) + max(sizes)) / 1e6
+    weights = [*model.parameters(), *model.buffers(), *_packed(model)]
+    return (_bytes(weights) + max(sizes)) / 1e6
+
+
+def _packed(model: nn.Module) -> list[torch.Tensor]:
+    """Unpack the weights of layers of `torch.ao.quantization`, which are no parameters."""
+    names = ("_packed_params", "_packed_weight", "_packed_weight_ih", "_packed_weight_hh", "param")
+    return [tensor for module in model.modules() for name in names
+            for tensor in _unpacked(getattr(module, name, None))]
+
+
+def _unpacked(packed) -> list[torch.Tensor]:
+    """Unpack what torch has packed: weight and bias, of a recurrent cell those of its parts."""
+    if not isinstance(packed, torch.ScriptObject):
+        return []
+    if hasattr(packed, "unpack"):
+        return [leaf for leaf in tree_leaves(packed.unpack()) if leaf is not None]
+    return [leaf for part in tree_leaves(packed.__getstate__()) for leaf in _unpacked(part)]
 
 
 def _bytes(tree) -> int:

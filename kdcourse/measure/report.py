@@ -16,7 +16,8 @@ from torch import nn
 from kdcourse import schemes
 from kdcourse.data import SPLITS, Dataset, check_dataset
 from kdcourse.measure import efficiency, quality
-from kdcourse.taps import device_of, predict, predict_split
+from kdcourse.measure.passes import check_same_order, marked_split
+from kdcourse.taps import device_of, predict
 from kdcourse.tasks import ONE_LABEL, Numbers, Task
 from kdcourse.teachers import Teacher
 
@@ -92,6 +93,8 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     ranges. Students are measured as they are exported: without hooks, not compiled. A teacher whose
     outputs are not of the data's classes has sizes and times only. Outputs without labels that no
     term compares as classes, such as embeddings, are compared as numbers.
+
+    Raises `ValueError` for a loader that gives other samples, or another order, in each pass.
     """
     schemes.check_scheme(scheme)
     check_dataset(data)
@@ -100,14 +103,16 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
     teachers, students, device = scheme.teachers, scheme.networks(), device_of(scheme.student)
     predictors = {name: teacher.predict for name, teacher in teachers.items()} | {
         name: functools.partial(predict, student) for name, student in students.items()}
-    logits, labels = {}, None
+    logits, labels, marks = {}, None, []
     for name, predictor in predictors.items():
         try:
-            logits[name], labels = predict_split(predictor, getattr(data, split))
+            logits[name], labels, seen = marked_split(predictor, getattr(data, split))
+            marks += [] if logits[name] is None else [seen]
         except (TypeError, ValueError):  # outputs that are no rows of this task, such as features
             if name in students and scheme.reads_logits:
                 raise
             logits[name] = torch.zeros(0, 0)
+    check_same_order(marks, split)
     logits = {name: found for name, found in logits.items() if found is not None}
     networks = {name: _AsNetwork(teacher) for name, teacher in teachers.items()
                 if teacher.networks()} | students

@@ -36,14 +36,18 @@ class Edge:
         """Compute the unweighted loss of each term by name. Logits and labels that are not rows by
         themselves are cut into rows here, once for all terms."""
         student, teacher, task = self.student, self.teacher, batch.task
-        on_rows = [] if task.plain else [term for term in self.objective.terms.values()
-                                         if term.on_rows or (task.partly and term.needs_labels)]
+        on_rows = [] if task.plain and batch.whole is None else [
+            term for term in self.objective.terms.values()
+            if term.on_rows or (task.partly and term.needs_labels)]
         if on_rows:
             if not student.has_logits and all(term.student_paths for term in on_rows):
                 logits = student.taps[on_rows[0].student_paths[0]]
             else:
                 logits = student.logits
             cut = task.rows(logits, batch.x, batch.y, batch.total)
+            if batch.whole is not None:
+                y, share = batch.whole
+                cut = cut._replace(whole=(task.labels(y), task.weight(None, y), share))
             student = student.with_rows(cut)
             if teacher is not None:
                 reads = any(term.needs_teacher and not term.teacher_paths for term in on_rows)

@@ -23,7 +23,7 @@ from kdcourse.data.augment import Augmented
 from kdcourse.data.dataset import SPLITS
 from kdcourse.outputs import running
 from kdcourse.taps import Output, device_of
-from kdcourse.tasks import Classes
+from kdcourse.tasks import Classes, Tokens
 from kdcourse.teachers.base import Teacher
 from kdcourse.teachers.live import as_teacher
 from kdcourse.teachers.stored import Table
@@ -62,12 +62,13 @@ class Cached(Teacher):
     views=8)`, or use `Live`. Under several processes make it once before, with a loader of all
     samples. Further arguments, for loaders only:
 
-    top: keep the k largest logits of each sample, and the probability of the others together.
-        They are restored as logits that are equal for all others: the probabilities softmax(z / T)
-        are the teacher's for the k largest, and what is left is shared equally ("marginal
-        smoothing" of Shen & Xing 2022, arXiv:2112.01528, who take k = 5 and T = 1). That holds at
-        this T alone, and not for losses on the logits themselves: others are refused. A student
-        learns from this target; its loss is not that of the whole teacher.
+    top: keep the k largest logits of each sample (with `kd.tasks.Tokens()` of each token), and the
+        probability of the others together. They are restored as logits that are equal for all
+        others: the probabilities softmax(z / T) are the teacher's for the k largest, and what is
+        left is shared equally ("marginal smoothing" of Shen & Xing 2022, arXiv:2112.01528, who take
+        k = 5 and T = 1). That holds at this T alone, and not for losses on the logits themselves:
+        others are refused. A student learns from this target; its loss is not that of the whole
+        teacher.
     T: the temperature of the loss, such as 4 for `KD(T=4)`.
     dtype: float32, or float16, for half of the disk and 11 bits of each logit.
 
@@ -126,9 +127,9 @@ class Cached(Teacher):
         if stream and path.is_file():
             raise ValueError(f"Expected a folder for answers by sample id at {path}, got a file. "
                              "Name another path.")
-        if top is not None and not isinstance(data.task, Classes):
-            raise ValueError(f"Expected one label per sample for top=…, got {data.task!r}. Leave "
-                             "top out, which keeps all logits.")
+        if top is not None and not isinstance(data.task, (Classes, Tokens)):
+            raise ValueError(f"Expected one label per sample or token for top=…, got "
+                             f"{data.task!r}. Leave top out, which keeps all logits.")
         if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
             raise ValueError(f"Expected top as a number of classes of at least 1, got {top!r}.")
         if not 0 < T < float("inf") or (T != 1 and top is None):

@@ -14,7 +14,7 @@ from kdcourse._modules import check_whole, untouched
 from kdcourse._tensors import fingerprint
 from kdcourse._trees import each
 from kdcourse.data import Batch, Dataset
-from kdcourse.outputs import OutputError, shown_inputs
+from kdcourse.outputs import OutputError, remedy, shown_inputs
 from kdcourse.taps import Output, describe, device_of, in_precision_of, predict
 from kdcourse.taps import taps as taps_of
 from kdcourse.teachers.base import Teacher
@@ -97,11 +97,13 @@ class Live(Teacher):
                 f"here {shown_inputs(x)}."
             ) from error
         except Exception as error:  # each library has its own for a wrong shape
+            resize = "" if isinstance(x, dict) else (
+                "Where it takes others, say how to make them: kd.Live(model, transform=v2.RGB()) "
+                "makes three channels of one, v2.Resize(224) another size (with v2 of "
+                "torchvision.transforms).")
             raise ValueError(
                 f"Expected a teacher that takes inputs of shape {each(list, data.shape)}, got "
-                f"{type(error).__name__}: {error}. Where it takes others, say how to make them: "
-                "kd.Live(model, transform=v2.RGB()) makes three channels of one, v2.Resize(224) "
-                "another size (with v2 of torchvision.transforms). The inputs here are "
+                f"{type(error).__name__}: {error}. {remedy(error, x, resize)} The inputs here are "
                 f"{shown_inputs(x)}.") from error
 
     def identity(self):

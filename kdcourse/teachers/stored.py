@@ -1,6 +1,7 @@
 """Answers on disk, found by sample id: for data that do not fit into memory.
 
-Shapes: M stored samples, B batch, K classes, k the number of largest logits that are kept.
+Shapes: M stored samples, B batch, N tokens, K classes, k the number of largest logits that are
+kept.
 """
 
 import hashlib
@@ -106,9 +107,10 @@ class Table:
         found = self.raw(ids_B)
         if self.top is None:
             return found["logits"]
-        K = self.shape[0]
-        others_B1 = self.T * (found["rest"] - math.log(K - self.top))[:, None]
-        return others_B1.expand(-1, K).scatter(1, found["places"].long(), found["values"])
+        K = self.shape[-1]
+        others = self.T * (found["rest"] - math.log(K - self.top))[..., None]
+        others = others.expand(*found["rest"].shape, K)
+        return others.scatter(-1, found["places"].long(), found["values"])
 
     def raw(self, ids_B: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what is stored for these ids: the logits; or values and places of the largest,
@@ -126,15 +128,16 @@ class Table:
             torch.int32 if name == "places" else torch.float32) for name in rows.dtype.names}
 
     def of(self, logits: torch.Tensor, places: torch.Tensor | None = None) -> dict:
-        """Return what is stored of logits [B, K], for the largest ones or for these places."""
+        """Return what is stored of logits [B, K] or [B, N, K], for the largest ones or for these
+        places."""
         if self.top is None:
             return {"logits": logits}
-        places = logits.topk(self.top, 1).indices if places is None else places.long()
-        rest = (logits / self.T).scatter(1, places, -math.inf).logsumexp(1)
-        return {"values": logits.gather(1, places), "places": places.int(), "rest": rest}
+        places = logits.topk(self.top, -1).indices if places is None else places.long()
+        rest = (logits / self.T).scatter(-1, places, -math.inf).logsumexp(-1)
+        return {"values": logits.gather(-1, places), "places": places.int(), "rest": rest}
 
     def _encoded(self, logits: torch.Tensor) -> np.ndarray:
-        if self.top is not None and (logits.ndim != 2 or not self.top < logits.shape[1]):
+        if self.top is not None and (logits.ndim < 2 or not self.top < logits.shape[-1]):
             raise ValueError(f"Expected logits [B, K] with more than top={self.top} classes, got "
                              f"{list(logits.shape)}. Leave top out to keep all.")
         rows = np.empty(len(logits), self._row())
@@ -152,8 +155,9 @@ class Table:
         kind = "<f2" if self.dtype == torch.float16 else "<f4"
         if self.top is None:
             return np.dtype([("logits", kind, tuple(self.shape))])
-        return np.dtype([("values", kind, (self.top,)), ("places", "<i4", (self.top,)),
-                         ("rest", "<f4")])
+        rows = tuple(self.shape[:-1])
+        return np.dtype([("values", kind, (*rows, self.top)), ("places", "<i4", (*rows, self.top)),
+                         ("rest", "<f4", rows)])
 
     def _load(self) -> None:
         header, tensors = _store.load(self.index_file, KIND, self.settings,

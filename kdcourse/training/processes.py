@@ -35,7 +35,7 @@ class Team:
     """
 
     def __init__(self, sharded: bool):
-        self.sharded = sharded
+        self.sharded, self.by_labels = sharded, False
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
             from accelerate import PartialState  # a second to import
 
@@ -58,6 +58,8 @@ class Team:
 
     def wrap(self, scheme, device, part):
         """Wrap the scheme, so that gradients are averaged over the processes."""
+        self.by_labels = any(term.by_labels for one in scheme.objectives()
+                             for term in one.terms.values())
         if self.size == 1:
             return scheme
         # DDP hangs on unused parameters, so a backward pass of a copy finds out if there are any.
@@ -113,8 +115,13 @@ class Team:
         weight = batch.task.weight(batch.x, batch.y)
         if weight is not None:  # by the rows that count in the whole batch
             rows = self.sum(weight.sum()) if self.sharded else weight.sum()
+        labels = batch.y if self.by_labels else None
+        if labels is not None and self.sharded:
+            labels = torch.cat(self.gather(labels.contiguous()))
         for number, piece in enumerate(pieces, start=1):
             share = len(piece) / recipe.batch
+            if labels is not None:
+                piece = dataclasses.replace(piece, whole=(labels, share))
             if weight is not None:
                 piece = dataclasses.replace(piece, total=rows.clamp(min=1) * share)
             last = number == len(pieces) or self.size == 1

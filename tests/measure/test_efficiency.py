@@ -156,3 +156,68 @@ def test_the_memory_is_measured_without_a_mark_on_torch():
     module = torch.nn.modules.module
     measure.peak_memory(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), (3,))
     assert not module._global_forward_hooks and not module._global_forward_hooks_with_kwargs
+
+
+# --- layers of torch.ao.quantization, whose weights are no parameters -----------------------------
+
+
+def _dynamic(*layers):
+    from torch.ao.quantization import quantize_dynamic
+
+    return lambda: quantize_dynamic(nn.Sequential(*layers), {type(one) for one in layers})
+
+
+def _static(*layers):
+    from torch.ao import quantization
+
+    def make():
+        net = nn.Sequential(quantization.QuantStub(), *layers, quantization.DeQuantStub())
+        net.qconfig = quantization.get_default_qat_qconfig("fbgemm")
+        quantization.prepare_qat(net.train(), inplace=True)(torch.rand(2, 3, 9, 9))
+        return quantization.convert(net.eval())
+    return make
+
+
+def _embedding(layer):
+    from torch.ao import quantization
+
+    def make():
+        net = nn.Sequential(layer)
+        net.qconfig = quantization.float_qparams_weight_only_qconfig
+        return quantization.convert(quantization.prepare(net))
+    return make
+
+
+CONV = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(392, 40))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.ao", "ignore:.*quant_min", "ignore:.*reduce_range",
+                            "ignore:.*TypedStorage", "ignore:.*torch.jit")
+@pytest.mark.parametrize(("make", "layers", "traced"), [
+    (_dynamic(nn.Linear(300, 40)), [nn.Linear(300, 40)], False),
+    (_dynamic(nn.LSTM(50, 70, 2)), [nn.LSTM(50, 70, 2)], False),
+    (_dynamic(nn.GRUCell(50, 70)), [nn.GRUCell(50, 70)], False),
+    (_embedding(nn.EmbeddingBag(100, 40)), [nn.EmbeddingBag(100, 40)], False),
+    (_static(*CONV), CONV, False), (_static(*CONV), CONV, True),
+])
+def test_packed_weights_are_counted(make, layers, traced):
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("this torch has no int8 layers here")
+    small = make()
+    if traced:
+        small = torch.jit.trace(small, torch.rand(2, 3, 9, 9))
+    weights = [p for layer in layers for p in layer.parameters()]
+    numbers, matrices = (sum(p.numel() for p in weights if p.ndim > least) for least in (0, 1))
+    assert measure.parameters(small) == numbers
+    smallest = (matrices + 4 * (numbers - matrices)) / 1e6  # int8 matrices, float32 biases
+    assert smallest <= measure.file_mb(small) < smallest + 0.003  # a header
+    if layers is CONV:
+        assert measure.macs(small, (3, 9, 9)) is None
+        assert measure.peak_memory(small, (3, 9, 9)) >= smallest
+
+
+def test_attributes_of_the_same_names_are_no_packed_weights():
+    net = nn.Sequential(nn.Linear(3, 2))
+    net[0].param, net[0]._packed_params = net[0].weight, torch.ones(5)
+    assert measure.parameters(net) == 8
+    assert measure.macs(net, (3,)) == 6

@@ -104,6 +104,95 @@ def test_inputs_by_name_are_listed():
         kd.fit(kd.Supervised(Encoder()), rows, RECIPE)
 
 
+class Text(nn.Module):
+    def __init__(self, ids=50):
+        super().__init__()
+        self.table, self.head = nn.Embedding(ids, 4), nn.Linear(4, K)
+
+    def forward(self, input_ids, segment=None):
+        return self.head(self.table(input_ids).mean(1))
+
+
+class Masked(Text):
+    def forward(self, input_ids, mask):
+        return super().forward(input_ids)
+
+
+def texts(*more, name="input_ids"):
+    x = torch.arange(200).view(40, 5) % 50
+    return kd.data.from_arrays({name: x} | {one: x.clone() for one in more}, torch.arange(40) % K)
+
+
+def features():
+    return losses.HiddenMSE("table", "table")
+
+
+@pytest.mark.parametrize(("student", "teacher", "rows", "message"), [
+    (Text, Text, texts("types"), r"unexpected .*'types'. .*leave out what it does not"),
+    (Masked, Text, texts(), r"missing .*'mask'. .*add what it lacks"),
+    (Text, Text, texts(name="ids"), r"'ids'. .*arguments of its forward, by name"),
+    (Masked, Text, texts("mask"), r"unexpected .*'mask'. .*leave out what it does not"),
+    (lambda: Text(30), Text, texts(), r"not below its size. .*this network's tokenizer"),
+    (Text, lambda: Text(30), texts(), r"not below its size. .*this network's tokenizer"),
+])
+@pytest.mark.parametrize("objective", [losses.hinton, features])
+@pytest.mark.filterwarnings("ignore:The student is trained on inner tensors")
+def test_inputs_by_name_that_do_not_fit(student, teacher, rows, message, objective):
+    scheme = kd.Distiller(student(), teacher(), objective())
+    with pytest.raises(ValueError, match=message) as caught:
+        kd.fit(scheme, rows, RECIPE)
+    assert "v2." not in str(caught.value)
+    (found,) = kd.doctor(scheme, rows)
+    assert str(caught.value) in found.problem
+
+
+def test_token_ids_in_the_place_of_images():
+    ids, y = torch.arange(200).view(40, 5) % 50, torch.arange(40) % K
+    rows = kd.data.from_arrays(ids, y)
+    for scheme in (kd.Supervised(Text()), kd.Distiller(net(5), Text()),
+                   kd.Supervised(nn.Sequential(nn.EmbeddingBag(50, 4), nn.Linear(4, K)))):
+        with pytest.raises(ValueError, match=r'in a dict, .*from_arrays\({"input_ids": x}, y\)'):
+            kd.fit(scheme, rows, RECIPE)
+    kd.fit(kd.Supervised(Text()), kd.data.from_arrays({"input_ids": ids}, y), RECIPE)
+
+
+class Loses(nn.Module):
+    """A network that computes its own loss in train mode, as detectors do."""
+
+    def __init__(self, *_, **__):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images, targets=None):
+        if self.training and targets is None:
+            raise AssertionError("targets are needed in train mode")
+        return [{"scores": self.backbone(images).mean((1, 2, 3))}]
+
+
+@pytest.mark.filterwarnings("ignore:The student is trained on inner tensors")
+@pytest.mark.parametrize("kind", ["FasterRCNN", "RetinaNet", None])
+def test_detectors(kind):
+    detection = pytest.importorskip("torchvision").models.detection
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3, 8))
+    backbone.out_channels = 4
+    generator = detection.anchor_utils.AnchorGenerator(((8,),), ((1.0,),))
+    pool = {"box_roi_pool": detection.faster_rcnn.MultiScaleRoIAlign(["0"], 2, 2)}
+    detector = getattr(detection, kind or "", Loses)(
+        backbone, K, min_size=32, max_size=32, **(pool if kind == "FasterRCNN" else {}),
+        **{"anchor_generator" if kind == "RetinaNet" else "rpn_anchor_generator": generator})
+    images = kd.data.from_arrays(torch.rand(40, 3, 32, 32), torch.arange(40) % K)
+    teacher = kd.models.convnet(width=4, channels=3, classes=K, size=32)
+    first = next(path for path, part in detector.named_modules() if isinstance(part, nn.Conv2d))
+    for objective, message in (
+            (losses.Hint(first, "1"), r"in train mode .*AssertionError: targets .*backbone"),
+            (None, r"Expected logits of shape \[B, K\] from the model, got a list")):
+        scheme = kd.Distiller(detector, teacher, objective)
+        with pytest.raises((TypeError, ValueError), match=message) as caught:
+            kd.fit(scheme, images, RECIPE)
+        (found,) = kd.doctor(scheme, images)
+        assert str(caught.value) in found.problem
+
+
 def test_an_output_without_logits_is_still_another_error():
     class Pair(nn.Module):
         def forward(self, x):

@@ -472,3 +472,58 @@ def test_a_progress_bar_is_for_the_samples_of_all_views(data, tmp_path, monkeypa
     one = stream(data) if kind == "streamed" else kd.augmented(data, views=2, shift=0.1)
     kd.Cached(restless(), one, tmp_path / "answers")
     assert [bar.total for bar in bars] == [144 if kind == "streamed" else 288]
+
+
+class Language(torch.nn.Module):
+    """A language model of 11 words: logits [B, N, 11]."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.table, self.head = torch.nn.Embedding(11, 6), torch.nn.Linear(6, 11)
+        with torch.no_grad():
+            for p in (*self.table.parameters(), *self.head.parameters()):
+                p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)))
+
+    def forward(self, ids, attention_mask):
+        return self.head(self.table(ids))
+
+
+@pytest.mark.parametrize(("k", "T", "dtype"), [
+    (1, 1.0, torch.float32), (3, 2.0, torch.float32), (10, 4.0, torch.float32),
+    (3, 1.0, torch.float16)])
+def test_the_largest_logits_of_each_token(tmp_path, k, T, dtype):
+    ids = torch.randint(11, (40, 7), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(7) < torch.arange(40)[:, None] % 6 + 2).long()
+    y = ids.roll(-1, 1).where(mask > 0, -100)
+    batches = [({"ids": ids[i : i + 8], "attention_mask": mask[i : i + 8]}, y[i : i + 8],
+                torch.arange(i, i + 8)) for i in range(0, 40, 8)]
+    data = from_loaders(batches, [batch[:2] for batch in batches], classes=11,
+                        task=kd.tasks.Tokens())
+    teacher, student = Language(1), Language(2)
+    cached = kd.Cached(teacher, data, tmp_path / "answers", top=k, T=T, dtype=dtype)
+    again = kd.Cached(teacher, data, tmp_path / "answers", top=k, T=T, dtype=dtype)
+    batch = data.train.one(3)
+    live, output = kd.Live(teacher)(batch).logits, cached(batch)
+    assert torch.equal(again(batch).logits, output.logits)
+    close = 2e-3 if dtype == torch.float16 else 1e-5
+    expected = np.stack([smoothed(row, k, T) for row in live.flatten(0, 1)])
+    np.testing.assert_allclose((output.logits.double() / T).softmax(2).flatten(0, 1), expected,
+                               rtol=5 * close, atol=1e-9)
+    scheme = kd.Distiller(student, cached, losses.KD(T=T))
+    q = [softmax(row, T) for row in student(**batch.x).detach().flatten(0, 1)]
+    counted = (batch.y.flatten() != -100).tolist()
+    loss = np.mean([T**2 * kl(a, b) for a, b, one in zip(expected, q, counted, strict=True) if one])
+    assert float(scheme(batch).loss.detach()) == pytest.approx(loss, rel=5 * close, abs=1e-6)
+    with pytest.raises(ValueError, match="for the largest logits of a teacher"):
+        kd.Distiller(Language(2), cached, losses.LogitMSE())(batch)
+    assert len(kd.fit(scheme, data, kd.Recipe(epochs=2, batch=8))) == 2
+
+
+@pytest.mark.parametrize(("task", "shape"), [
+    (kd.tasks.Pixels(), (4, 4)), (kd.tasks.Labels(), (5,)), (kd.tasks.Numbers(), (5,))])
+def test_the_largest_logits_of_other_tasks_are_refused(tmp_path, task, shape):
+    x, y = torch.rand(36, 1, 4, 4), torch.zeros(36, *shape).long()
+    y = y if task.has_classes else y.float()
+    one = from_loaders(loader(x, y, torch.arange(36)), loader(x, y), classes=5, task=task)
+    with pytest.raises(ValueError, match="one label per sample or token for top=…, got"):
+        kd.Cached(torch.nn.Conv2d(1, 5, 1), one, tmp_path / "answers", top=2)

@@ -76,15 +76,24 @@ class LabelLoss(Loss):
 
     needs_teacher = False
 
+    @property
+    def by_labels(self) -> bool:
+        """Whether the mean is divided by more than the number of labels that the task counts."""
+        return getattr(self, "weight", None) is not None or self.ignore_index != -100
+
     def reduced(self, values, labels=None, rows=None):
-        weight = getattr(self, "weight", None)
-        if labels.ndim == 2 or (rows is not None and weight is None):
+        if labels.ndim == 2 or (rows is not None and not self.by_labels):
             return super().reduced(values, labels, rows)
+        weight = getattr(self, "weight", None)
         weight = None if weight is None else weight.to(values.dtype)
         if rows is None:
             return _mean_over_labels(values, labels, weight, self.ignore_index)
         counted = 1 if rows.weight is None else rows.weight
-        total = (weight[labels] * counted).sum()
+        labels, counts, share = (labels, counted, 1) if rows.whole is None else rows.whole
+        if rows.whole is not None and counts is not None:
+            labels = labels.masked_fill(counts == 0, 0)  # any class: the row does not count
+        counts = 1 if counts is None else counts
+        total = (_shares(labels, weight, self.ignore_index) * counts).sum() * share
         return (values * counted).mean() * (len(values) / total.masked_fill(total == 0, 1))
 
     def extra_repr(self):
@@ -100,7 +109,8 @@ class CE(LabelLoss, function=cross_entropy):
     """Learn from the labels: `cross_entropy`.
 
     weight: a weight for each class, where some are rare. The mean is divided by the sum of the
-        labels' weights, in each process and each part of a batch (`accumulate`) by its own.
+        labels' weights: in `kd.fit` of those of the whole batch, over all its parts (`accumulate`)
+        and processes.
     ignore_index: the class number of samples that do not count. (Where a task ignores rows, such as
         `Tokens`, they are left out already.)
 
@@ -137,9 +147,12 @@ def _weights(weight, K: int | None = None) -> torch.Tensor:
 
 def _mean_over_labels(values_B, labels_B, weight_K, ignore_index: int):
     """Take the mean over the labels that count, by their weights. Values are weighted already."""
-    shares_B = labels_B != ignore_index
-    if weight_K is not None:
-        shares_B = weight_K[labels_B.where(shares_B, 0)] * shares_B
     # With shares of 1 it has the bits of `values_B.mean()`.
-    total = shares_B.sum().to(values_B.dtype)
+    total = _shares(labels_B, weight_K, ignore_index).sum().to(values_B.dtype)
     return values_B.mean() * (len(values_B) / total.masked_fill(total == 0, 1))
+
+
+def _shares(labels_B, weight_K, ignore_index: int) -> torch.Tensor:
+    """Give the weight of each label, [B]; 0 for those that do not count."""
+    shares_B = labels_B != ignore_index
+    return shares_B if weight_K is None else weight_K[labels_B.where(shares_B, 0)] * shares_B
