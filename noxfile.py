@@ -110,10 +110,10 @@ COMPILER = os.environ.get("CXX")
 # The notebooks' kernels find the device by these; for pytest there is `--device pretend`.
 PRETEND = {"PYTHONPATH": str(ROOT / "tests" / "helpers" / "pretend"),
            "ACCELERATE_TORCH_DEVICE": "pretend"}
-# What trains or measures networks. Losses, measures and plots: tests/test_anywhere.py.
+# What trains or measures networks; test_anywhere.py has losses, measures and plots.
 ON_DEVICE = [f"tests/{name}" for name in (
     "training", "schemes", "teachers", "measure", "doctor", "experiment", "data/test_streams.py",
-    "test_devices.py", "test_taps.py", "test_zoo.py")]
+    "test_anywhere.py", "test_devices.py", "test_taps.py", "test_zoo.py")]
 ON_DEVICE += ["--ignore=tests/training/test_processes.py"]  # which start torchrun, on the CPU only
 
 

@@ -35,12 +35,16 @@ def kept(*devices: torch.device):
 
     (`torch.random.fork_rng` does not work with MPS.)
     """
-    before = [(device, global_state(device)) for device in (*devices, torch.device("cpu"))]
+    before = [(torch.set_rng_state, (torch.get_rng_state(),))]
+    for device in devices:
+        if backend := _backend(device):
+            place = _place(device)
+            before.append((backend.set_rng_state, (backend.get_rng_state(*place), *place)))
     try:
         yield
     finally:
-        for device, state in before:
-            set_global_state(state, device)
+        for put, state in before:
+            put(*state)
 
 
 def global_state(device: torch.device) -> torch.Tensor:

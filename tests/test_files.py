@@ -135,8 +135,9 @@ def test_nothing_in_the_package_unpickles():
     found = []
     for path in (ROOT / "kdcourse").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in getattr(node, "names", [])]
-            names += [getattr(node, "module", None)]
+            names = []
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [*(alias.name for alias in node.names), getattr(node, "module", None)]
             if isinstance(node, ast.Attribute):
                 names.append(f"{getattr(node.value, 'id', '')}.{node.attr}")
             wrong = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle",

@@ -185,7 +185,7 @@ METHODS = {
         T=2, variant="code"), note=ONE_PAIR),
     "NKD": Method(objective=lambda case: CE() + losses.NKD(gamma=3.5, T=3),
                   note="weight published for ResNet-34 to ResNet-18 at batch 128"),
-    "OFA": Method(objective=lambda case: CE() + losses.OFA(),
+    "OFA": Method(objective=lambda case: losses.LabelSmoothing(0.1) + losses.OFA(),
                   note="the last layer only, without exits"),
     "CTKD": Method(objective=lambda case: 0.1 * CE() + 0.9 * losses.CTKD()),
     "Tf-KD": Method(objective=_tf_kd, note="no teacher; weight published at batch 128"),

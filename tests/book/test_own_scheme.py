@@ -4,6 +4,8 @@ import csv
 import re
 from pathlib import Path
 
+import torch
+
 import kdcourse as kd
 
 PAGE = Path(__file__).parents[2] / "book" / "own_scheme.md"
@@ -29,7 +31,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
         if "sgd =" in block:
             moved = kd.data.glyphs(train=720, val=360, test=360)
             again = scope["DataFree"](kd.models.convnet(width=8, seed=5), scope["first"],
-                                      kd.models.nn.Sequential(*[type(part)(16, 784) if i == 0 else
+                                      torch.nn.Sequential(*[type(part)(16, 784) if i == 0 else
                                                                 part for i, part in
                                                                 enumerate(scope["generator"])]))
             kd.fit(again, moved, scope["sgd"], checkpoint="data-free.safetensors")

@@ -53,7 +53,7 @@ def noticed(folder: Path, name: str) -> str | None:
     env = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     own = f"tests/{name.split('/')[1]}"
     own = own if (folder / own).is_dir() else own.replace("tests/", "tests/test_")
-    stages = [["tests/test_anywhere.py"], ["--device", "pretend", own],
+    stages = [["--device", "pretend", "tests/test_anywhere.py"], ["--device", "pretend", own],
               ["--device", "pretend", *ON_DEVICE]]
     for tests in stages:
         if tests[-1] == own and not (folder / own).exists():

@@ -379,7 +379,7 @@ class Chooses(Scheme):
 
     def __init__(self, data):
         super().__init__(network(), KL)
-        self.teacher = kd.Cached(network(1), augmented(data, 2))
+        self.teacher = kd.Cached(network(1), data)
 
     def edges(self, batch):
         batch = dataclasses.replace(batch, x=batch.x.flip(0), y=batch.y.flip(0),

@@ -22,8 +22,8 @@ def attention_transfer(student, teacher, p: float = 2.0, variant: str = "code",
 
     student, teacher: maps [B, C, H, W], or tokens [B, N, D], laid out on their grid without class
         tokens; of two grids, the larger attention map is averaged down.
-    p: the power, at least 1; the paper's experiments use 2. (mdistiller takes it of A, not of |A|:
-        another loss for odd p in front of a ReLU.)
+    p: the power, at least 1; the paper's experiments use 2. (mdistiller takes it of A, not of its
+        absolute value: another loss for odd p in front of a ReLU.)
     variant: "code", as in the authors' PyTorch code (szagoruyko/attention-transfer, utils.py): L²
         divided by H W. Published weights belong to it: `AT`. (Of two grids, other code averages the
         activations, not the attention maps.) "paper" is L as above, between 0 and √2.
