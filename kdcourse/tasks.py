@@ -263,10 +263,10 @@ class Dense(Task):
             places = self._places(output)
             theirs = list(y.shape) if self.hard(y) else self._places(y)
             if places != theirs:  # as many places on another grid are others
-                raise ValueError(f"Expected labels for each of the rows of logits "
-                                 f"{list(output.shape)}, place by place, got {list(y.shape)} for {self!r}. Bring "
-                                 "the two to one length or size in the model (pixels: "
-                                 "F.interpolate(logits, size)).")
+                raise ValueError("Expected labels for each of the rows of logits "
+                                 f"{list(output.shape)}, place by place, got {list(y.shape)} for "
+                                 f"{self!r}. Bring the two to one length or size in the model "
+                                 "(pixels: F.interpolate(logits, size)).")
         return super().rows(output, x, y, total)
 
     def _places(self, output: torch.Tensor) -> list[int]:
