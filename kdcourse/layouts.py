@@ -22,7 +22,7 @@ class Layout(NamedTuple):
     that stand for no place (class, distillation, registers). like: another layer's grid, for one of
     the same ratio of height and width. channels_last: True for maps [B, H, W, C], None where both
     orders are possible. order: of tokens, None for row by row; "units", another one, the same in
-    each pass; "random".
+    each pass; "random"; "blocks" for tokens [B, blocks, N, D].
     """
 
     grid: tuple[int, int] | None = None
@@ -56,6 +56,12 @@ def arranged(x: torch.Tensor, layout: Layout, who: str) -> torch.Tensor:
     not exactly one is plausible (see `readings`).
     """
     if x.ndim == 4:
+        if layout.order == "blocks":
+            raise ValueError(
+                f"Expected {who} features as a map, got {list(x.shape)}, whose sides are not in "
+                "the ratio of the model's patches: tokens in blocks, [B, blocks, N, D] (NesT)? Tap "
+                "the end of the stage, such as \"levels.1\", where they are a map again, or state "
+                "that it is one: \"levels.1@BHWC\".")
         if layout.channels_last is None or layout.grid is not None:
             raise ValueError(
                 f"Expected {who} features whose axis of channels is known, got {list(x.shape)}: "
@@ -158,6 +164,13 @@ class Grid:
             return None
         extra = N - self.size[0] * self.size[1]
         return Layout(self.size, extra) if extra in (0, prefix) else Layout(like=self.size)
+
+    def has_ratio(self, height: int, width: int) -> bool:
+        """Whether the sides are about in the ratio of those of the patches, as in a coarser map."""
+        if self.size is None:
+            return True
+        one, other = height * self.size[1], width * self.size[0]
+        return max(one, other) <= 2 * min(one, other)
 
 
 def patches(modules: dict[str, nn.Module], path: str):

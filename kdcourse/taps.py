@@ -249,7 +249,9 @@ class _Tap:
         if self.layout is not None:
             return None
         if tensor.ndim == 4:
-            return Layout(channels_last=channels_last(tensor.shape, *self.widths))
+            last = channels_last(tensor.shape, *self.widths)
+            blocks = last and self.grid is not None and not self.grid.has_ratio(*tensor.shape[1:3])
+            return Layout(channels_last=last, order="blocks" if blocks else None)
         if tensor.ndim != 3:
             return None
         for order in filter(None, self.order):

@@ -258,6 +258,21 @@ class Dense(Task):
 
     ignore: int = -100
 
+    def rows(self, output, x=None, y=None, total=None):
+        if y is not None and type(self).labels is Task.labels and output.ndim == self.ndim:
+            places = self._places(output)
+            theirs = list(y.shape) if self.hard(y) else self._places(y)
+            if places != theirs:  # as many places on another grid are others
+                raise ValueError("Expected labels for each of the rows of logits "
+                                 f"{list(output.shape)}, place by place, got {list(y.shape)} for "
+                                 f"{self!r}. Bring the two to one length or size in the model "
+                                 "(pixels: F.interpolate(logits, size)).")
+        return super().rows(output, x, y, total)
+
+    def _places(self, output: torch.Tensor) -> list[int]:
+        """Give the shape of an output without the axis of classes."""
+        return [*output.shape[: self.axis], *output.shape[self.axis + 1 :]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Tokens(Dense):

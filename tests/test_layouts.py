@@ -437,3 +437,30 @@ def test_samples_on_the_second_axis_are_refused(term):
     output = kd.taps(Second(), ["block"])(torch.rand(3, 12, 4, 4))
     with pytest.raises(ValueError, match=r"of 3 samples, got \[16, 3, 12\].*batch_first=True"):
         built(term, output, output)
+
+
+@pytest.mark.parametrize("path", ["levels.0.transformer_encoder", "levels.1.transformer_encoder",
+                                  "levels.2.transformer_encoder.0.attn"])
+def test_tokens_in_blocks_are_no_map(path):
+    nest = timm.models.nest.Nest(img_size=96, embed_dims=(10, 14, 20), num_heads=(1, 2, 4),
+                                 depths=(1, 1, 1), num_classes=3)
+    x = torch.rand(2, 3, 96, 96)
+    term = kd.losses.AT(path, "0")
+    teacher = nn.Sequential(nn.Conv2d(3, 5, 3, 4), nn.Flatten(),
+                                  nn.Linear(2880, 3))
+    with pytest.raises(ValueError, match=r"as a map, got .*\(NesT\)\? .*end of the stage"):
+        term(kd.taps(nest, [path])(x), kd.taps(teacher, ["0"])(x))
+    stage = ".".join(path.split(".")[:2])
+    if stage != "levels.2":  # a map of channels first
+        ours = kd.taps(nest, [stage])(x)
+        expected = kd.losses.attention_transfer(ours.taps[stage], teacher[0](x))
+        found = kd.losses.AT(stage, "0")(ours, kd.taps(teacher, ["0"])(x))
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("size", "path"), [((32, 32), "layers.1"), ((32, 64), "layers.0"),
+                                            ((64, 96), "layers.2")])
+def test_maps_with_the_channels_last_stay_maps(size, path):
+    swin = timm.models.SwinTransformer(img_size=size, patch_size=4, window_size=2, embed_dim=8,
+                                       depths=(1, 1, 1), num_heads=(1, 1, 1), num_classes=3)
+    assert kd.taps(swin, [path])(torch.rand(2, 3, *size)).layouts[path].order is None

@@ -236,3 +236,15 @@ def test_what_is_no_batch_is_refused(call, got):
 def test_a_batch_needs_no_ids():
     scheme = kd.Distiller(backbone(4, 3), backbone(8, 3))
     assert torch.equal(scheme(Batch(X, Y)).loss, scheme(Batch(X, Y, None)).loss)
+
+
+@pytest.mark.parametrize(("task", "output", "y"), [
+    (kd.tasks.Pixels(), (2, 5, 8, 8), (2, 4, 16)), (kd.tasks.Pixels(), (2, 5, 4, 6), (2, 6, 4)),
+    (kd.tasks.Pixels(), (2, 5, 8, 8), (2, 5, 16, 4)), (kd.tasks.Tokens(), (2, 6, 5), (3, 4)),
+    (kd.tasks.Tokens(), (2, 6, 5), (3, 4, 5)), (kd.tasks.Labels(), (2, 5, 8, 8), (2, 5, 4, 16))])
+def test_as_many_places_on_another_grid_are_refused(task, output, y):
+    y = torch.zeros(y) if len(y) == len(output) else torch.zeros(y).long()
+    with pytest.raises(ValueError, match=r"Expected labels .*, got"):
+        task.rows(torch.zeros(output), y=y)
+    same = torch.zeros(output)
+    assert len(task.rows(same, y=same).labels) == len(task.flat(same))
