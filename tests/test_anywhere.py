@@ -30,7 +30,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 @pytest.fixture(params=["pretend", pytest.param("cuda", marks=needs_gpu)])
 def there(request):
     """Moves a tensor to where the other ones are not."""
-    # Autograd takes no new device after its first pass, so it is there from the start or not at all.
+    # Autograd takes no new device after its first pass: it is there from the start or not at all.
     if request.param == "pretend" and not hasattr(torch, pretend_device.NAME):
         pytest.skip("Run it with --device pretend, as `nox -s test` does.")
     return lambda tensor: tensor.to(request.param)
