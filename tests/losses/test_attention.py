@@ -153,6 +153,28 @@ def test_attention_kl_asks_the_teacher_first_and_knows_both_kinds():
     assert float(attention_kl(p, q)) != pytest.approx(float(by_torch), rel=0.01)
 
 
+@pytest.mark.parametrize(("term", "kinds", "message"), [
+    (AttentionKL(), ("scores", "scores"), "probabilities, got scores of the student and scores of"),
+    (AttentionKL(), ("probabilities", "scores"), "got probabilities of the student and scores of"),
+    (AttentionKL(scores=True), ("probabilities", "probabilities"), "state scores=False"),
+    (AttentionKL(scores=True), ("dropped", "probabilities"), "got probabilities of the teacher"),
+    (AttentionMSE(), ("scores", "probabilities"), "of one kind, got scores of the student and"),
+    (AttentionMSE(), ("probabilities", "scores"), "before the softmax, or both behind it"),
+    (AttentionMSE(), ("scores", "scores"), None), (AttentionMSE(), ("dropped", "scores"), None),
+    (AttentionMSE(), ("probabilities", "probabilities"), None),
+    (AttentionKL(), ("dropped", "probabilities"), None),
+    (AttentionKL(scores=True), ("scores", "scores"), None)])
+def test_attention_before_and_behind_the_softmax_is_not_mixed_up(term, kinds, message):
+    scores = [maps(2, 3, 4, 4, seed=seed) for seed in (0, 1)]
+    given = [{"scores": x, "probabilities": x.softmax(-1),
+              "dropped": nn.Dropout(0.5)(x.softmax(-1))}[kind] for x, kind in zip(scores, kinds)]
+    if message is None:
+        term.build(*given, 0)
+        return
+    with pytest.raises(ValueError, match=message):
+        term.build(*given, 0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_attention_kl_of_probabilities_that_are_0(dtype):
     rows = torch.tensor([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]], dtype=dtype).view(1, 1, 3, 3)

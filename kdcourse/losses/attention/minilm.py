@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from kdcourse.losses import inputs
 from kdcourse.losses.attention.fused import looks_fused, separated, stated
-from kdcourse.losses.attention.pairs import attention_pair
+from kdcourse.losses.attention.pairs import attention_pair, check_softmax
 from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.numerics import kl
 
@@ -52,6 +52,9 @@ class AttentionKL(FeatureLoss, function=attention_kl):
 
     def __init__(self, student=None, teacher=None, *, scores: bool = False):
         super().__init__(student, teacher, scores=bool(scores))
+
+    def build(self, student, teacher, seed):
+        check_softmax(*attention_pair(*self.pick(student, teacher)), self.scores)
 
 
 @inputs.full_precision

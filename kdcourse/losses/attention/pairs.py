@@ -68,3 +68,24 @@ def attention_pair(student, teacher, what: str = "attention", last: str = "N",
         raise inputs.shape_error(f"{what} with as many samples, heads and tokens", student, teacher,
                                  advice)
     return inputs.floats(student), inputs.floats(inputs.fixed(student, teacher))
+
+
+def check_softmax(student_BANN, teacher_BANN, scores: bool | None = None) -> None:
+    """Raise `ValueError` where attention is plainly not what is stated, which no shape tells: a
+    value below 0 is a score, rows that all sum to 1 are probabilities. Anything else, such as
+    probabilities behind dropout, may be either.
+
+    scores: what both sides are to be; None: the same. Reads values, so it is for `build`.
+    """
+    found = {}
+    for who, x in (("student", student_BANN), ("teacher", teacher_BANN)):
+        if (x < 0).any():
+            found[who] = "scores"
+        elif ((x.float().sum(-1) - 1).abs() < 1e-2).all():
+            found[who] = "probabilities"
+    expected = {True: "scores", False: "probabilities"}.get(scores)
+    wrong = set(found.values()) - {expected} if expected else set(found.values())
+    if len(wrong) > (expected is None):
+        got = " and ".join(f"{kind} of the {who}" for who, kind in found.items())
+        raise ValueError(f"Expected {expected or 'attention of one kind'}, got {got}. Tap both before the softmax, or both behind it"
+                         + (f", or state scores={not scores}." if expected else "."))

@@ -3,7 +3,7 @@
 import torch  # noqa: F401 - for the example
 
 from kdcourse.losses import inputs
-from kdcourse.losses.attention.pairs import HiddenLoss, attention_pair, tokens_pair
+from kdcourse.losses.attention.pairs import HiddenLoss, attention_pair, check_softmax, tokens_pair
 from kdcourse.losses.base import FeatureLoss
 
 HEADS = ("same", "mean")
@@ -79,3 +79,6 @@ class AttentionMSE(FeatureLoss, function=attention_mse):
     def __init__(self, student=None, teacher=None, *, heads: str = "same"):
         inputs.check_choice("heads", heads, HEADS)
         super().__init__(student, teacher, heads=heads)
+
+    def build(self, student, teacher, seed):
+        check_softmax(*self.pick(student, teacher))
