@@ -54,7 +54,7 @@ class AttentionKL(FeatureLoss, function=attention_kl):
         super().__init__(student, teacher, scores=bool(scores))
 
     def build(self, student, teacher, seed):
-        check_softmax(*attention_pair(*self.pick(student, teacher)), self.scores)
+        check_softmax(*self.pick(student, teacher), self.scores)
 
 
 @inputs.full_precision

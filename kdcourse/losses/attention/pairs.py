@@ -87,5 +87,6 @@ def check_softmax(student_BANN, teacher_BANN, scores: bool | None = None) -> Non
     wrong = set(found.values()) - {expected} if expected else set(found.values())
     if len(wrong) > (expected is None):
         got = " and ".join(f"{kind} of the {who}" for who, kind in found.items())
-        raise ValueError(f"Expected {expected or 'attention of one kind'}, got {got}. Tap both before the softmax, or both behind it"
-                         + (f", or state scores={not scores}." if expected else "."))
+        remedy = f", or state scores={not scores}." if expected else "."
+        raise ValueError(f"Expected {expected or 'attention of one kind'}, got {got}. Tap both "
+                         f"before the softmax, or both behind it{remedy}")
