@@ -175,7 +175,7 @@ class Grid:
 
 def patches(modules: dict[str, nn.Module], path: str):
     """Find the convolution that makes the tokens of a module, the number of leading tokens, and
-    their order: None, "units", "random", or a module in whose train mode it is random.
+    their order: None, "units", "blocks", "random", or a module in whose train mode it is random.
 
     Looks in the module and those around it for what timm ("patch_embed"), torchvision ("conv_proj")
     and transformers ("embeddings") call it, and nearly every transformer of one's own.
@@ -195,8 +195,17 @@ def patches(modules: dict[str, nn.Module], path: str):
                 if path.startswith(".".join(filter(None, [*names[:depth], name]))) and (
                         part is modules.get(path) or "patch_embeddings" in names):
                     order = None  # the patches before all else
+                if _in_blocks(modules, names):
+                    order = "blocks"
                 return convs[-1], stated if isinstance(stated, int) else counted, order
     return None
+
+
+def _in_blocks(modules: dict[str, nn.Module], names: list[str]) -> bool:
+    """Whether a module works on blocks of tokens, [B, blocks, N, D], in a level of NesT of timm."""
+    return any(names[depth : depth + 1] == ["transformer_encoder"]
+               and hasattr(modules.get(".".join(names[:depth])), "block_size")
+               for depth in range(len(names)))
 
 
 def _order(owner: nn.Module, part: nn.Module):

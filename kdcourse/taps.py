@@ -250,7 +250,8 @@ class _Tap:
             return None
         if tensor.ndim == 4:
             last = channels_last(tensor.shape, *self.widths)
-            blocks = last and self.grid is not None and not self.grid.has_ratio(*tensor.shape[1:3])
+            blocks = "blocks" in self.order or (
+                last and self.grid is not None and not self.grid.has_ratio(*tensor.shape[1:3]))
             return Layout(channels_last=last, order="blocks" if blocks else None)
         if tensor.ndim != 3:
             return None

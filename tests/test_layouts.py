@@ -458,6 +458,19 @@ def test_tokens_in_blocks_are_no_map(path):
         torch.testing.assert_close(found, expected)
 
 
+def test_as_many_blocks_as_tokens_in_each_are_no_map_either():
+    """[B, 16, 16, D] of 16 x 16 places has the ratio of a map."""
+    nest = timm.models.nest.Nest(img_size=32, patch_size=2, num_levels=3, embed_dims=(10, 14, 20),
+                                 num_heads=(1, 2, 4), depths=(1, 1, 1), num_classes=3)
+    x, path = torch.rand(2, 3, 32, 32), "levels.0.transformer_encoder"
+    output = kd.taps(nest, [path, "levels.1.pool"])(x)
+    assert output.layouts[path].order == "blocks"
+    assert output.taps[path].shape == (2, 16, 16, 10)
+    assert output.layouts["levels.1.pool"].order is None, "a map of channels first"
+    with pytest.raises(ValueError, match=r"as a map, got .*\(NesT\)\?"):
+        kd.losses.AT(path, "0")(output, kd.taps(nn.Sequential(nn.Conv2d(3, 5, 3)), ["0"])(x))
+
+
 @pytest.mark.parametrize(("size", "path"), [((32, 32), "layers.1"), ((32, 64), "layers.0"),
                                             ((64, 96), "layers.2")])
 def test_maps_with_the_channels_last_stay_maps(size, path):
