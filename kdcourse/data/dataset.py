@@ -31,8 +31,8 @@ class Batch:
     task: how outputs and labels are cut into rows, see `kdcourse.tasks`.
     total: for a part of a batch, the number by which sums over its rows are divided, so that the
         parts' losses, weighted by their shares of the samples, add up to that of the batch.
-    whole: for a part of a batch, the labels of the whole batch and the part's share of the samples,
-        where a term divides by what depends on the labels (`CE(weight=…)`); None else.
+    whole: for a part of a batch, the labels of the whole batch, the part's share of the samples and
+        its labels, where a term divides by what depends on labels (`CE(weight=…)`); None else.
     ids: of a loader's batch, `index` on the CPU, so that a table on disk is read without waiting
         for the device; None in memory.
     """
@@ -44,7 +44,7 @@ class Batch:
     task: Task = ONE_LABEL
     total: torch.Tensor | None = None
     ids: torch.Tensor | None = None
-    whole: tuple[torch.Tensor, float] | None = None
+    whole: tuple[torch.Tensor, float, torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return len(first(self.x))

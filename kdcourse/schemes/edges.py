@@ -46,7 +46,12 @@ class Edge:
                 logits = student.logits
             cut = task.rows(logits, batch.x, batch.y, batch.total)
             if batch.whole is not None:
-                y, share = batch.whole
+                y, share, own = batch.whole
+                if batch.y is not own:  # of a scheme that makes labels of its own
+                    raise ValueError("Expected the labels of the batch beside class weights or "
+                                     "ignore_index, whose mean is over the whole batch, got others "
+                                     "in a part of it. Use accumulate=1 and one process, or leave "
+                                     "them out.")
                 cut = cut._replace(whole=(task.labels(y), task.weight(None, y), share))
             student = student.with_rows(cut)
             if teacher is not None:

@@ -121,7 +121,7 @@ class Team:
         for number, piece in enumerate(pieces, start=1):
             share = len(piece) / recipe.batch
             if labels is not None:
-                piece = dataclasses.replace(piece, whole=(labels, share))
+                piece = dataclasses.replace(piece, whole=(labels, share, piece.y))
             if weight is not None:
                 piece = dataclasses.replace(piece, total=rows.clamp(min=1) * share)
             last = number == len(pieces) or self.size == 1

@@ -2,6 +2,7 @@
 of `accumulate`, and over processes. Against `torch.nn.functional.cross_entropy` of the batch."""
 
 import copy
+import dataclasses
 import os
 
 import pytest
@@ -81,6 +82,23 @@ def test_a_step_is_that_of_the_batch(case, term, torchs, left_out, accumulate):
     assert history["loss"][0] == pytest.approx(0.7 * float(loss.detach()), rel=1e-5)
     for one, other in zip(found, expected.parameters(), strict=True):
         torch.testing.assert_close(one.double(), other.grad, rtol=1e-4, atol=1e-6)
+
+
+class Relabels(kd.Supervised):
+    """Makes labels of its own, of a constant class."""
+
+    def forward(self, batch):
+        return super().forward(dataclasses.replace(batch, y=0 * batch.y))
+
+
+@pytest.mark.parametrize("term", [losses.CE(weight=WEIGHT), losses.CE(ignore_index=2)])
+def test_a_scheme_with_labels_of_its_own_is_refused_in_parts_only(term):
+    x, y = torch.randn(24, 7, generator=draw()), labels(24)
+    data = kd.data.from_arrays(x, y, val=(x, y), test=(x, y))
+    scheme = Relabels(net(), term)
+    kd.fit(scheme, data, kd.Recipe(epochs=1, batch=24))
+    with pytest.raises(ValueError, match=r"batch beside class weights .*accumulate=1"):
+        kd.fit(scheme, data, kd.Recipe(epochs=1, batch=24, accumulate=2))
 
 
 def test_a_batch_without_a_label_that_counts_has_a_loss_of_0():
