@@ -114,7 +114,9 @@ PRETEND = {"PYTHONPATH": str(ROOT / "tests" / "helpers" / "pretend"),
 ON_DEVICE = [f"tests/{name}" for name in (
     "training", "schemes", "teachers", "measure", "doctor", "experiment", "data/test_streams.py",
     "test_anywhere.py", "test_devices.py", "test_taps.py", "test_zoo.py")]
-ON_DEVICE += ["--ignore=tests/training/test_processes.py"]  # which start torchrun, on the CPU only
+# Not what starts torchrun, which runs on the CPU only, nor what has devices of its own.
+ON_DEVICE += [f"--ignore=tests/training/test_{name}.py" for name in (
+    "processes", "sharded", "whole_batch", "host_reads", "step")]
 
 
 @nox.session(venv_backend="none", requires=["dev"])

@@ -49,8 +49,8 @@ def fit(scheme: Scheme, data: Dataset, recipe: Recipe | None = None, seed: int =
     checkpoint: a file, such as "run.safetensors", that keeps the state after each epoch; all
         processes must see it. Where it exists, the training goes on from it, whatever the weights
         are now: killed at any moment and started again, it ends with the same student, to the last
-        bit on a CPU, and on a GPU with `torch.use_deterministic_algorithms(True)`; else to
-        rounding. A finished training returns at once, so every training needs a file of its own:
+        bit on a CPU, and on a GPU with PyTorch's deterministic algorithms; else to rounding. A
+        finished training returns at once, so every training needs a file of its own:
         one of another scheme, data, recipe, seed, torch version or number of threads is refused.
     on_step: called in every step with a `Step`, before gradients are clipped. It may return scalars
         by name (best as tensors on the device, so that nothing waits for them), which become
