@@ -25,7 +25,7 @@ def from_arrays(x, y, classes=None, val=None, test=None, seed: int = 0, name: st
         [N, L] stay integers.
     y: [N] whole numbers from 0 to K-1, or [N, K] soft labels; of another shape in another task.
         None: no labels, for objectives that read none. Where some samples have none, say which
-        number stands for that: task=kd.tasks.Classes(ignore=-100).
+        number stands for that: `task=kd.tasks.Classes(ignore=-100)`.
     classes: K names, or their number; by default as many as the labels show, and a warning where
         one of these has no sample (labels from 1 to K make K + 1 classes).
     val, test: `(x, y)` pairs of their own. What is not given is split off `x`, stratified where
