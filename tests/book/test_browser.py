@@ -85,6 +85,9 @@ def look_at(context, path: Path, name: str, mode: str, width: int, rules: bool) 
     if not rules and width == 1280:  # a zoom of 200 % leaves half of the width
         page.set_viewport_size({"width": 640, "height": 450})
         seen["sideways"] = max(seen["sideways"], page.evaluate(LOOK)["sideways"])
+    elif not rules:  # WCAG 1.4.10, and room for fonts that are wider than ours
+        page.set_viewport_size({"width": 320, "height": 900})
+        seen["sideways"] = max(seen["sideways"], page.evaluate(LOOK)["sideways"])
 
     if seen["theme"] != mode:
         wrong.append(f"shown in {seen['theme']}")
