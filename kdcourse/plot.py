@@ -57,12 +57,16 @@ def probabilities(image, rows: dict[str, np.ndarray], classes, top: int = 6, axe
 
 
 def dots(comparison, quantity: str = "accuracy", label: str | None = None, percent: bool = True,
-         arms=None, ax=None):
-    """Draw for each arm a dot per seed, the mean, and its 95 % confidence interval."""
+         arms=None, controls=(), ax=None):
+    """Draw for each arm a dot per seed, the mean, and its 95 % confidence interval.
+
+    The baseline is black, and grey are the arms that are named as `controls`.
+    """
     arms = list(arms or comparison.arms)
     ax = ax or plt.subplots(figsize=(6.0, 0.9 + 0.62 * len(arms)))[1]
     for i, arm in enumerate(arms):
-        color, values = _color(comparison, arm), comparison.values(arm, quantity)
+        color = GREY if arm in controls else _color(comparison, arm)
+        values = comparison.values(arm, quantity)
         mean, low, high = comparison.interval(arm, quantity)
         ax.plot(values, [i] * len(values), "o", color=color, alpha=0.45, ms=6, mew=0)
         ax.plot([low, high], [i + 0.2] * 2, color=color, lw=3, solid_capstyle="butt")
@@ -226,7 +230,8 @@ def _annotate(ax, text: str, x: float, y: float, shift: int, color: str) -> None
 
 
 def _color(comparison, arm) -> str:
-    return CYCLE[comparison.arms.index(arm) % len(CYCLE)]
+    others = [name for name in comparison.arms if name != comparison.baseline]
+    return INK if arm == comparison.baseline else CYCLE[others.index(arm) % len(CYCLE)]
 
 
 def _array(values) -> np.ndarray:
