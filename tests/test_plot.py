@@ -89,6 +89,14 @@ def texts(ax):
     return [text.get_text() for text in ax.texts]
 
 
+def test_dots_draw_the_baseline_black_and_controls_grey(comparison):
+    colors = [[to_hex(line.get_color()) for line in plot.dots(comparison, controls=controls).lines]
+              for controls in ((), ["KD"])]
+    for found, other in zip(colors, (plot.BLUE, plot.GREY)):
+        assert found[:3] == [plot.INK] * 3  # seeds, interval, mean of the first arm
+        assert found[3:6] == [other.lower()] * 3
+
+
 def test_dots_show_every_seed_and_the_mean(comparison):
     ax = plot.dots(comparison, label="right answers")
     assert ax.get_xlabel() == "right answers"
