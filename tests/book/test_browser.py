@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from test_editions import FIRST_EDITION
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -41,6 +42,8 @@ LOOK = """() => ({
   formulas: document.querySelectorAll(".math").length,
   drawn: document.querySelectorAll("mjx-container").length,
   errors: document.querySelectorAll("[data-mjx-error], mjx-merror").length,
+  cut: [...document.querySelectorAll("div.cell_input pre")].filter(
+    pre => !pre.closest("details") && pre.scrollWidth > pre.clientWidth + 1).length,
   asleep: document.querySelectorAll("[data-kdx]:not([data-ready])").length,
 })"""
 
@@ -89,6 +92,9 @@ def look_at(context, path: Path, name: str, mode: str, width: int, rules: bool) 
         page.set_viewport_size({"width": 320, "height": 900})
         seen["sideways"] = max(seen["sideways"], page.evaluate(LOOK)["sideways"])
 
+    number = name.removeprefix("notebooks_")[:2]
+    if width == 1280 and number.isdigit() and number not in FIRST_EDITION and seen["cut"]:
+        wrong.append(f"{seen['cut']} cells whose lines are cut")
     if seen["theme"] != mode:
         wrong.append(f"shown in {seen['theme']}")
     if seen["sideways"] > 0:
