@@ -56,13 +56,13 @@ def my_step(student, teacher, x, y, optimizer):
 """, "none of its weights moved"),
     ("fewer_images", """
 def fewer_images():
-    few = kd.data.glyphs(train=1000, seed=0)
-    answers = kd.Cached(teacher, few)
+    few = kd.augmented(kd.data.glyphs(train=1000, seed=0), views=20, shift=0.1)
+    outputs = kd.Cached(teacher, few)
     arms = {
         "CE": lambda seed: kd.Supervised(net(seed)),
-        "KD": lambda seed: kd.Distiller(net(seed), answers, 0.1 * CE() + 0.9 * KD(T=4)),
+        "KD": lambda seed: kd.Distiller(net(seed), outputs, objective),
     }
-    recipe = recipes[rate["KD"]]
+    recipe = budget["teacher"]
     longer = kd.Recipe(epochs=100, lr=recipe.lr, validate_every=5)
     return kd.compare(arms, few, {"CE": recipe, "KD": longer}, seeds=range(5), teacher=teacher)
 """, "the same budget for 'KD'"),
