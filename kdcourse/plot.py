@@ -205,11 +205,11 @@ def diagram(boxes: dict[str, tuple], arrows, ax=None):
     drawn = {}
     for name, (x, y, color, *text) in boxes.items():
         drawn[name] = ax.text(
-            x, y, *(text or [name]), ha="center", va="center", color=INK, fontsize=11, zorder=3,
+            x, y, *(text or [name]), ha="center", va="center", color=INK, fontsize=11, zorder=2,
             bbox={"boxstyle": "round,pad=0.5", "fc": "white", "ec": color, "lw": 2.2})
-    for start, end, *rest in arrows:
+    for start, end, *rest in arrows:  # above the boxes, whose place is known once they are drawn
         text, line = rest[0] if rest else "", rest[1] if len(rest) > 1 else "-"
-        ax.annotate("", boxes[end][:2], boxes[start][:2], zorder=2, arrowprops={
+        ax.annotate("", boxes[end][:2], boxes[start][:2], zorder=3, arrowprops={
             "arrowstyle": "-|>", "lw": 1.8, "color": GREY, "ls": line, "shrinkA": 0, "shrinkB": 0,
             "patchA": drawn[start].get_bbox_patch(), "patchB": drawn[end].get_bbox_patch()})
         middle = np.mean([boxes[start][:2], boxes[end][:2]], 0)

@@ -57,3 +57,7 @@ def test_chapter_1():
     for T in (2, 8):
         _, low, high = only(rf"T = {T} {number} \({number} to {number}\)", text)
         assert low < 0 < high, "three seeds cannot say which temperature is best"
+
+    _, with_teacher = only(r"from (\d+\.\d)% to (\d+\.\d)%; in brackets", text)
+    many, = re.findall(r"the same student reaches (\d+\.\d)%: about as much", text)
+    assert abs(float(many) - with_teacher) < 0.5
