@@ -56,14 +56,15 @@ def freezes_teacher(step) -> None:
 
 def same_budget(comparison, seeds: int = 5) -> None:
     """Check a `Comparison`: every arm on the same `seeds` or more, with the same data and the same
-    recipe (the learning rate may differ: it is tuned for each arm).
+    recipe (learning rate and weight decay may differ: they are tuned for each arm).
 
     Raises `AssertionError` that names the arm.
     """
     seeds = min(seeds, 2) if _files.smoke() else seeds  # smoke mode runs two
 
     def budget(row):
-        return re.sub(r"lr=[^,]+", "lr", row["recipe"]), row["data"], row["split"]
+        recipe = re.sub(r"\b(lr|weight_decay)=[^,)]+(, )?", "", row["recipe"])
+        return recipe, row["data"], row["split"]
 
     arms = {arm: [row for row in comparison.rows if row["arm"] == arm] for arm in comparison.arms}
     for arm, rows in arms.items():

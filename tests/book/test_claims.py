@@ -52,12 +52,27 @@ def test_chapter_1():
 
     before, after = only(r"labels only from (\d+\.\d) to (\d+\.\d) %", text)
     plain, fair = only(r"brings (\d+\.\d) points on plain images, and (\d+\.\d) points on", text)
-    assert after - before > plain, "a small network needs augmentation first"
-    assert fair < plain / 2, "most of the gain was what the baseline lacked"
-    for T in (2, 8):
-        _, low, high = only(rf"T = {T} {number} \({number} to {number}\)", text)
-        assert low < 0 < high, "three seeds cannot say which temperature is best"
+    assert after - before > plain, "augmentation comes first"
+    assert fair < plain / 2, "with it, most of the teacher's gain is gone"
+    for T in (2, 4, 8, 16, 1):
+        low, high = (only(rf"T = {T} {number} \({number} to {number}\)", text)[1:] if T != 4
+                     else (-1, 1))
+        assert high < 0 if T in (1, 16) else low < 0 < high, "T = 1 and T = 16 are behind"
+    _, low, high = only(rf"{number} \({number} to {number}\) points from 4,000 images with", text)
+    assert low < 0 < high, "as much as ten times the labels"
 
-    _, with_teacher = only(r"from (\d+\.\d)% to (\d+\.\d)%; in brackets", text)
-    many, = re.findall(r"the same student reaches (\d+\.\d)%: about as much", text)
-    assert abs(float(many) - with_teacher) < 0.5
+    cell = rf"{number} \({number} to {number}\)"
+    groups = {name: [*map(float, values)] for name, *values in
+              re.findall(rf"\| ([a-z0-9, ]+) \| {cell} \| {cell} \|", text)}
+    (_, low, _, _, _, high) = groups["teacher"]
+    assert low > high, "most on the classes that labels only get wrong most often"
+    (_, _, high, _, low, _) = groups["even softness"]
+    assert high < low, "a label softened evenly costs most there"
+    for name in ("class averages", "another image"):
+        (_, low, high, mean, *_) = groups[name]
+        assert low < mean < high, f"{name}: cannot tell the two groups apart"
+    _, low, high = only(r"with labels only: ([+-]\d\.\d+) \(([+-]\d\.\d+) to ([+-]\d\.\d+)\)", text)
+    assert high < 0, "calibration is better with the teacher"
+    agreement, _ = only(r"right or wrong, is (\d+\.\d)% against (\d+\.\d)%", text)
+    accuracy, = re.findall(r"to (\d+\.\d)%; in brackets", text)
+    assert 0 <= agreement - float(accuracy) < 0.5, "hardly more than the accuracy itself"

@@ -351,6 +351,8 @@ def rows(arm, seeds=5, **changes):
 @pytest.mark.parametrize(("other", "message"), [
     (rows("b"), None),
     (rows("b", recipe="Recipe(epochs=5, lr=0.3, clip=None)"), None),  # tuned for each arm
+    (rows("b", recipe="Recipe(epochs=5, lr=0.3, weight_decay=0.0, clip=None)"), None),
+    (rows("b", recipe="Recipe(epochs=5, lr=0.1, clip=1.0)"), "the same budget for 'b'"),
     (rows("b", 3), "at least 5 seeds per arm, got 3 for 'b'"),
     (rows("b", 6), "the same seeds for 'b' as for 'a'"),
     (rows("b", recipe="Recipe(epochs=9, lr=0.1, clip=None)"), "the same budget for 'b'"),
