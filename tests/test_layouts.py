@@ -353,9 +353,10 @@ def test_tokens_that_do_not_lie_row_by_row(make, size, path, before, why):
     moved = x.clone()
     moved[:, :, : x.shape[2] // 4, -x.shape[3] // 4:] += 1
     change = (AT(before, "conv").pick(kd.taps(model, [before])(moved), other)[0] - ours).abs()
-    row, column = divmod(int(change.sum((0, 1)).argmax()), ours.shape[3])
-    assert row < ours.shape[2] / 4
-    assert column >= ours.shape[3] * 3 / 4 - 1
+    place = change.sum((0, 1))
+    rows, columns = place.shape
+    corner = place[: rows // 4, -columns // 4:].sum()  # patches that overlap spread a little of it
+    assert corner > 0.5 * place.sum()
 
 
 def test_tokens_in_one_other_order_are_compared_with_each_other_only():

@@ -466,7 +466,11 @@ def test_a_recorded_row_can_be_computed_again(glyph_teacher):
                               for group in repeated) / degrees)
     row = max(distilled, key=len)[0]
 
-    data = eval(row["data"], {"glyphs": kd.data.glyphs})
+    def glyphs(augment=None, views=None, view_seed=0, **settings):
+        plain = kd.data.glyphs(**settings)
+        return kd.augmented(plain, views=views, seed=view_seed, **augment) if augment else plain
+
+    data = eval(row["data"], {"glyphs": glyphs})
     recipe = eval(row["recipe"], {"Recipe": kd.Recipe})
     scheme = eval(row["scheme"], vars(losses) | {
         "convnet": functools.partial(models.convnet, seed=row["seed"]),
