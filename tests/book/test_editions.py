@@ -79,13 +79,22 @@ def test_markers_of_tests_and_metaphors_are_not_shown(path):
             assert odd is None, odd
 
 
+def compares(source: str, answer: ast.expr) -> bool:
+    """Whether the answers that hold are a list made by comparing the ends of intervals."""
+    made = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) == ast.unparse(answer)]
+    ends = [part.left for value in made for part in ast.walk(value)
+            if isinstance(part, ast.Compare)]
+    return len(ends) >= 2 and all(re.search("low|lo$|high|hi$", ast.unparse(end)) for end in ends)
+
+
 def test_a_bet_on_a_number_is_scored_by_its_interval(path):
     """`explore.score` gets `interval=`, or for a choice every answer that the interval holds."""
     for source in hidden(path) + ["\n".join(lines) for lines in visible(path)]:
         for node in ast.walk(ast.parse(source)) if "explore.score(" in source else ():
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "score":
                 named = {keyword.arg for keyword in node.keywords}
-                assert "interval" in named or "high" in source, source
+                assert "interval" in named or compares(source, node.args[1]), source
 
 
 def test_every_comparison_that_is_tested_prints_paired_differences(path):

@@ -180,10 +180,10 @@ def test_opens_soon_and_can_be_recomputed(path):
     found = run.recorded(path)
     assert found.get("opened"), f"run `nox -s run -- {path.stem[:2]}` once more"
     assert found["opened"]["seconds"] <= 120
-    # An hour on two cores, where `nox -s run -- NN --jobs 2` computes two runs at a time.
-    # A third of the runs of chapter 1 were measured while other work took half of each core.
-    limit = {"01": 2.4}.get(path.stem[:2], 2)
-    assert sum(row["seconds"] for row in found["rows"]) <= limit * 3600
+    # Two runs of chapter 1 were computed at a time (`nox -s run -- 01 --jobs 2`), a third of them
+    # while other work took half of each core.
+    limit = {"01": 2 * 72}.get(path.stem[:2], 60)
+    assert sum(row["seconds"] for row in found["rows"]) <= 60 * limit
 
 
 def test_no_measured_number_is_typed_by_hand(path):
