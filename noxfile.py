@@ -104,7 +104,8 @@ def test(session: nox.Session) -> None:
         if sys.platform != "linux" or not (COMPILER or shutil.which("g++")):
             session.warn("Nothing was run on the pretend device: it needs Linux and g++.")
             return
-        python(session, *two, "--device", "pretend", *ON_DEVICE, OMP_NUM_THREADS="1")
+        chosen = ("-m", "not network and not any_device", *ON_DEVICE)
+        python(session, *two, "--device", "pretend", *chosen, OMP_NUM_THREADS="1")
         python(session, *chapters, **settings, **PRETEND)
 
 

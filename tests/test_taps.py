@@ -355,6 +355,7 @@ def rank(number, world, folder):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo meets in a file")
+@pytest.mark.any_device
 def test_two_processes_give_the_gradients_of_one(data, tmp_path):
     torch.multiprocessing.spawn(rank, (2, str(tmp_path)), nprocs=2)
     halves = [torch.load(tmp_path / str(number), weights_only=True) for number in (0, 1)]

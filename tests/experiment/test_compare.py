@@ -273,6 +273,7 @@ kd.compare({{"CE": lambda seed: kd.Supervised(net(seed))}}, data, recipe, seeds=
 """
 
 
+@pytest.mark.any_device
 def test_two_processes_that_add_rows_at_once_lose_none(home, start):
     for process in [start(ADD.format(first=first)) for first in (0, 100)]:
         error = process.communicate(timeout=300)[1]
@@ -444,6 +445,7 @@ def settings(row):
     return tuple(row[name] for name in ("scheme", "recipe", "data", "teacher", "split"))
 
 
+@pytest.mark.any_device
 def test_a_recorded_row_can_be_computed_again(glyph_teacher):
     """One run of the chapter, from the sentences that its row is found by.
 
@@ -593,6 +595,7 @@ print([[row["arm"], row["seed"], row["accuracy"]] for row in made.rows], flush=T
 """
 
 
+@pytest.mark.any_device
 def test_a_table_that_was_killed_goes_on_where_it_was(start, home):
     """SIGKILL between two rows: what was computed is there, and only the rest is computed."""
     code = PROGRAM.format(epochs=2, seeds=3)
@@ -617,6 +620,7 @@ def test_a_table_that_was_killed_goes_on_where_it_was(start, home):
         row["accuracy"] for row in rows()]
 
 
+@pytest.mark.any_device
 def test_processes_that_make_one_comparison_share_its_runs(start, home):
     """Each run is computed once; all end with the same table, also one that was stopped before."""
     code = PROGRAM.format(epochs=30, seeds=4)

@@ -226,6 +226,7 @@ print(teacher.calls[0])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.any_device
 def test_a_killed_process_leaves_whole_parts(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, "utf-8")

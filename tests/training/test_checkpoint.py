@@ -86,6 +86,7 @@ torch.save(one.state_dict(), {file!r} + ".done")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.any_device
 def test_killed_at_random_moments(tmp_path, start):
     done = {}
     for name in ("whole", "killed"):

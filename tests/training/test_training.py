@@ -351,6 +351,7 @@ def test_ctrl_c_before_the_first_epoch_is_over(data):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C in another way")
+@pytest.mark.any_device
 def test_a_real_ctrl_c(start):
     program = (
         "import signal, kdcourse as kd\n"
