@@ -6,7 +6,10 @@ and each width is seen once.
 Screenshots go to _build/screenshots, for a person to look at.
 """
 
+import json
+import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -197,3 +200,123 @@ def test_search_finds_methods_and_abbreviations_from_disk(browser, book):
             missing.append(f"{term}: {expected} is not among {len(links)} results")
     page.close()
     assert not missing, "\n".join(missing)
+
+
+# The front page: its drawing, and a slider that works.
+
+CARD = """card => ({
+  T: +card.dataset.t,
+  p: Object.fromEntries([...card.querySelectorAll("tbody tr")].map(
+    row => [row.dataset.class, +row.dataset.p])),
+  bars: Object.fromEntries([...card.querySelectorAll("tbody tr")].map(row => [row.dataset.class,
+    row.querySelector(".fill").getBoundingClientRect().width
+      / row.querySelector(".lane").getBoundingClientRect().width])),
+})"""
+
+
+@pytest.fixture
+def front(browser, book):
+    """Open the front page, by its settings; gives the page."""
+    opened = []
+
+    def visit(width=1280, **settings):
+        opened.append(browser.new_context(
+            viewport={"width": width, "height": 900}, reduced_motion="reduce", **settings))
+        page = opened[-1].new_page()
+        page.set_default_timeout(120_000)
+        page.goto((book / "book" / "intro.html").as_uri())
+        return page
+
+    yield visit
+    for context in opened:
+        context.close()
+
+
+def softened(T: float) -> dict[str, float]:
+    """Class number: the probability at T, from the logits that chapter 1 has stored."""
+    text = (Path(__file__).parents[2] / "notebooks" / "01_hinton.ipynb").read_text("utf-8")
+    pages = ["".join(output["data"]["text/html"]) for cell in json.loads(text)["cells"]
+             for output in cell.get("outputs", []) if "text/html" in output.get("data", {})]
+    (page,) = [page for page in pages if 'data-kdx="temperature-' in page]
+    data = json.loads(re.search(r"const state = (\{.*\});", page)[1])["data"]
+    z = data["logits"][data["labels"].index(data["classes"].index("B"))]
+    weights = [math.exp((value - max(z)) / T) for value in z]
+    return {str(k): weight / sum(weights) for k, weight in enumerate(weights)}
+
+
+def test_the_slider_of_the_front_page_moves_the_bars(front):
+    page = front()
+    card = page.locator("article .card.temperature")
+    slider = card.get_by_role("slider", name="Temperature")
+    seen = {}
+    for key in ("Home", "ArrowRight", "PageUp", "End"):
+        slider.focus()
+        page.keyboard.press(key)
+        now = card.evaluate(CARD)
+        expected = softened(now["T"])
+        for name, p in now["p"].items():
+            if name != "rest":
+                assert p == pytest.approx(expected[name], abs=1e-6)
+            assert now["bars"][name] == pytest.approx(p, abs=0.01), "a bar is as long as its number"
+        seen[now["T"]] = now["bars"]["11"]  # of the true class
+    assert min(seen) == 1 and max(seen) == 20
+    assert list(seen.values()) == sorted(seen.values(), reverse=True)
+    assert max(seen.values()) > 0.95 and min(seen.values()) < 0.1
+
+
+def test_the_slider_of_the_front_page_can_be_touched(front):
+    page = front(400, has_touch=True)
+    card = page.locator("article .card.temperature")
+    slider = card.get_by_role("slider", name="Temperature")
+    box = slider.bounding_box()
+    assert box["height"] >= 24, "WCAG 2.2, target size"
+    slider.tap(position={"x": box["width"] - 5, "y": box["height"] / 2})
+    assert card.evaluate(CARD)["T"] == 20
+    slider.tap(position={"x": 5, "y": box["height"] / 2})
+    assert card.evaluate(CARD)["T"] == 1
+
+
+@pytest.mark.parametrize("width", [320, 400, 768, 1280])
+def test_nothing_moves_with_the_slider_and_nothing_is_too_small(front, width):
+    page = front(width)
+    slider = page.locator("article .card.temperature").get_by_role("slider")
+    tops = slider.evaluate("""slider => {
+      const after = document.querySelector("#does-it-help"), tops = new Set();
+      const bars = slider.getRootNode().querySelector("tbody");
+      for (let i = 0; i <= +slider.max; i++) {
+        slider.value = i;
+        slider.dispatchEvent(new Event("input"));
+        tops.add([after, bars].map(e => Math.round(e.getBoundingClientRect().top)).join());
+      }
+      return [...tops];
+    }""")
+    assert len(tops) == 1, "the text above the bars changes its height"
+    drawing = page.locator("article svg.kd-loop")
+    small = drawing.evaluate("""svg => {
+      const frame = svg.getBoundingClientRect();
+      return [...svg.querySelectorAll("text")].filter(text => {
+        const box = text.getBoundingClientRect();
+        const size = parseFloat(getComputedStyle(text).fontSize) * frame.width / 340;
+        return size < 10.5 || box.left < frame.left || box.right > frame.right
+          || box.bottom > frame.bottom;
+      }).map(text => text.textContent);
+    }""")
+    assert small == []
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+
+
+def test_the_front_page_begins_with_what_it_is_for_whom_and_a_link(front):
+    page = front()
+    for words in ("Knowledge distillation", "It is for people who"):
+        box = page.locator("article p", has_text=words).first.bounding_box()
+        assert box["y"] + box["height"] < 900, words
+    link = page.get_by_role("link", name="Start with chapter 1").first
+    assert link.bounding_box()["y"] < 900
+
+
+def test_the_front_page_without_scripts(front):
+    page = front(java_script_enabled=False)
+    assert page.locator("article svg.kd-loop").is_visible()
+    rows = page.locator("article .front-card table tbody tr")
+    assert rows.count() == 1 and "% B" in rows.first.inner_text()
+    assert page.get_by_role("slider").count() == 0
