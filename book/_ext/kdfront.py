@@ -76,7 +76,7 @@ class Temperature(SphinxDirective):
 
 # Name in the text: how a row of chapter 1 is recognised, by its training data and its scheme.
 ARMS = {
-    "labels": ("train=4000,", "Supervised("),
+    "labels": ("train=4000,", "views=20", "Supervised(", " CE())"),
     "teacher": ("train=4000,", "teacher=Cached(teacher('glyphs'))"),
     "same": ("train=4000,", "teacher=Cached(teacher('glyphs-4000'))"),
     "more": ("train=40000,", "Supervised("),
@@ -86,9 +86,9 @@ ARMS = {
 def accuracies(rows: list[dict]) -> dict[str, list[float]]:
     """Arm: its test accuracies in per cent, in the order of the seeds."""
     found = {}
-    for name, (images, scheme) in ARMS.items():
-        arm = {row["seed"]: 100 * row["accuracy"] for row in rows
-               if row["split"] == "test" and images in row["data"] and scheme in row["scheme"]}
+    for name, pieces in ARMS.items():
+        arm = {row["seed"]: 100 * row["accuracy"] for row in rows if row["split"] == "test"
+               and all(piece in row["data"] + row["scheme"] for piece in pieces)}
         found[name] = [arm[seed] for seed in sorted(arm)]
     if len({len(values) for values in found.values()}) != 1 or len(found["labels"]) < 5:
         counts = {name: len(values) for name, values in found.items()}
