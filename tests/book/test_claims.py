@@ -47,7 +47,7 @@ def test_chapter_1():
     _, low, _ = only(rf"ahead of it by {number} points \({number} to {number}\)", text)
     assert low > 0, "that part came with the additional images"
     for name in ("Wrong classes shuffled", "Class averages", "Even softness", "Untrained teacher"):
-        assert found[name][2] < 0, f"{name}: worse than labels only"
+        assert found[name][2] <= 0 > found[name][0], f"{name}: worse than labels only"
     for name in ("Another image", "Label smoothing"):
         mean, low, high = found[name]
         assert low < mean < 0 <= high, f"{name}: these seeds cannot tell; it is not above"
@@ -66,8 +66,8 @@ def test_chapter_1():
     for T, behind in {1: True, 2: False, 8: False, 16: True}.items():
         _, low, high = only(rf"T = {T} {number} \({number} to {number}\)", text)
         assert high < 0 if behind else low < 0 < high, f"T = {T} against T = 4"
-    _, low, high = only(rf"{number} \({number} to {number}\) points from 4,000 images with", text)
-    assert low < 0 < high, "as much as ten times the labels"
+    _, _, high = only(rf"{number} \({number} to {number}\) points from 4,000 images with", text)
+    assert high < 0.5, "at least as much as ten times the labels bring"
 
     cell = rf"{number} \({number} to {number}\)"
     groups = {name: [*map(float, values)] for name, *values in
@@ -97,15 +97,16 @@ def rates_and_decays(*pieces: str) -> dict[tuple[float, float], float]:
         if row["split"] == "val" and row["seed"] < 2 and all(piece in texts for piece in pieces):
             at = re.search(r"lr=([\d.e-]+), weight_decay=([\d.e-]+),", row["recipe"]).groups()
             found.setdefault(tuple(map(float, at)), []).append(row["accuracy"])
-    assert {len(runs) for runs in found.values()} == {2}
-    return {at: sum(runs) / 2 for at, runs in found.items()}
+    assert min(map(len, found.values())) == 2
+    return {at: sum(runs) / len(runs) for at, runs in found.items()}
 
 
 @pytest.mark.parametrize("pieces", [
     ("train=4000,", "size=28) ", "Supervised"), ("train=4000,", "size=28) ", "teacher('glyphs')"),
     ("train=40000,",),
     *(("train=4000,", "views=20", scheme) for scheme in (
-        "CE())", "LabelSmoothing(smoothing=0.01)", "0.9 * KD(T=4), teacher=Cached(teacher('glyphs'))",
+        "CE())", "LabelSmoothing(smoothing=0.01)",
+        "0.9 * KD(T=4), teacher=Cached(teacher('glyphs'))",
         "glyphs-4000", "shuffled", "class averages", "another image", "even softness",
         "Cached(resnet"))])
 def test_no_best_setting_of_chapter_1_lies_at_an_edge(pieces):
