@@ -74,11 +74,11 @@ class Temperature(SphinxDirective):
         return [nodes.raw("", f'<div class="front-card">{page}</div>', format="html")]
 
 
-# Name in the text: how a row of chapter 1 is recognised, by its training data and its scheme.
+# Name in the text: how a row of chapter 1 is recognised, by its data, its scheme and its recipe.
 ARMS = {
-    "labels": ("train=4000,", "views=20", "Supervised(", " CE())"),
-    "teacher": ("train=4000,", "teacher=Cached(teacher('glyphs'))"),
-    "same": ("train=4000,", "teacher=Cached(teacher('glyphs-4000'))"),
+    "labels": ("train=4000,", "views=20", "Supervised(", " CE())", "epochs=60,"),
+    "teacher": ("train=4000,", "teacher=Cached(teacher('glyphs'))", "epochs=60,"),
+    "same": ("train=4000,", "teacher=Cached(teacher('glyphs-4000'))", "epochs=60,"),
     "more": ("train=40000,", "Supervised("),
 }
 
@@ -88,7 +88,7 @@ def accuracies(rows: list[dict]) -> dict[str, list[float]]:
     found = {}
     for name, pieces in ARMS.items():
         arm = {row["seed"]: 100 * row["accuracy"] for row in rows if row["split"] == "test"
-               and all(piece in row["data"] + row["scheme"] for piece in pieces)}
+               and all(piece in row["data"] + row["scheme"] + row["recipe"] for piece in pieces)}
         found[name] = [arm[seed] for seed in sorted(arm)]
     if len({len(values) for values in found.values()}) != 1 or len(found["labels"]) < 5:
         counts = {name: len(values) for name, values in found.items()}

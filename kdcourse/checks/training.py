@@ -4,11 +4,13 @@ import copy
 import re
 
 import torch
+import torch.nn.functional as F
 
 from kdcourse import _files
 from kdcourse._random import generator, seeded
 from kdcourse.checks.any_loss import PASSED, report_stub, require
 from kdcourse.data import Batch, Stream
+from kdcourse.losses import kd as soft_loss
 from kdcourse.teachers import as_teacher
 
 
@@ -22,6 +24,10 @@ def freezes_teacher(step) -> None:
 
     Raises `AssertionError` that says what moved. A stub is reported as not done yet.
     """
+    _frozen(step)
+
+
+def _frozen(step) -> None:
     rng = generator(0, "checks", "freezing")
     x, y = torch.rand(16, 1, 8, 8, generator=rng), torch.arange(16) % 4
     with seeded(0):
@@ -52,6 +58,69 @@ def freezes_teacher(step) -> None:
     require(not all(now.equal(start[name]) for name, now in student.named_parameters()), (
         "Expected the student to learn, but none of its weights moved. Are there backward() and "
         "optimizer.step()?"))
+
+
+@report_stub()
+def distillation_step(step, T: float = 4.0, alpha: float = 0.9) -> None:
+    r"""Check a training step as `freezes_teacher` does, and that it moves the student down the
+    gradient of `(1 - alpha) * CE + alpha * KD` at T, and no other.
+
+    .. math:: L = (1-\alpha)\,\mathrm{CE}(y, q_1) + \alpha\,T^2\,\mathrm{KL}(p_T \,\|\, q_T)
+
+    The student is in train mode and has a gradient left from a batch before. `step` gets (student,
+    teacher, x, y, optimizer). Hinton et al. 2015 (arXiv:1503.02531).
+
+    Raises `AssertionError` that names the mistake where it is a common one: no teacher in the loss,
+    weights exchanged, no temperature or T², an old gradient that was added, eval mode. A stub is
+    reported as not done yet.
+    """
+    _frozen(step)
+    rng = generator(0, "checks", "step")
+    x, y = torch.rand(16, 1, 8, 8, generator=rng), torch.arange(16) % 4
+    with seeded(1):
+        teacher, student = (torch.nn.Sequential(
+            torch.nn.Conv2d(1, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.ReLU(),
+            torch.nn.Flatten(), torch.nn.Linear(216, 4)) for _ in range(2))
+        with torch.no_grad():
+            teacher[-1].weight.mul_(20)  # sure of its answers, as trained ones are
+        right = copy.deepcopy(student)
+        for parameter in student.parameters():
+            parameter.grad = torch.full_like(parameter, 0.5)
+        step(student.train(), teacher.train(), x, y, torch.optim.SGD(student.parameters(), lr=0.1))
+        moved = _flat(student) - _flat(right)
+        with torch.no_grad():
+            answers = teacher.eval()(x)
+
+    def expected(soft, weight=alpha, train=True):
+        net = copy.deepcopy(right).train(train)
+        logits = net(x)
+        loss = (1 - weight) * F.cross_entropy(logits, y) + weight * soft(logits)
+        return -0.1 * torch.cat([g.flatten() for g in torch.autograd.grad(loss, net.parameters())])
+
+    def at(T):
+        return lambda logits: soft_loss(logits, answers, T=T)
+
+    meant = (f"Expected a step down the gradient of (1 − {alpha:g}) × CE + {alpha:g} × KD at "
+             f"T = {T:g}")
+    wrong = {
+        "one of the labels only: the teacher's output is not in the loss": expected(at(T), 0.0),
+        "one with the weights exchanged: α is the teacher's": expected(at(T), 1 - alpha),
+        "one without labels": expected(at(T), 1.0),
+        "one at T = 1": expected(at(1.0)),
+        "one without the factor T²": expected(lambda logits: at(T)(logits) / T**2),
+        "that with the gradient of the batch before added: call optimizer.zero_grad()":
+            expected(at(T)) - 0.05,
+        "that of a student in eval mode": expected(at(T), train=False),
+    }
+    if torch.allclose(moved, expected(at(T)), rtol=1e-3, atol=1e-5):
+        return
+    for name, other in wrong.items():
+        require(not torch.allclose(moved, other, rtol=1e-3, atol=1e-5), f"{meant}, got {name}.")
+    require(False, f"{meant}, got another one. Are both terms means over the batch?")
+
+
+def _flat(net) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
 
 
 def same_budget(comparison, seeds: int = 5) -> None:

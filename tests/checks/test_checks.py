@@ -264,7 +264,8 @@ def test_a_gradient_is_tried_on_features_too():
 
 
 @pytest.mark.parametrize("check", [
-    checks.distillation_loss, checks.freezes_teacher, checks.student_only_gradient,
+    checks.distillation_loss, checks.freezes_teacher, checks.distillation_step,
+    checks.student_only_gradient,
     lambda stub: checks.same_loss(stub, losses.rkd_distance, *RELATION)])
 def test_a_stub_is_not_done_yet(check, capsys):
     check(stub)
@@ -338,6 +339,54 @@ def test_a_careless_step_gets_its_sentence(name):
     function, message = BAD_STEPS[name]
     with pytest.raises(AssertionError, match=message):
         checks.freezes_teacher(function)
+
+
+def whole(student, teacher, x, y, optimizer, *, T=4.0, alpha=0.9, factor=None, zero=True,
+          train=True, mean="batchmean"):
+    """One step of Hinton's loss in plain PyTorch, with places for mistakes."""
+    with torch.no_grad():
+        answers = teacher.eval()(x)
+    logits = student.train(train)(x)
+    soft = F.kl_div(F.log_softmax(logits / T, 1), F.softmax(answers / T, 1), reduction=mean)
+    factor = T**2 if factor is None else factor
+    loss = (1 - alpha) * F.cross_entropy(logits, y) + alpha * factor * soft
+    if zero:
+        optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+WRONG_STEPS = {
+    "labels only": ({"alpha": 0.0}, "labels only: the teacher's output is not in the loss"),
+    "weights exchanged": ({"alpha": 0.1}, "the weights exchanged"),
+    "no labels": ({"alpha": 1.0}, "without labels"),
+    "no temperature": ({"T": 1.0}, "got one at T = 1"),
+    "no square": ({"factor": 1.0}, "without the factor T²"),
+    "old gradient": ({"zero": False}, r"optimizer\.zero_grad\(\)"),
+    "eval mode": ({"train": False}, "student in eval mode"),
+    "mean over classes": ({"mean": "mean"}, "got another one. Are both terms means over"),
+    "T = 3": ({"T": 3.0}, "got another one"),
+}
+
+
+def test_a_right_step_of_distillation_passes(capsys):
+    checks.distillation_step(whole)
+    checks.distillation_step(lambda *a: whole(*a, T=2.0, alpha=0.5), T=2.0, alpha=0.5)
+    assert capsys.readouterr().out.count("✓") == 2
+
+
+@pytest.mark.parametrize("name", WRONG_STEPS)
+def test_a_wrong_step_of_distillation_gets_its_sentence(name):
+    change, message = WRONG_STEPS[name]
+    with pytest.raises(AssertionError, match=message):
+        checks.distillation_step(lambda *a: whole(*a, **change))
+
+
+@pytest.mark.parametrize("name", BAD_STEPS)
+def test_a_step_that_moves_its_teacher_is_no_step_of_distillation(name):
+    function, message = BAD_STEPS[name]
+    with pytest.raises(AssertionError, match=message):
+        checks.distillation_step(function)
 
 
 # --- a comparison -------------------------------------------------------------------------------
@@ -459,4 +508,4 @@ def test_answers_of_other_data_are_not_aligned(data):
 def test_every_check_is_tried_here():
     assert set(checks.__all__) == {
         "distillation_loss", "broken_laws", "student_only_gradient", "freezes_teacher",
-        "same_budget", "same_loss", "aligned"}
+        "distillation_step", "same_budget", "same_loss", "aligned"}
