@@ -57,8 +57,8 @@ def test_chapter_1():
         _, low, high = only(rf"{arm} {number} points \({number} to {number}\) from (?:it|the "
                             r"teacher's own arm\. The)", text)
         assert (low > 0) if arm.startswith("The") else (high < 0)
-    _, _, high = only(rf", and {number} points \({number} to {number}\) from the teacher's own arm, "
-                      "with the same softness", text)
+    _, _, high = only(rf", and {number} points \({number} to {number}\) from the teacher's own "
+                      "arm, with the same softness", text)
     assert high < 0, "the output for another image is behind the teacher's own arm"
 
     before, after = only(r"labels only from (\d+\.\d) to (\d+\.\d) %", text)
