@@ -10,6 +10,7 @@ from kdcourse import _files
 from kdcourse._random import generator, seeded
 from kdcourse.checks.any_loss import PASSED, report_stub, require
 from kdcourse.data import Batch, Stream
+from kdcourse.losses import inputs
 from kdcourse.losses import kd as soft_loss
 from kdcourse.teachers import as_teacher
 
@@ -67,13 +68,18 @@ def distillation_step(step, T: float = 4.0, alpha: float = 0.9) -> None:
 
     .. math:: L = (1-\alpha)\,\mathrm{CE}(y, q_1) + \alpha\,T^2\,\mathrm{KL}(p_T \,\|\, q_T)
 
-    The student is in train mode and has a gradient left from a batch before. `step` gets (student,
-    teacher, x, y, optimizer). Hinton et al. 2015 (arXiv:1503.02531).
+    Hinton et al. 2015 (arXiv:1503.02531); CE is a mean over the batch, KL a sum over classes and a
+    mean over the batch. `step` gets (student, teacher, x, y, optimizer): images [16, 1, 8, 8], four
+    classes, float32 on the CPU. The student is in train mode and has a gradient left from before.
 
-    Raises `AssertionError` that names the mistake where it is a common one: no teacher in the loss,
-    weights exchanged, no temperature or T², an old gradient that was added, eval mode. A stub is
-    reported as not done yet.
+    T: temperature, above 0. alpha: the weight of the teacher's term, in [0, 1].
+
+    Raises `ValueError` for T or alpha out of range, and `AssertionError` that names the mistake
+    where it is a common one: no teacher in the loss, weights exchanged, no temperature or T², an
+    old gradient that was added, eval mode. A stub is reported as not done yet.
     """
+    inputs.check_share("alpha", alpha)
+    inputs.check_temperature(T)
     _frozen(step)
     rng = generator(0, "checks", "step")
     x, y = torch.rand(16, 1, 8, 8, generator=rng), torch.arange(16) % 4

@@ -1,12 +1,12 @@
 """The page about CIFAR-100: its command runs, its tables say what was measured."""
 
-import importlib.util
 import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from helpers.modules import load
 
 import kdcourse as kd
 from kdcourse.league import METHODS, PAIRS
@@ -20,11 +20,7 @@ PUBLISHED = json.loads((ROOT / "book" / "cifar_published.json").read_text("utf-8
 
 @pytest.fixture(scope="module")
 def extension():
-    path = ROOT / "book" / "_ext" / "kdleague.py"
-    spec = importlib.util.spec_from_file_location("kdleague", path)
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    return load(ROOT / "book" / "_ext" / "kdleague.py")
 
 
 def test_the_command_of_the_page_is_one(home):

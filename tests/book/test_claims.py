@@ -96,7 +96,7 @@ def test_chapter_1_in_twice_the_epochs():
     text = printed("01")
     number = r"([+-]\d+\.\d+)"
     pair = rf"{number} points \({number} to {number}\)"
-    mean, low, _ = only(rf"Twice the steps bring labels only {pair}, as much as", text)
+    mean, low, _ = only(rf"Twice the steps bring labels only {pair}, about as much as", text)
     gain = differences(text)["Teacher of the same 4,000"][0]
     assert low > 0 and abs(mean - gain) < 0.3, "as much as the teacher of the same images"
     _, low, high = only(rf"that of the same 4,000 \d+\.\d%, {pair}\.", text)
@@ -105,6 +105,21 @@ def test_chapter_1_in_twice_the_epochs():
     assert low > 0
     _, low, _ = only(rf"With 1,000 images: {pair} on validation images", text)
     assert low > differences(text)["The teacher's gain"][2], "more than with 4,000"
+
+
+def test_the_cost_that_chapter_1_states():
+    from kdcourse.zoo import TEACHERS
+
+    (path,) = FOLDER.glob("01_*.ipynb")
+    source, text = path.read_text("utf-8"), printed("01")
+    tried = [2 * int(count) for count in re.findall(r"the best of (\d+)", text)]
+    assert f"trained {min(tried)} to {max(tried)} times to tune it" in source
+    teacher, student = (kd.measure.efficiency.macs(model, (1, 28, 28)) for model in (
+        kd.models.resnet(depth=8, stem_stride=2), kd.models.convnet(width=16, classes=36)))
+    assert f"each of {teacher / student:.1f} times the student's operations" in source
+    epochs = [TEACHERS[name]["recipe"].epochs for name in ("glyphs", "glyphs-4000")]
+    assert f"({epochs[0]} epochs, not augmented; {epochs[1]} epochs, augmented)" in text
+    assert f"on top: {40000 * epochs[0]:,} passes" in source
 
 
 def rates_and_decays(*pieces: str) -> dict[tuple[float, float], float]:

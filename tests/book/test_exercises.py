@@ -4,7 +4,6 @@ nothing, and a common wrong answer gets a sentence that helps."""
 import ast
 import contextlib
 import functools
-import importlib.util
 import io
 import re
 import symtable
@@ -12,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from helpers.modules import load
 
 import run as tools
 
@@ -52,11 +52,7 @@ def read(path: Path):
 
 def wrong_answers(path: Path) -> list[tuple[str, str, str]]:
     """(name of the function, a common wrong answer, what the reader should be told)."""
-    spec = importlib.util.spec_from_file_location(
-        f"wrong_{path.stem[:2]}", FOLDER / "wrong" / f"c{path.stem[:2]}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.WRONG
+    return load(FOLDER / "wrong" / f"c{path.stem[:2]}.py", f"wrong_{path.stem[:2]}").WRONG
 
 
 def run(source: str, path: Path, namespace: dict) -> str:

@@ -1,6 +1,5 @@
 """The front page: its drawing, the card that it takes from chapter 1, and its numbers."""
 
-import importlib.util
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.modules import load
 from test_claims import differences, only, printed
 
 pytest.importorskip("sphinx")
@@ -18,11 +18,7 @@ LOOP = ROOT / "book" / "_static" / "loop.svg"
 
 @pytest.fixture(scope="module")
 def front():
-    path = ROOT / "book" / "_ext" / "kdfront.py"
-    spec = importlib.util.spec_from_file_location("kdfront", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "book" / "_ext" / "kdfront.py")
 
 
 def number(text: str) -> float:
@@ -34,6 +30,12 @@ def test_numbers_are_those_that_the_chapter_prints(front):
     for name, arm in (("same", "Teacher of the same 4,000"), ("teacher", "The teacher's gain")):
         found = re.fullmatch(r"([\d.]+) points \(([\d.]+) to ([\d.]+)\)", shown[f"gain, {name}"])
         assert tuple(map(float, found.groups())) == differences(text)[arm]
+    twice = r"{} \d+\.\d%, \+?(-?[\d.]+) points \(\+?(-?[\d.]+) to \+?(-?[\d.]+)\)"
+    for name, said in (("same", "that of the same 4,000"), ("teacher", "With the teacher it is")):
+        found = re.fullmatch(r"(\S+) points \((\S+) to (\S+)\)", shown[f"gain in 120, {name}"])
+        numbers = tuple(float(value.replace("−", "-")) for value in found.groups())
+        assert numbers == only(twice.format(said), text)
+    assert number(shown["gain in 120, same"].partition("(")[2]) < 0, "these seeds cannot tell"
     errors = only(r"student, labels only \| ([\d.]+) \| ([\d.]+)", text)[1]
     assert number(shown["labels"]) == pytest.approx(100 - errors, abs=0.051)
     errors = only(r"student, soft labels \| ([\d.]+) \(T = 20\) \| ([\d.]+)", text)[1]
@@ -44,7 +46,8 @@ def test_numbers_are_those_that_the_chapter_prints(front):
 def test_no_measured_number_is_typed(front):
     assert not re.search(r"\d+\.\d+ ?(%|points)", PAGE)
     used = set(re.findall(r"\{measured\}`([^`]+)`", PAGE))
-    assert {"labels", "gain, same", "gain, teacher", "teacher itself", "seeds"} <= used
+    assert {"labels", "gain, same", "gain, teacher", "gain in 120, same", "gain in 120, teacher",
+            "teacher itself", "seeds"} <= used
     assert used <= set(front.numbers())
 
 

@@ -144,7 +144,15 @@ def test_the_numbers_of_the_recipe_are_those_of_recorded_rows():
     differences = [one[seed] - other[seed] for seed in range(5)]
     low, high = stats.t.interval(0.95, 4, fmean(differences), stats.sem(differences))
     assert (f"chapter 1, {fmean(differences):.1f} points (95 % interval {low:.1f} to {high:.1f}, "
-            "5 seeds)" in page)
+            "5 seeds) with a teacher of other images" in page)
+    own = (TEACHER[0], "teacher=Cached(teacher('glyphs-4000'))")
+    for epochs, said in (("60", "0.8 points (0.4 to 1.1), and"),
+                         ("120", "0.5 points (−0.1 to 1.0) when")):
+        one, other = (rows([*arm, AUGMENTED, f"epochs={epochs},"], "test") for arm in (own, LABELS))
+        differences = [one[seed] - other[seed] for seed in range(5)]
+        low, high = stats.t.interval(0.95, 4, fmean(differences), stats.sem(differences))
+        text = f"{fmean(differences):.1f} points ({low:.1f} to {high:.1f})".replace("-", "−")
+        assert said.startswith(text) and said in page
 
     setting = ("lr=0.32,", "weight_decay=0.002,", AUGMENTED, TEACHER[1])  # the teacher's best
     terms = {"T": ("0.9 * KD(T=2)", "0.9 * KD(T=4)", "0.9 * KD(T=8)"),

@@ -375,6 +375,13 @@ def test_a_right_step_of_distillation_passes(capsys):
     assert capsys.readouterr().out.count("✓") == 2
 
 
+def test_settings_of_a_step_that_make_no_sense():
+    with pytest.raises(ValueError, match=r"alpha between 0 and 1, got 1\.5"):
+        checks.distillation_step(whole, alpha=1.5)
+    with pytest.raises(ValueError, match="got 0"):
+        checks.distillation_step(whole, T=0)
+
+
 @pytest.mark.parametrize("name", WRONG_STEPS)
 def test_a_wrong_step_of_distillation_gets_its_sentence(name):
     change, message = WRONG_STEPS[name]
