@@ -187,7 +187,8 @@ class _Run:
 def _finish(runs: list[_Run], compute, store: Store, rerun: bool, note: str) -> Iterator[_Run]:
     """Yield the runs with their rows: recorded ones, or else what `compute` returns, kept at once.
 
-    Smoke mode computes the first seed in any case, and stops after two where a row is missing.
+    Smoke mode computes the first seed in any case, once for all recipes of a scheme, and stops
+    after two where a row is missing.
     """
     seeds = list(dict.fromkeys(run.seed for run in runs))
     recorded = [run.row for run in runs if run.row]
@@ -201,7 +202,7 @@ def _finish(runs: list[_Run], compute, store: Store, rerun: bool, note: str) -> 
     busy = []  # runs that another process is at
     for number, run in enumerate(runs, 1):
         run.label, run.loaded = f"{number}/{len(runs)} {run.name}", bool(run.row) and not rerun
-        done = run.loaded and not (_files.smoke() and run.seed == seeds[0])
+        done = run.loaded and not (_files.smoke() and run.seed == seeds[0] and _first_try(run))
         if done or _computed(run, compute, store, rerun, wait=False):
             yield run
         else:
@@ -209,6 +210,18 @@ def _finish(runs: list[_Run], compute, store: Store, rerun: bool, note: str) -> 
     for run in busy:  # its row, or, where that process was stopped, the run itself
         _computed(run, compute, store, rerun, wait=True)
         yield run
+
+
+_tried = set()  # in smoke mode: what this process has computed, whatever the recipe
+
+
+def _first_try(run: _Run) -> bool:
+    """Return whether no run of this scheme on these data was computed before, by another recipe."""
+    what = repr(sorted((name, run.texts[name]) for name in run.texts.keys() - {"recipe", "seed"}))
+    if what in _tried:
+        return False
+    _tried.add(what)
+    return True
 
 
 def _computed(run: _Run, compute, store: Store, rerun: bool, wait: bool) -> bool:

@@ -375,6 +375,16 @@ def test_a_right_step_of_distillation_passes(capsys):
     assert capsys.readouterr().out.count("✓") == 2
 
 
+@pytest.mark.any_device
+def test_a_step_in_mixed_precision_is_a_right_step(capsys):
+    def mixed(*args):
+        with torch.autocast("cpu", torch.bfloat16):
+            whole(*args)
+
+    checks.distillation_step(mixed)
+    assert "✓" in capsys.readouterr().out
+
+
 def test_settings_of_a_step_that_make_no_sense():
     with pytest.raises(ValueError, match=r"alpha between 0 and 1, got 1\.5"):
         checks.distillation_step(whole, alpha=1.5)

@@ -1,6 +1,7 @@
 """Comparisons: fair, recorded, and nothing lost when they stop."""
 
 import ast
+import dataclasses
 import errno
 import functools
 import importlib
@@ -262,6 +263,13 @@ def test_smoke_mode_runs_every_arm_once_and_shows_recorded_rows(data, arms, fits
     monkeypatch.setenv("KDCOURSE_SMOKE", "1")
     assert kd.compare(arms, data, RECIPE, seeds=range(4), results="t").rows == whole.rows
     assert len(fits) == 2
+    other = dataclasses.replace(RECIPE, epochs=3)
+    monkeypatch.delenv("KDCOURSE_SMOKE")
+    kd.compare(arms, data, other, seeds=range(2), results="t")
+    fits.clear()
+    monkeypatch.setenv("KDCOURSE_SMOKE", "1")
+    kd.compare(arms, data, other, seeds=range(2), results="t")
+    assert fits == [], "a search over recipes tries each scheme once"
 
 
 ADD = """

@@ -1,0 +1,31 @@
+"""Common wrong answers to the exercises of chapter 9, and what the reader should be told."""
+
+WRONG = [
+    ("judge", """
+def judge(low, high):
+    middle = (low + high) / 2
+    return "helped" if middle > 0 else "hurt"
+""", "both ends of the interval"),
+    ("judge", """
+def judge(low, high):
+    if low > 0:
+        return "helped"
+    if high < 0:
+        return "hurt"
+    return "too small to matter" if high - low < 1 else "cannot tell"
+""", "Expected 'too small to matter' for 0.1 to 0.4, got 'helped'"),
+    ("equal_epochs", """
+def equal_epochs(count, batch=128):
+    return 60
+""", "Expected 620 epochs for 500 images, got 60"),
+    ("equal_epochs", """
+def equal_epochs(count, batch=128):
+    return round(60 * 4000 / count)
+""", "epoch has 3 full batches"),
+    ("without_labels", """
+def without_labels():
+    both = {"labels": labels(), "outputs": taught("ResNet", loss=KD(T=4), seed=5)}
+    budget = {"labels": recipe((0.08, 0.025), 30), "outputs": recipe((0.08, 0.025), 60)}
+    return kd.compare(both, images(seed=5), budget, range(5))
+""", "the same budget for 'outputs'"),
+]
