@@ -14,8 +14,8 @@ def sketch(tensor: torch.Tensor) -> list[float]:
     """Add every entry, with a random sign, to one of `BUCKETS` random buckets; return the sums,
     divided by the tensor's norm and rounded to three digits, and the norm.
 
-    The sketches of the last tensors are kept under their digest, which is found ten times as fast:
-    the keys of a comparison have the same stored answers in them, once for every run.
+    The sketches of the last tensors are kept under their digest, which takes less time: the keys
+    of a comparison hold the same stored answers, once for every run.
     """
     name = _files.digest(str(tensor.dtype), tensor_bytes(tensor))
     if name not in _sketches:

@@ -216,7 +216,7 @@ _tried = set()  # in smoke mode: what this process has computed, whatever the re
 
 
 def _first_try(run: _Run) -> bool:
-    """Return whether no run of this scheme on these data was computed before, by another recipe."""
+    """Return whether no run of this scheme on these data, by their `repr`, was computed before."""
     what = repr(sorted((name, run.texts[name]) for name in run.texts.keys() - {"recipe", "seed"}))
     if what in _tried:
         return False

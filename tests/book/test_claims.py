@@ -189,7 +189,7 @@ def after(lead: str, text: str, skipped: int = 0) -> tuple[float, ...]:
 VERDICTS = {
     1: ["- **ResNet, 40,000 others**:", "the student's own images:", "over the weakest baseline",
         "- **500 images**:", "The teacher of 40,000 brings", "- **40,000 images without labels**:",
-        "After 15 epochs the teacher's gain is", "after 120 epochs", "Yet the latter is ahead by",
+        "after 120 epochs", "Yet the latter is ahead by",
         "- **20% wrong**:", "- **40% wrong**:", "teacher of right labels"],
     -1: ["- **the student's twin**:", "- **a smaller network**:",
          "no gain that five seeds can show",
@@ -205,7 +205,7 @@ def test_chapter_9_reads_its_intervals(verdict):
     text = printed("09")
     for lead in VERDICTS[verdict]:
         _, low, high = after(lead, text)
-        assert (low >= 0) - (high < 0) == verdict or low == 0 == verdict, lead
+        assert (low > 0) - (high < 0) == verdict, lead
     assert after("- **ResNet, plain view**:", text, 1)[2] < 0, "behind the same view"
 
 
