@@ -177,8 +177,8 @@ def test_theme_button_changes_the_theme(browser, book):
 
 
 SEARCHES = {
-    "temperature": "01_hinton", "Hinton": "01_hinton", "transfer set": "02_soft_labels",
-    "label smoothing": "02_soft_labels", "batchmean": "03_getting_it_right",
+    "temperature": "01_hinton", "Hinton": "01_hinton", "transfer set": "02_missing_class",
+    "label smoothing": "01_hinton", "batchmean": "03_getting_it_right",
     "doctor": "03_getting_it_right", "FitNets": "04_features", "FSP": "04_features",
     "VID": "04_features", "OFD": "04_features", "ReviewKD": "04_features", "CKA": "04_features",
     "RKD": "05_relations", "CRD": "05_relations", "PKT": "05_relations", "recall": "05_relations",

@@ -6,6 +6,7 @@ Where a chapter is computed anew and one of these fails, its sentence is to be r
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import kdcourse as kd
@@ -176,6 +177,140 @@ def test_the_weights_that_chapter_1_states():
     for model in (kd.models.convnet(width=16, classes=36),
                   kd.models.resnet(depth=8, stem_stride=2)):
         assert f"{kd.measure.parameters(model):,} weights" in text
+
+
+def rows_of_chapter_2(split: str, *pieces: str) -> list[dict]:
+    """The recorded runs of `compare` in this edition (the first edition's rows have no sum)."""
+    return [row for row in kd.experiment.recorded("02")
+            if "least sure" in row and row["split"] == split
+            and all(piece in f"{row['scheme']} {row['data']}" for piece in pieces)]
+
+
+def test_chapter_2_headline():
+    text = printed("02")
+    share, low, high = only(r"recognises (\d+\.\d) % of the threes\*\* \(95 % interval "
+                            r"(\d+\.\d) to (\d+\.\d)\)", text)
+    assert low > 50, "the title is answered by yes"
+    assert low < share < high
+    trained = re.search(r"one number changed, (\d+\.\d)% as trained", text)[1]
+    assert float(trained) < low, "the bias is needed"
+    _, low, high = only(rf"accuracy on the other classes by {POINTS}", text)
+    assert -0.5 < high <= 0, "adding b costs hardly anything"
+
+
+@pytest.mark.parametrize(("name", "sign"), {
+    "Labels only": -1, "Teacher of the same images": 0, "The 3 averaged": 0, "Class averages": -1,
+    "Another image": -1, "Teacher without the 3": -1, "Untrained teacher": -1}.items())
+def test_chapter_2_each_control_against_the_teacher(name, sign):
+    _, low, high = differences(printed("02"))[name]
+    assert (low > 0) - (high < 0) == sign, name
+
+
+def test_chapter_2_controls_that_train_nothing():
+    text = printed("02")
+    share, *_, high = only(rf"sum of logits\*\*: (\d+\.\d)% of the threes, {POINTS} \(both", text)
+    assert high < 0, "training by the teacher adds to the sum"
+    assert share > 50, "a large part needs no training by the teacher"
+    _, _, high = differences(text)["Labels only, least sure"]
+    assert high < 0, "a 3 is not just an image of which one is unsure"
+    _, _, high = only(rf"sum of features is {POINTS} from the teacher's student", text)
+    assert high < 0, "the features of a student with labels only are not enough"
+    _, low, high = only(rf"own logit, and {POINTS} from the sum of logits", text)
+    assert low < 0 < high, "outputs for each image bring the sum nothing that is shown"
+    _, _, high = only(rf"That is {POINTS} from the student trained by class averages", text)
+    assert high < 0
+    logits, features = only(r"reach at most (\d+)% and (\d+)% of the validation", text)
+    assert logits <= 90 and features <= 90, "not a matter of the setting"
+    _, low, high = only(rf"by a as well changes the share by {POINTS}", text.replace("$", ""))
+    assert low < 0 < high, "the bias is enough"
+
+
+def test_chapter_2_class_averages_against_labels_only():
+    _, low, _ = only(rf"\*\*Class averages\*\*: {POINTS}, and {POINTS} from labels only",
+                     printed("02"))[-3:]
+    assert low > 0, "class averages carry the class"
+
+
+def test_chapter_2_as_good_as_a_student_that_was_shown_threes():
+    """The last row of the table of results against the teacher's arm."""
+    found = {name: float(share) for name, share in re.findall(
+        r"\| (teacher|teacher, threes among the images) \| (\d+\.\d)%", printed("02"))}
+    assert found["teacher"] < found["teacher, threes among the images"]
+    before, after = only(r"the share falls from (\d+\.\d)% to (\d+\.\d)%", printed("02"))
+    assert after < before - 5, "smooth noise"
+
+
+def test_chapter_2_other_classes():
+    text = printed("02")
+    _, low, _ = only(r"and (\d+\.\d) % with \$?b\$? \((\d+\.\d) to (\d+\.\d); intervals here",
+                     text)
+    assert low > 50, "the 3 is no exception"
+    *_, high = only(rf"{POINTS} from the teacher's student, both with a scale\. Least", text)
+    assert high < 0, "over classes, too, training adds to the sum"
+    least = re.search(r"Least for (\w), (\w)\.", text).groups()
+    assert least == ("O", "4"), "named in What did not work"
+
+
+@pytest.mark.parametrize(("name", "base", "sign"), [
+    ("a random half", "all of them", 0), ("the half most like a 3", "a random half", 0),
+    ("the half least like a 3", "a random half", -1),
+    ("the lower half of each class", "a random half", 0),
+    ("letters only", "all of them", 0), ("sevens and eights only", "all of them", -1),
+    ("smooth noise", "all of them", -1), ("handwritten digits", "all of them", -1)])
+def test_chapter_2_transfer_sets(name, base, sign):
+    _, low, high = only(rf"\*\*{name}\*\* \([\d,]+\): {POINTS} from {base}\.", printed("02"))
+    assert (low > 0) - (high < 0) == sign, name
+
+
+def test_chapter_2_other_losses():
+    text = printed("02").replace("$", "").split("against T = 4 alone")[1]
+    for name, sign in {"T = 1": -1, "T = 16": 0, "0.1 of the label": 0}.items():
+        _, low, high = only(rf"{re.escape(name)} {POINTS}", text)
+        assert (low > 0) - (high < 0) == sign, name
+
+
+def test_chapter_2_handwriting():
+    _, low, _ = only(rf"With the teacher, {POINTS} against labels only", printed("02"))
+    assert low > 0
+
+
+def test_no_best_setting_of_chapter_2_lies_at_an_edge_and_no_search_seed_is_tested():
+    searched = [row for row in rows_of_chapter_2("val") if "without the 3" in row["data"]]
+    assert {row["seed"] for row in searched} == {0}
+    assert {row["seed"] for row in rows_of_chapter_2("test")} == set(range(1, 6))
+    arms = {}
+    for row in searched:
+        at = re.search(r"lr=([\d.e-]+), weight_decay=([\d.e-]+),", row["recipe"]).groups()
+        arms.setdefault(row["scheme"], {})[tuple(map(float, at))] = row["others as trained"]
+    assert len(arms) == 8
+    for name, found in arms.items():
+        tried = {(round(a, 9), round(b, 9)) for a, b in found}
+        inside = [all((round(a, 9), round(b, 9)) in tried for a, b in (
+            (lr / 4, decay), (4 * lr, decay), (lr, decay / 4), (lr, 4 * decay)))
+            for (lr, decay), right in found.items() if right == max(found.values())]
+        assert any(inside), name
+
+
+def test_the_cost_and_the_counts_that_chapter_2_states():
+    (path,) = FOLDER.glob("02_*.ipynb")
+    source = path.read_text("utf-8")
+    images = kd.data.glyphs(train=4000, val=36, test=36, seed=0).train
+    shown = int((images.y != 3).sum())
+    steps = 60 * (shown // 128)
+    assert f"{steps:,} steps of 128 images: {128 * steps:,} forward" in source
+    assert f"about {round(20 * shown, -3):,}" in source, "a forward pass for each of the 20 views"
+    student = kd.models.convnet(width=16, classes=36)
+    assert f"the {student[-1].in_features} features before the last layer" in source
+
+
+def test_the_numbers_by_hand_in_chapter_2():
+    (path,) = FOLDER.glob("02_*.ipynb")
+    text = path.read_text("utf-8").replace("−", "-")
+    third = 1 / 3
+    moved = [0 - third, 0.30 - third, 0.02 - third]
+    assert "by -0.33 for both images" in text and np.round(moved[0], 2) == -0.33
+    assert "by -0.03 for the 8 and by -0.31 for the 1" in text
+    assert np.round(moved[1:], 2).tolist() == [-0.03, -0.31]
 
 
 def after(lead: str, text: str, skipped: int = 0) -> tuple[float, ...]:

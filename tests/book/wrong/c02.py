@@ -1,14 +1,14 @@
 """Common wrong answers to the exercises of chapter 2, and what the reader should be told."""
 
 WRONG = [
-    ("sureness", """
-def sureness(eps, K):
-    return 1 - eps
-""", "its share of the uniform distribution too"),
-    ("sureness", """
-def sureness(eps, K):
-    return 1 - eps + eps / (K - 1)
-""", "differ by a constant"),
+    ("push", """
+def push(student, teacher, T):
+    return T * ((student / T).softmax(1) - (teacher / T).softmax(1))
+""", "Expected minus the gradient"),
+    ("push", """
+def push(student, teacher, T):
+    return ((teacher / T).softmax(1) - (student / T).softmax(1)) / T
+""", "Which power of T is left"),
     ("bias_without_labels", """
 def bias_without_labels(logits, k, share):
     for bias in torch.arange(-20, 20, 0.01):
@@ -27,13 +27,8 @@ def bias_without_labels(logits, k, share):
 def bias_without_labels(logits, k, share):
     return torch.tensor(share / (1 - share)).log() - logits[:, k].mean()
 """, "with your bias of"),
-    ("two_pairs", """
-def two_pairs():
-    T, lr = choice["teacher"]
-
-    def run(seed):
-        return {"0 and 1": judged(pupil(seed, [0, 1], spoken, KD(T=T), lr), list(range(2, 10)))}
-
-    return kd.experiment.record(run, range(5), name="one pair")
-""", "two pairs at least"),
+    ("handwriting", """
+def handwriting(seed):
+    return {"teacher": {"with b": 0.9}}
+""", "Expected the arms"),
 ]
