@@ -185,7 +185,7 @@ SEARCHES = {
     "rollout": "06_vit_and_convnets", "MobileNet": "photographs", "DeiT": "07_deit",
     "distillation token": "07_deit", "born-again": "08_self_distillation",
     "early exits": "08_self_distillation", "virtual teacher": "08_self_distillation",
-    "ONNX": "own_model", "Colab": "run",
+    "ONNX": "own_model", "Colab": "run", "factorial": "11_answer_apart",
 }
 
 
