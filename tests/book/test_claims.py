@@ -437,6 +437,15 @@ def test_chapter_9_reads_its_other_numbers():
     assert weak > 2 * four, "more than with 4,000"
 
 
+def cards(number: str) -> str:
+    """What the cards of a chapter say, such as a bet's score, as plain text on one line."""
+    (path,) = FOLDER.glob(f"{number}_*.ipynb")
+    found = ["".join(output["data"].get("text/plain", ""))
+             for cell in nbformat.read(path, as_version=4).cells
+             for output in cell.get("outputs", []) if "text/html" in output.get("data", {})]
+    return " ".join(" ".join(found).replace("−", "-").split())
+
+
 def table_row(name: str) -> list[tuple[float, ...]]:
     """(mean, low, high) of each cell in the line of a table that starts with the name."""
     line = printed("11").split(f"| {name} |", 1)[1].split("| |", 1)[0]
@@ -449,7 +458,7 @@ def test_chapter_11_arms_of_chapter_1_are_its_rows():
         ours = only(rf"(?i:\*\*{name}\*\*, {POINTS})", text)
         (theirs,) = re.findall(rf"\*\*{name}\*\*(?:, share [\d.]+)?: {POINTS}", first)
         assert ours == tuple(map(float, theirs)), name
-        assert ours[0] < 0, f"{name}: none is above labels only"
+        assert ours[0] < 0 and ours[1] < 0, f"{name}: none is shown to be above labels only"
 
 
 def test_chapter_11_the_start_of_its_searches():
@@ -485,8 +494,11 @@ def test_no_best_setting_of_chapter_11_lies_at_an_edge(piece):
 
 def test_chapter_11_the_two_parts():
     text = printed("11")
-    _, low, _ = only(rf"with an even rest, is {POINTS}", text)
-    assert low > 0
+    both, even, crossed = (only(pattern, text) for pattern in (
+        rf"changes the accuracy by {POINTS} with the rest of this image",
+        rf"with the rest of this image, and by {POINTS} with an even rest",
+        rf"The first minus the second is {POINTS}"))
+    assert both[1] > 0 and even[1] > 0 and crossed[1] > 0, "an interaction"
     whole = table_row("this image instead of even")
     assert whole[0][1] > 0, "the rest of this image helps"
     assert table_row("class instead of even")[0][1] > 0
@@ -496,8 +508,13 @@ def test_chapter_11_the_two_parts():
     assert low > 0
     _, low, _ = only(rf"and {POINTS} to the rest", text)
     assert low > 0, "the rest is the larger part"
-    confidence, rest = only(rf"the other seeds alone give {N} and {N}", text)
+    confidence, rest = only(rf"The other seeds alone give {N} and {N}", text)
     assert confidence < rest
+    searched, others = only(rf"labels only is {N} on seeds 0 and 1, {N} on the others", text)
+    assert others < 0 < searched, "the seeds of the search are the better ones of rest only"
+    pairs = re.findall(r"[a-z] (-?[01]\.\d+)[,.]", text.split("over the seeds (confidence", 1)[1]
+                       .split("Where it is negative", 1)[0])
+    assert len(pairs) == 4 and min(map(float, pairs)) < 0
 
 
 def test_chapter_11_what_is_left_of_the_gain():
@@ -508,22 +525,33 @@ def test_chapter_11_what_is_left_of_the_gain():
     assert high < 0
     _, low, _ = only(rf"with the confidence of this image: {POINTS} against labels only", text)
     assert low > 0, "most of the gain is left"
-    _, low, high = only(rf"of this image: {POINTS} against labels only, and {POINTS}", text)[3:]
-    assert low < 0 <= high, "no difference to the whole output is shown"
-    _, low, high = only(rf"the rest of the class\): {POINTS}", text)
-    assert low < 0 < high, "36 lists alone show no gain"
-    *_, high = only(rf"with one target for each class {POINTS}", text)
-    assert high < 0
+    left = int(re.search(r"labels only, (\d+)% of the gain of the whole", text)[1])
+    assert 50 < left < 100, "most of the gain"
+    _, low, high = only(rf"Accuracy cannot tell the two apart, {POINTS}", text)
+    assert low < 0 <= high
+    _, low, _ = only(rf"The negative log-likelihood of the test labels can: {PAIR}", text)
+    assert low > 0, "worse than the whole output"
+    _, low, _ = only(rf"so can the divergence from the teacher, {PAIR}", text)
+    assert low > 0
+
+
+def test_chapter_11_at_the_smaller_weight():
+    text = printed("11").split("| against labels only, in points |", 1)[1]
+    rows = {name: tuple(map(float, found)) for name, *found in re.findall(
+        rf"\| ([a-z ]+) \| {PAIR} \|", text.split("At 0.25,", 1)[0])}
+    assert rows["whole output"][1] > 0 > rows["shuffled"][2], "above; below"
+    for name in ("confidence only", "class averages"):
+        _, low, high = rows[name]
+        assert low < 0 < high, f"{name}: neither above nor below"
 
 
 def test_chapter_11_order_and_softness():
     text = printed("11")
     _, _, high = only(rf"the even rest is {POINTS} from the teacher's", text)
     assert high < 0
-    _, _, high = only(rf"and the shuffled one {POINTS}\. It is as soft", text)
-    assert high < 0, "the loss does not come from softness"
-    _, _, high = only(rf"Shuffled against even it is {POINTS}: a random order", text)
-    assert high < 0, "worse than none"
+    _, _, high = only(rf"and the shuffled one {POINTS}\. The shuffled target is exactly", text)
+    assert high < 0, "softness does not explain it"
+    assert re.search(rf"Shuffled minus even is {POINTS}\.", text)
 
 
 def test_chapter_11_in_place_of_a_teacher():
@@ -536,8 +564,13 @@ def test_chapter_11_in_place_of_a_teacher():
 
 def test_chapter_11_with_the_teacher_of_the_same_images():
     text = printed("11")
-    _, low, _ = only(rf"Rest only minus confidence only is {POINTS}", text)
-    assert low > 0
+    for other in ("of rest only", "of confidence only"):
+        _, low, _ = only(rf"{other} by {POINTS}", text)
+        assert low > 0, f"both are ahead {other}"
+    lines = text.split("| teacher of the same 4,000 | teacher of 40,000 |", 1)[1]
+    for name in ("confidence only", "rest only", "both"):
+        _, low, _ = only(rf"\| {name} \| {POINTS} \|", lines.split("None of the three", 1)[0])
+        assert low < 0, f"{name}: not shown to be above labels only"
     theirs = differences(printed("01"))["Teacher of the same 4,000"]
     assert only(rf"both parts bring {POINTS} \(chapter 1\)", text) == theirs
 
@@ -549,14 +582,18 @@ def test_chapter_11_how_much_the_class_explains():
 
 def test_chapter_11_bias_and_variance():
     text = printed("11")
-    estimate, teacher = only(r"estimate is right on (\d+\.\d)% of the validation images, the "
-                             r"teacher on (\d+\.\d)%", text)
-    assert estimate >= teacher, "the estimate is at least as good as the teacher"
-    noise, ours, averages = only(r"are (0\.\d+) from each other, the teacher's outputs (0\.\d+) "
-                                 r"from the estimate and class averages (0\.\d+)", text)
-    assert ours < averages and noise < averages, "the estimate is finer than what it compares"
-    near = float(re.search(r"distance and accuracy is (-?[01]\.\d+)", text)[1])
-    assert near < -0.7, "nearness explains much of the order of the arms"
+    others, teacher, noise = only(
+        r"are right on (\d+\.\d)% of the validation images, our teacher on (\d+\.\d)%; the "
+        r"distance between the two is (0\.\d+)", text)
+    assert others >= teacher, "they are at least as good as the teacher"
+    one_for_all, even, *gap = only(
+        rf"moves the target further \((0\.\d+)\) than an even rest \((0\.\d+)\), but its student "
+        rf"is more accurate by {POINTS}", text)
+    assert one_for_all > even > noise and gap[1] > 0, "further, and yet more accurate"
+    near, low, high, without = only(
+        r"distance and accuracy is (-[01]\.\d+) \(95 % interval (-[01]\.\d+) to (-[01]\.\d+)\); "
+        r"without the two best targets it is (-[01]\.\d+)", text)
+    assert low < near < high < 0 and abs(without) < abs(near) - 0.2, "it rests on two targets"
     small = r"([+-]0\.\d+) \(([+-]0\.\d+) to ([+-]0\.\d+)\)"
     *bias, change, _, high = only(rf"squared bias changes by {small}, the variance by {small}",
                                   text)
@@ -565,12 +602,28 @@ def test_chapter_11_bias_and_variance():
     assert 0.4 < -change / variance < 0.6, "by about half"
     *bias, _, _, high = only(rf"with class averages\*\* by {small} and {small}", text)
     assert bias[1] > 0 and high < 0
+    labels, taught = only(r"is (0\.\d+) with labels only, (0\.\d+) with the teacher\.", text)
+    assert labels > 2 * taught, "the calibration differs, too"
 
 
-def test_chapter_11_exercise():
+def test_chapter_11_bets_and_exercise():
     text = printed("11")
-    _, low, high = only(rf"Three minus all: {POINTS} on validation images", text)
-    _, low, high = only(rf"Three minus all: {POINTS} on validation images", text)
+    _, low, _ = only(rf"minus one confidence for all: {POINTS}", cards("11"))
+    assert low > 0
+    *_, high = only(rf"Three minus all: {POINTS} on validation images", text)
+    assert high < 0
+    kept = int(re.search(r"an even remainder keep (\d+)% of the gain", text)[1])
+    assert 50 < kept < 90, "a part"
+
+
+def test_chapter_11_take_away():
+    """No part alone is shown to be above labels only, both parts are; the class's confidence."""
+    text = printed("11").split("a gain is shown only with both parts", 1)[1]
+    for lead in (f"one even target for all {POINTS}", f"confidence only {POINTS}",
+                 f"rest only {POINTS}"):
+        assert only(lead, text)[1] < 0, lead
+    assert only(rf"both {POINTS}", text)[1] > 0
+    _, _, high = only(rf"of the class, too, the accuracy changes by {POINTS}", text)
     assert high < 0
 
 
