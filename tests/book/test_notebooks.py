@@ -179,6 +179,12 @@ def test_what_is_tested_has_five_seeds(path):
         assert len(found) >= 5, f"{len(found)} seeds for {arm}"
 
 
+def test_only_chapter_1_has_the_picture_of_the_front_page(path):
+    """`nox -s run` writes the figure with this tag to README and front page."""
+    covers = [cell for cell in cells(path, "code") if "cover" in cell.metadata.get("tags", [])]
+    assert len(covers) == path.name.startswith("01_")
+
+
 def test_opens_soon_and_can_be_recomputed(path):
     found = run.recorded(path)
     assert found.get("opened"), f"run `nox -s run -- {path.stem[:2]}` once more"
