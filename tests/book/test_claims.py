@@ -361,20 +361,20 @@ def test_chapter_2_other_classes():
 @pytest.mark.parametrize(("row", "signs"), [
     ("random half − all", [0, 0, 0]), ("half most like a 3 − random half", [0, 0, 0]),
     ("half least like a 3 − random half", [-1, -1, -1]),
-    ("lower half of each class − random half", [0, -1, -1]),
+    ("lower half of each class − random half", [0, -1, 0]),
     ("lower half of each class − half least like a 3", [1, 1, 1]),
     ("letters only − all", [0, -1, 0]), ("sevens and eights only − all", [-1, -1, -1]),
-    ("smooth noise − all", [-1, 0, -1]), ("handwritten digits − all", [-1, 0, -1])])
+    ("smooth noise − all", [-1, 1, -1]), ("handwritten digits − all", [-1, 0, -1])])
 def test_chapter_2_transfer_sets(row, signs):
     assert gaps_of_chapter_2(row.replace("−", "-")) == signs
 
 
 def test_chapter_2_what_the_transfer_sets_contain():
     text = printed("02").replace("$", "")
-    trained, b, with_b = only(r"J\. As trained its student recognises (\d+\.\d)% of the threes, "
+    trained, b, with_b = only(r"S\. As trained its student recognises (\d+\.\d)% of the threes, "
                               r"with b = (\d+\.\d) (\d+\.\d)%", text)
     assert trained < 5 and with_b > 50 and b > 5
-    assert re.search(r"has none of 7 classes: 1, 2, 4, 7, 8, 9, J\.", text)
+    assert re.search(r"has none of 7 classes: 1, 2, 4, 8, 9, J, S\.", text)
     assert number(r"\*\*Smooth noise\*\*: (\d+\.\d)% of it is a 3", text) > 100 / 36
     share, sevens, threes = only(r"\*\*Handwritten digits\*\*: (\d+\.\d)% are a 3 to the teacher, "
                                  r"(\d+) of these (\d+) are sevens", text)
