@@ -475,6 +475,8 @@ def test_chapter_9_reads_its_intervals(verdict):
         _, low, high = after(lead, text)
         assert (low > 0) - (high < 0) == verdict, lead
     assert after("- **ResNet, plain view**:", text, 1)[2] < 0, "behind the same view"
+    twin = after("Trained like labels only it is right on", text)
+    assert twin[0] < 0 and twin[2] <= 0, "a twin as accurate as labels only brings no gain"
 
 
 def test_chapter_9_reads_its_other_numbers():
@@ -482,8 +484,11 @@ def test_chapter_9_reads_its_other_numbers():
     train, test = only(r"accuracy is (\d+\.\d)% on the training images and (\d+\.\d)% on", text)
     assert train - test < 4, "the small student does not overfit"
     few, plain = only(r"500 images \((\d+) points between .* and plain images \((\d+)\)", text)
-    short, small = only(r"15 epochs \((\d\.\d)\) and the small student \((\d\.\d)\)", text)
+    short, small = only(r"15 epochs \((\d\.\d)\) bring a gain, the small student \((\d\.\d)\)", text)
     assert few > 10 and plain > 10 and max(short, small) < 4 and abs(short - small) < 1.5
+    every, without = only(r"correlation (0\.\d+) over 16 conditions, (0\.\d+) without", text)
+    assert min(every, without) > 0.8, "the gain goes with the teacher's lead"
+    assert number(r"its teachers are (\d+) to \d+ points ahead, and it loses", text) > 10
     first, last = only(r"gain of one teacher from (\d+\.\d) to (\d+\.\d) points", text)
     assert last < first / 4
     twin, best = (only(rf"\| {name} \| ([+-]\d\.\d) \| (\d+\.\d)% \|", text)[1]
