@@ -73,7 +73,7 @@ def _of_right_samples(teacher) -> None:
                 teacher.report(
                     f"{one.name}'s answers belong to other samples or views{shown}: {swapped} of "
                     f"{len(batch)} are what it says of another image.",
-                    "What is left of the teacher is label smoothing.",
+                    "Such an answer says nothing about the student's own sample.",
                     "Look answers up by batch.index, or make kd.Cached(teacher, data) again.")
                 return
             if not stale and differs_B.any() and isinstance(one.module, Cached):
