@@ -891,8 +891,8 @@ Markdown(f"""
    validation images, {winner}, is {against(winner)} from KD at $T$ = {best['KD'][0]:g} on the test
    images; KD itself at $T = 1$ is {against('KD, T = 1')}.
 2. **Know what a loss does not see.** Standardised logits: mean and size of the logits; DIST over
-   classes: the mean, and a share spread evenly; KD: the mean; logit MSE: neither. KD at the matched temperature is
-   {against('KD, matched T', 'standardised')} from standardised logits.
+   classes: the mean, and a share spread evenly; KD: the mean; logit MSE: neither.
+   KD at the matched temperature is {against('KD, matched T', 'standardised')} from standardised logits.
 3. **The target must be of this image** under the new loss as well: another image
    {against('another image', winner)}, class averages {against('class averages', winner)} against
    {winner}.
