@@ -892,7 +892,8 @@ Markdown(f"""
    images; KD itself at $T = 1$ is {against('KD, T = 1')}.
 2. **Know what a loss does not see.** Standardised logits: mean and size of the logits; DIST over
    classes: the mean, and a share spread evenly; KD: the mean; logit MSE: neither.
-   KD at the matched temperature is {against('KD, matched T', 'standardised')} from standardised logits.
+   KD at the matched temperature is {against('KD, matched T', 'standardised')}
+   from standardised logits.
 3. **The target must be of this image** under the new loss as well: another image
    {against('another image', winner)}, class averages {against('class averages', winner)} against
    {winner}.
