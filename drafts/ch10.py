@@ -448,8 +448,8 @@ def text(triple, unit=" points"):
     mean, low, high = (100 * value for value in triple)
     return f"{mean:+.1f}{unit} ({low:+.1f} to {high:+.1f})".replace("-", "−")
 
-def against(arm, baseline="KD", table=final):
-    return text(table.difference(arm, baseline))
+def against(arm, baseline="KD", table=None):
+    return text((table or final).difference(arm, baseline))
 
 # %% mystnb={"image": {"alt": "Paired difference in test accuracy to KD with a tuned temperature, with its 95 percent interval and a dot for each of five seeds: six other losses in blue, and in grey KD at a temperature of 1, KD at the matched temperature and labels only. A line at zero is tuned KD."}} tags=["hide-input"]
 others = sorted(six, key=score.get, reverse=True)
