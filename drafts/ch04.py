@@ -249,7 +249,6 @@ for name in right.arms:
 # %%
 class Stored(kd.teachers.Teacher):
     """Logits and maps of a network, computed once for each view."""
-
     def __init__(self, name, network, data, order=None):
         super().__init__()
         self.name, self.network, self.data = name, network, data
@@ -259,7 +258,8 @@ class Stored(kd.teachers.Teacher):
         key, rows = (paths, batch.view), batch.index
         if key not in self.kept:
             self.kept[key] = self.ask(batch.view, paths, rows.device)
-        rows = rows if self.order is None else self.order.to(rows.device)[rows]
+        if self.order is not None:
+            rows = self.order.to(rows.device)[rows]
         logits, *maps = (part[rows].float() for part in self.kept[key])
         return kd.Output(logits, dict(zip(paths, maps)), batch.index)
 
@@ -500,7 +500,7 @@ level = {name: max((k for n, k in tries if n == name),
 # %% tags=["hide-input"]
 controls = {name: tries[name, level[name]] for name in others}
 controls["KD, same 2,000"] = arm_of("KD", best["KD"][2], source=others["same 2,000"])
-rates = {name: budget["ReviewKD"] for name in others} | {"KD, same 2,000": budget["KD"]}
+rates = dict.fromkeys(others, budget["ReviewKD"]) | {"KD, same 2,000": budget["KD"]}
 controlled = together(final, tested(controls, rates))
 
 # %% mystnb={"image": {"alt": "Paired difference in test accuracy to labels only, in points with its 95 percent interval, for ReviewKD with the teacher's features, with those of an untrained teacher, of another image, and of a teacher of the same images, and for KD with that teacher."}}
@@ -812,8 +812,8 @@ seconds = {name: min(final.values(name, "seconds")) for name in ("KD", "ReviewKD
 times_longer = seconds["ReviewKD"] / seconds["KD"]
 Markdown(f"""
 108 epochs minus 36: {against('108 epochs', '36 epochs', expected)}. The fastest run with ReviewKD
-took {times_longer:.1f} times as long as that with KD. ReviewKD minus KD, both with 36 epochs, on the
-test images: {against('ReviewKD', 'KD')}.
+took {times_longer:.1f} times as long as that with KD. ReviewKD minus KD, both with 36 epochs, on
+the test images: {against('ReviewKD', 'KD')}.
 """)
 
 # %% [markdown]
