@@ -39,6 +39,6 @@ def my_comparison(student, teacher):
 def more_time():
     times = {f"{n} epochs": dataclasses.replace(budget["KD"], epochs=n) for n in (36, 108)}
     arms = dict.fromkeys(times, arm_of("KD", best["KD"][2]))
-    return kd.compare(arms, seen, times, range(2), teacher=teacher)
-""", "Expected five seeds, got 2"),
+    return kd.compare(arms, seen, times, range(5), split="test", teacher=teacher)
+""", "Expected validation images, got test images"),
 ]
