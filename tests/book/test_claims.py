@@ -446,6 +446,60 @@ def test_the_numbers_by_hand_in_chapter_2():
     assert np.round(moved[1:], 2).tolist() == [-0.03, -0.31]
 
 
+def test_chapter_4_features_in_place_of_the_output_and_beside_it():
+    text = printed("04")
+    found = only(rf"the hint is {POINTS}, AT {POINTS}, ReviewKD {POINTS} \(correlation of the pairs "
+                 rf"-?\d\.\d+\), and KD with ReviewKD {POINTS}\. KD with ReviewKD against ReviewKD: "
+                 rf"{POINTS}", text)
+    hint, at, review, both, over_review = (found[i:i + 3] for i in range(0, 15, 3))
+    assert hint[2] < 0 and at[2] < 0, "below KD"
+    assert review[1] < 0 < review[2], "these seeds cannot tell"
+    assert both[1] > 0 and over_review[1] > 0, "above both"
+    # In the table beside the published numbers, to labels only.
+    for name in ("Hint", "AT"):
+        _, low, high = only(rf"\| {name} \| [+-]\d\.\d \| [+-]\d\.\d \| {PAIR} \|", text)
+        assert low < 0 < high, f"{name}: not shown to be above labels only"
+
+
+def test_chapter_4_the_weights():
+    text = printed("04")
+    base = number(r"Labels only: (\d+\.\d)% on the same validation images", text)
+    for name, factor in {"Hint": 10, "AT": 100, "ReviewKD": 10}.items():
+        old, _, published, chosen = only(
+            rf"\| {name} \| (\d+\.\d)% \| (\d+\.\d)% \| ([\d.]+) \| ([\d.]+) \|", text)
+        assert np.isclose(published / chosen, factor)
+        assert (old < base) == (name != "ReviewKD"), name
+
+
+def test_chapter_4_the_parts_of_reviewkd():
+    text = printed("04")
+    for added, sign in {"a hint at the last stage": 1, "the middle stage": 0,
+                        "3 × 3 convolutions and the averages over grids": 1,
+                        "the fusion": 0}.items():
+        _, low, high = only(rf"\| {added} \| {POINTS} \|", text)
+        assert (low > 0) - (high < 0) == sign, added
+
+
+def test_no_best_setting_of_chapter_4_lies_at_an_edge():
+    """Rate, decay and third setting of the searches: all neighbours of the best were tried."""
+    searched = {}
+    for row in kd.experiment.recorded("04"):
+        at = re.search(r"epochs=36, .*lr=([\d.e-]+), weight_decay=([\d.e-]+),", row["recipe"])
+        if row["split"] == "val" and row["seed"] == 0 and at:
+            numbers = tuple(map(float, at.groups()))
+            arm = re.sub(r"\b\d[\d.]* \*|smoothing=[\d.]+", "", row["scheme"])
+            arm = " ".join(arm.replace("LabelSmoothing()", "CE()").split())
+            found = searched.setdefault(arm, {}).setdefault(row["scheme"], {})
+            # Controls have the text of the arm, and other features.
+            found[numbers] = max(row["accuracy"], found.get(numbers, 0))
+    assert len(searched) >= 9
+    for arm, found in searched.items():
+        scheme = max(found, key=lambda one: max(found[one].values()))
+        lr, decay = max(found[scheme], key=found[scheme].get)
+        for near in ((lr / 4, decay), (4 * lr, decay), (lr, decay / 5), (lr, 5 * decay)):
+            assert any(np.allclose(near, one) for one in found[scheme]), (arm, near)
+
+
 def after(lead: str, text: str, skipped: int = 0) -> tuple[float, ...]:
     """The first "+1.2 points (+0.5 to +1.9)" behind a phrase, or a later one."""
     number = r"([+-]\d+\.\d+)"

@@ -21,27 +21,24 @@ def my_attention_transfer(student, teacher):
         return Q / Q.norm(dim=1, keepdim=True)
     return (direction(student) - direction(teacher.detach())).norm(dim=1)
 """, "average over the samples"),
-    ("my_fsp", """
-def my_fsp(student, teacher):
-    def flow(first, last):
-        places = first.shape[2] * first.shape[3]
-        return first.flatten(2) @ last.flatten(2).transpose(1, 2) / places
-    difference = flow(*student) - flow(*(x.detach() for x in teacher))
-    return difference.square().mean()
-""", "averaged where the sum does"),
-    ("my_fsp", """
-def my_fsp(student, teacher):
-    def flow(first, last):
-        return first.flatten(2) @ last.flatten(2).transpose(1, 2)
-    difference = flow(*student) - flow(*(x.detach() for x in teacher))
-    return difference.square().sum((1, 2)).mean()
+    ("my_comparison", """
+def my_comparison(student, teacher):
+    error = student - teacher.detach()
+    errors = [error, *(F.adaptive_avg_pool2d(error, grid) for grid in (4, 2, 1))]
+    weights = [1, 1 / 2, 1 / 4, 1 / 8]
+    return sum(w * e.square().mean() for w, e in zip(weights, errors))
+""", "1.875 times"),
+    ("my_comparison", """
+def my_comparison(student, teacher):
+    error = (student - teacher.detach()).square()  # squared before it is averaged
+    errors = [error, *(F.adaptive_avg_pool2d(error, grid) for grid in (4, 2, 1))]
+    weights = [1, 1 / 2, 1 / 4, 1 / 8]
+    return sum(w * e.mean() for w, e in zip(weights, errors)) / sum(weights)
 """, "not by a constant factor"),
-    ("before_or_behind", """
-def before_or_behind():
-    early = Hint("3", before[0], projection="1x1", variant="mean")
-    arms = {"behind": taught(terms["Hint"], weight["Hint"]),
-            "before": taught(early, weight["Hint"])}
-    budget = {"behind": recipe, "before": kd.Recipe(epochs=5, lr=recipe.lr, validate_every=5)}
-    return kd.compare(arms, data, budget, seeds=range(5), teacher=teacher)
-""", "Expected the same budget for 'before'"),
+    ("more_time", """
+def more_time():
+    times = {f"{n} epochs": dataclasses.replace(budget["KD"], epochs=n) for n in (36, 108)}
+    arms = dict.fromkeys(times, arm_of("KD", best["KD"][2]))
+    return kd.compare(arms, seen, times, range(5), split="test", teacher=teacher)
+""", "Expected validation images, got test images"),
 ]
