@@ -447,22 +447,16 @@ def defined(*sources, **names) -> dict:
     return names
 
 
-@pytest.mark.parametrize("chapter", ["03", "04"])
-def test_teachers_of_a_chapter_are_asked_here_and_there(chapter, there, data):
-    if chapter == "03":
-        names = defined(cell("03", "class ByPosition(kd.Live)"))
-        teacher = names["ByPosition"](network(1), kd.Cached(network(1), data).logits)
-        paths = ()
-    else:
-        names = defined(cell("04", "class Remembering(kd.Live)"))
-        teacher, paths = names["Remembering"](network(1), data.train.x), ("2",)
+def test_the_teacher_of_chapter_3_is_asked_here_and_there(there, data):
+    names = defined(cell("03", "class ByPosition(kd.Live)"))
+    teacher = names["ByPosition"](network(1), kd.Cached(network(1), data).logits)
     first = next(data.train.batches(8))
     expected = None
     for place in ("cpu", there(IMAGES).device, "cpu"):
         batch = Batch(*(tensor.to(place) for tensor in (first.x, first.y, first.index)))
         teacher.place = 0  # as ByPosition counts
-        view = teacher.to(place)(batch, paths)
-        assert {x.device for x in (view.logits, *view.taps.values())} == {batch.x.device}
+        view = teacher.to(place)(batch)
+        assert view.logits.device == batch.x.device
         expected = view.logits if expected is None else expected
         torch.testing.assert_close(view.logits.cpu(), expected)
 

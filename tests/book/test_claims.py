@@ -448,9 +448,9 @@ def test_the_numbers_by_hand_in_chapter_2():
 
 def test_chapter_4_features_in_place_of_the_output_and_beside_it():
     text = printed("04")
-    found = only(rf"the hint is {POINTS}, AT {POINTS}, ReviewKD {POINTS} \(correlation of the pairs "
-                 rf"-?\d\.\d+\), and KD with ReviewKD {POINTS}\. KD with ReviewKD against ReviewKD: "
-                 rf"{POINTS}", text)
+    found = only(rf"the hint is {POINTS}, AT {POINTS}, ReviewKD {POINTS} \(correlation of the "
+                 rf"pairs -?\d\.\d+\), and KD with ReviewKD {POINTS}\. KD with ReviewKD against "
+                 rf"ReviewKD: {POINTS}", text)
     hint, at, review, both, over_review = (found[i:i + 3] for i in range(0, 15, 3))
     assert hint[2] < 0 and at[2] < 0, "below KD"
     assert review[1] < 0 < review[2], "these seeds cannot tell"
@@ -500,6 +500,24 @@ def test_no_best_setting_of_chapter_4_lies_at_an_edge():
             assert any(np.allclose(near, one) for one in found[scheme]), (arm, near)
 
 
+def test_chapter_4_controls_and_students():
+    text = printed("04")
+    against = {name: only(rf"\| {name} \| {POINTS} \| {POINTS} \|", text)
+               for name in ("untrained teacher", "another image", "same 2,000", "KD, same 2,000")}
+    gain = only(rf"\| ReviewKD \| [+-]\d\.\d \| [+-]\d\.\d \| {PAIR} \|", text)[0]
+    assert all(found[2] < 0 for found in against.values()), "all behind the method"
+    mean, low, _ = against["untrained teacher"][3:]
+    assert low > 0 and mean < gain / 3, "a little"
+    assert against["another image"][4] < 0 < against["another image"][5], "no gain is shown"
+    assert against["same 2,000"][3] > gain / 2, "most of the gain is left"
+    assert only(rf"both with the teacher of the same images: {POINTS}", text)[1] > 0
+    labels, kd_, review, both = (only(rf"{lead} {POINTS}", text) for lead in (
+        "against the convnet with labels only:", "against the convnet with KD:", "with ReviewKD:",
+        "Both with KD, it is ahead by"))
+    assert labels[1] > 0 and review[1] > 0 and both[1] > 0 and kd_[1] <= 0 < kd_[2]
+    assert only(r"the correlation is (\d\.\d+) \(95 % interval (\d\.\d+) to", text)[1] > 0
+
+
 def after(lead: str, text: str, skipped: int = 0) -> tuple[float, ...]:
     """The first "+1.2 points (+0.5 to +1.9)" behind a phrase, or a later one."""
     number = r"([+-]\d+\.\d+)"
@@ -538,7 +556,8 @@ def test_chapter_9_reads_its_other_numbers():
     train, test = only(r"accuracy is (\d+\.\d)% on the training images and (\d+\.\d)% on", text)
     assert train - test < 4, "the small student does not overfit"
     few, plain = only(r"500 images \((\d+) points between .* and plain images \((\d+)\)", text)
-    short, small = only(r"15 epochs \((\d\.\d)\) bring a gain, the small student \((\d\.\d)\)", text)
+    short, small = only(r"15 epochs \((\d\.\d)\) bring a gain, the small student \((\d\.\d)\)",
+                        text)
     assert few > 10 and plain > 10 and max(short, small) < 4 and abs(short - small) < 1.5
     every, without = only(r"correlation (0\.\d+) over 16 conditions, (0\.\d+) without", text)
     assert min(every, without) > 0.8, "the gain goes with the teacher's lead"
