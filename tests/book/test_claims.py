@@ -480,6 +480,30 @@ def test_chapter_4_the_parts_of_reviewkd():
         assert (low > 0) - (high < 0) == sign, added
 
 
+def test_chapter_4_what_it_says_beside_its_tables():
+    """The convnet with both against the mixer with KD, and KD with three times the epochs."""
+    rows = [row for row in kd.experiment.recorded("04") if row["split"] == "test"]
+
+    def accuracies(*pieces):
+        found = {row["seed"]: row["accuracy"] for row in rows
+                 if all(piece in row["scheme"] for piece in pieces)}
+        assert len(found) == 5
+        return [found[seed] for seed in sorted(found)]
+
+    mixer = accuracies("6084 parameters", "KD(T=4), teacher")
+    both = accuracies("convnet(width=16", "KD(T=4) + ", "ReviewKD([")
+    _, low, high = kd.measure.paired_difference(mixer, both)
+    assert low < 0 < high
+    last, middle = (accuracies("convnet(width=16", text) for text in (
+        "CE() + 0.5 * Hint('6'", "CE() + 10 * Hint('4', 'layer2'"))
+    assert kd.measure.paired_difference(last, middle)[1] > 0, "the place of the hint"
+    text = printed("04")
+    longer, low, _ = only(rf"108 epochs minus 36: {POINTS}", text)
+    added = only(rf"KD with ReviewKD against KD: {POINTS}", text)[0]
+    assert low > 0 and longer > 0.8 * added
+    assert 2.5 < number(r"took (\d\.\d) times as long as that with KD", text) < 3.5
+
+
 def test_no_best_setting_of_chapter_4_lies_at_an_edge():
     """Rate, decay and third setting of the searches: all neighbours of the best were tried."""
     searched = {}
