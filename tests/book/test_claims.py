@@ -522,6 +522,25 @@ def test_no_best_setting_of_chapter_4_lies_at_an_edge():
         lr, decay = max(found[scheme], key=found[scheme].get)
         for near in ((lr / 4, decay), (4 * lr, decay), (lr, decay / 5), (lr, 5 * decay)):
             assert any(np.allclose(near, one) for one in found[scheme]), (arm, near)
+        thirds = {third_setting(one) for one in found if (lr, decay) in found[one]}
+        best = third_setting(scheme)
+        assert max(thirds) > best and (min(thirds) < best or best == 0), (arm, thirds)
+
+
+def third_setting(scheme: str) -> float:
+    """The smoothing, or the weight of the last term of the teacher."""
+    if scheme.startswith("Supervised"):
+        found = re.search(r"smoothing=([\d.]+)", scheme)
+        return float(found[1]) if found else 0
+    return float((re.findall(r"([\d.]+) \* [A-Z]\w*\(", scheme) or [1])[-1])
+
+
+def test_the_cost_that_chapter_4_states():
+    (path,) = FOLDER.glob("04_*.ipynb")
+    steps, source = 36 * (2000 // 128), path.read_text("utf-8")
+    assert f"{steps} steps of 128 images, {128 * steps:,} forward" in source
+    assert all("epochs=36," in row["recipe"] and "batch=128," in row["recipe"]
+               for row in kd.experiment.recorded("04") if row["split"] == "test")
 
 
 def test_chapter_4_controls_and_students():

@@ -41,4 +41,16 @@ def more_time():
     arms = dict.fromkeys(times, arm_of("KD", best["KD"][2]))
     return kd.compare(arms, seen, times, range(5), split="test", teacher=teacher)
 """, "Expected validation images, got test images"),
+    ("more_time", """
+def more_time():
+    times = dict.fromkeys(("36 epochs", "108 epochs"), budget["KD"])
+    arms = dict.fromkeys(times, arm_of("KD", best["KD"][2]))
+    return kd.compare(arms, seen, times, range(5), teacher=teacher)
+""", "Expected KD with epochs=108"),
+    ("more_time", """
+def more_time():
+    times = {f"{n} epochs": dataclasses.replace(budget["KD"], epochs=n) for n in (36, 108)}
+    return kd.compare(dict.fromkeys(times, lambda seed: kd.Supervised(net(seed))), seen, times,
+                      range(5), teacher=teacher)
+""", "Expected KD with epochs=36"),
 ]
