@@ -120,7 +120,9 @@ X = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 DATA = kd.data.from_arrays(X.repeat(8, 1, 1, 1), torch.arange(64) % 4)
 
 
-@pytest.fixture(scope="module", params=PAIRS)
+@pytest.fixture(scope="module", params=[  # of each kind of student one, once a week all
+    pytest.param(name, marks=pytest.mark.long) if name in (
+        "resnet32x4-resnet8x4", "wrn_40_2-wrn_16_2") else name for name in PAIRS])
 def pair(request):
     """A pair, and a teacher that is not trained but has batch statistics."""
     teacher = kd.models.cifar(PAIRS[request.param].teacher, 4)

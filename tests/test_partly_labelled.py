@@ -544,6 +544,7 @@ def test_a_stream_whose_validation_has_no_label_has_no_score():
     assert not history.validated
 
 
+@pytest.mark.long
 def test_a_compiled_step():
     students = []
     for compile in (False, True):

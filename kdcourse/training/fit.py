@@ -15,6 +15,7 @@ from kdcourse._key import key_of, stamp
 from kdcourse._machine import default_device, progress
 from kdcourse._random import generator, seeded
 from kdcourse.data import Batch, Dataset, Stream, check_dataset
+from kdcourse.data.dataset import token
 from kdcourse.schemes import Outcome, Scheme, check_scheme
 from kdcourse.taps import device_of, predict
 from kdcourse.training.checkpoint import Best, Checkpoint
@@ -169,11 +170,22 @@ def _origin(scheme, data, recipe, seed: int) -> list | None:
 
 
 def lay_out(scheme: Scheme, channels_last: bool) -> None:
-    """Store images and kernels, those of teachers too, with channels innermost or outermost."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    """Store images and kernels, those of teachers too, with channels innermost or outermost.
+
+    Outermost in any case where a layer overruns its memory otherwise (see `_overruns`)."""
+    innermost = channels_last and not any(map(_overruns, scheme.modules()))
+    layout = torch.channels_last if innermost else torch.contiguous_format
     for tensor in (*scheme.parameters(), *scheme.buffers()):
         if tensor.ndim == 4:  # scheme.to(memory_format=…) fails where there is one with five
             tensor.data = tensor.data.to(memory_format=layout)
+
+
+def _overruns(module) -> bool:
+    """Tell whether this is a layer whose backward pass writes past the end of a buffer, on CPUs
+    with AVX2 and without AVX-512, with channels innermost (torch 2.15, oneDNN 3.13): a convolution
+    of 1x1 with a stride, of fewer than 8 channels. Sooner or later the process crashes."""
+    return (isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1)
+            and module.stride != (1, 1) and module.in_channels < 8 * module.groups)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -213,7 +225,7 @@ def _score(scheme: Scheme, split, team: Team, recipe: Recipe) -> float | None:
     model = scheme.judged
     # Without gradients no activations are kept, so more samples fit than in a training step.
     size, total = min(500, 4 * -(-recipe.batch // recipe.accumulate)), None
-    mine = split if isinstance(split, Stream) else split[team.rank :: team.size]
+    mine = split if isinstance(split, Stream) else token(split)[team.rank :: team.size]
     idle = not isinstance(split, Stream) and not len(mine)  # more processes than samples
     for part in (split[:1] if idle else mine).batches(size):
         if part.y is None:

@@ -19,7 +19,8 @@ class Recipe:
     clip: the largest gradient norm, over everything that is trained; None does not clip.
     precision: "fp32", or "bf16" for autocast. `kd.fastest` measures which is faster.
     channels_last: keep images with the channels innermost, which is faster for convolutions on
-        CPUs. `kd.fastest` measures that, too.
+        CPUs. `kd.fastest` measures that, too. Networks that have a convolution of 1x1 with a stride
+        and fewer than 8 channels are kept with the channels outermost: torch overruns its memory.
     validate_every: epochs between two validations; the last epoch is always validated.
     optimizer: "adamw", "sgd" (Nesterov momentum 0.9), or a function `(groups, lr)` that makes one;
         the groups bring their weight decay. What it sets stays, a learning rate per group too.

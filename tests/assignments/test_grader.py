@@ -560,6 +560,7 @@ def test_a_folder_is_graded_once_and_only_what_changed_again(laws, tmp_path, cap
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_it_goes_on(laws, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "grades.csv"
     for number in range(4):
@@ -659,6 +660,7 @@ def entry(width=8, steps=60) -> str:
     return ENTRY.replace("WIDTH", str(width)).replace("STEPS", str(steps))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("code", "points", "word"), [
     (entry(), 6, "100.0%"),
     (entry(width=200), 0, "40,000 are allowed"),
@@ -682,6 +684,7 @@ def test_the_contest_counts_and_keeps_the_rules(contest, tmp_path, code, points,
         assert result.details["numbers"] == 784 * 8 + 8 + 8 * 36 + 36
 
 
+@pytest.mark.long
 def test_the_contest_has_one_seed_for_all_and_a_leaderboard(contest, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "grades.csv"
     submit(folder, "good", entry())

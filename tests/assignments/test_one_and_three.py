@@ -388,6 +388,7 @@ def test_a_wrong_answer_loses_what_it_should(built, name, tmp_path):
         assert lost == expected, "".join(code for *_, code in rows) + f"\n\n{result}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_looking_at_frames_and_replacing_what_laws_might_use_gets_nothing(built, name, tmp_path):
     assignment = load(FOLDER / f"{name}.py")

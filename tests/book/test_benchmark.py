@@ -11,6 +11,10 @@ import benchmark
 import kdcourse as kd
 
 
+# On a CPU that has no such instructions this takes a minute.
+BF16 = pytest.param("bf16", marks=pytest.mark.long)
+
+
 @pytest.fixture(scope="module")
 def setting():
     return benchmark.Setting(torch.device("cpu"), batch=4)  # 31 steps of 4 images
@@ -32,7 +36,7 @@ def test_every_change_trains(setting, name):
     assert benchmark.tutorial(setting, **benchmark.CHANGES[name])() > 0
 
 
-@pytest.mark.parametrize("faster", ["fp32", "bf16"])
+@pytest.mark.parametrize("faster", ["fp32", BF16])
 def test_a_machine_is_measured_in_the_precision_that_is_fast_on_it(tmp_path, monkeypatch, faster):
     monkeypatch.setattr(kd, "fastest", lambda *_, **__: kd.Recipe(precision=faster))
     assert benchmark.fastest(torch.device("cpu")) == faster
@@ -64,7 +68,7 @@ def test_all_minimise_the_same_loss(setting):
 
 
 @pytest.mark.parametrize("name", benchmark.SETTINGS)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", BF16])
 def test_every_pair_of_networks_trains(name, precision):
     setting = benchmark.Setting(torch.device("cpu"), precision, name, batch=1)
     setting.batch, setting.steps = 2, 15

@@ -382,6 +382,7 @@ def run(folder, world):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
 def test_two_processes_see_together_what_one_would(tmp_path):
     """Each has views of its own, with ids and without; a `DistributedSampler` deals samples out

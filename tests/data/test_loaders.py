@@ -442,6 +442,7 @@ def run(folder, world):
              torch.load(folder / f"{rank}.pt", weights_only=True)) for rank in range(world)]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
 def test_two_processes_with_a_loader_each_train_what_one_would(tmp_path):
     ((alone, weights),) = run(tmp_path / "one", 1)

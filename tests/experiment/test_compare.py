@@ -453,6 +453,7 @@ def settings(row):
     return tuple(row[name] for name in ("scheme", "recipe", "data", "teacher", "split"))
 
 
+@pytest.mark.long
 @pytest.mark.any_device
 def test_a_recorded_row_can_be_computed_again(glyph_teacher):
     """One run of the chapter, from the sentences that its row is found by.

@@ -258,6 +258,7 @@ torch.save(scheme.state_dict(), f"{sys.argv[2]}/{rank}.pt")
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
 def test_two_processes_count_together(tmp_path):
     ((seen, alone),) = run(tmp_path / "one", 1, "", PROGRAM)

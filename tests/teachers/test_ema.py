@@ -131,6 +131,7 @@ def test_it_moves_with_the_scheme(ensemble):
     assert {p.device.type for p in scheme.to("meta").teacher.parameters()} == {"meta"}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("inductor")
 def test_it_follows_a_compiled_student(data):
     scheme = mean_teacher(student=torch.compile(network()))

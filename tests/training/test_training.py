@@ -119,6 +119,16 @@ def test_the_layout_of_images_changes_only_rounding(data):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("width", "innermost"), [(4, False), (8, True)])
+def test_channels_stay_outermost_where_torch_overruns_its_memory(data, width, innermost):
+    """In a strided convolution of 1x1 of fewer than 8 channels: see CONTRIBUTING."""
+    student = kd.models.resnet(depth=8, width=width, stem_stride=2, size=12)
+    kd.fit(Supervised(student), data, kd.Recipe(epochs=1, batch=72))
+    kernels = [p for p in student.parameters() if p.ndim == 4 and p.shape[2] == 3 < p.shape[1]]
+    assert len(kernels) > 4
+    assert {p.is_contiguous(memory_format=torch.channels_last) for p in kernels} == {innermost}
+
+
 # --- what is trained, and how -------------------------------------------------------------------
 
 
