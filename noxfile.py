@@ -90,7 +90,8 @@ def test(session: nox.Session) -> None:
             subprocess.Popen([PYTHON, "-c", train, name],
                              env=os.environ | {"KDCOURSE_HOME": home, "OMP_NUM_THREADS": "1"})
             for name in ("glyphs", "glyphs-vit")]
-        if any([training.wait() for training in trainings]):
+        codes = [training.wait() for training in trainings]
+        if any(codes):
             session.error("A teacher could not be trained.")
         chapters = (*two, "--nbval-lax", "--nbval-current-env", "notebooks",
                     "--ignore=notebooks/photographs.ipynb",  # wants a download; it has own tests

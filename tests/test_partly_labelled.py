@@ -295,6 +295,7 @@ torch.save(scheme.state_dict(), f"{folder}/{rank}.pt")
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
 @pytest.mark.parametrize("kind", ["memory", "stream"])
 def test_two_processes_train_what_one_would(tmp_path, kind):

@@ -436,6 +436,7 @@ torch.save(scheme.state_dict(), f"{folder}/{rank}.pt")
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="gloo on Windows is another story")
 @pytest.mark.parametrize("kind", ["memory", "stream"])
 def test_ragged_tokens_in_two_processes_train_what_one_would(tmp_path, kind):
@@ -658,6 +659,7 @@ def test_the_task_is_a_part_of_the_key_unless_it_is_the_usual_one(data):
     assert other.val.task == tasks.Tokens(mask="mask")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("inductor")
 def test_a_step_is_compiled():
     data, students = dataset("tokens"), []

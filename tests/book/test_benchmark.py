@@ -10,7 +10,6 @@ import torch
 import benchmark
 import kdcourse as kd
 
-
 # On a CPU that has no such instructions this takes a minute.
 BF16 = pytest.param("bf16", marks=pytest.mark.long)
 
