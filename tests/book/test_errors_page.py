@@ -101,10 +101,12 @@ def test_versions_that_are_named_link_to_their_project_and_ours_are_the_pinned_o
     assert f"timm=={timm}\n" in (ROOT / "constraints.txt").read_text("utf-8")
 
 
-def test_exhibits_are_linked_by_their_number():
-    found = re.findall(r"#exhibit-(\d+)-[\w-]+\">exhibit (\d+)</a>", PAGE)
-    assert len(found) == PAGE.count("#exhibit-") > 20
+def test_mistakes_are_linked_by_their_number():
+    found = re.findall(r"#mistake-(\d+)\">mistake (\d+)</a>", PAGE)
+    assert len(found) == PAGE.count("#mistake-") > 15
     assert all(link == text for link, text in found)
+    chapter = (ROOT / "notebooks" / "03_getting_it_right.ipynb").read_text("utf-8")
+    assert all(f"mistake-{number}" in chapter for number, _ in found)
 
 
 # --- PyTorch's tutorial -------------------------------------------------------------------------
