@@ -104,8 +104,8 @@ def test(session: nox.Session) -> None:
             "TQDM_DISABLE": "1",
             "MPLBACKEND": None,
         }
-        # Where it can be built, all of this runs on a device of its own, on which tensors of two
-        # devices do not mix: what runs there runs on a CPU.
+        # Where it can be built, the chapters run on the pretend device, on which tensors of two
+        # devices do not mix; its kernels are the CPU's.
         pretend = sys.platform == "linux" and bool(COMPILER or shutil.which("g++"))
         python(session, *chapters, **settings, **(PRETEND if pretend else {}))
         python(session, "book/tools/rows.py", home)

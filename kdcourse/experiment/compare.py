@@ -16,7 +16,7 @@ from kdcourse import _files, measure
 from kdcourse._key import Key, key_of
 from kdcourse._machine import RESULTS, default_device, where
 from kdcourse.data import Dataset, Split, check_dataset
-from kdcourse.data.dataset import token
+from kdcourse.data.dataset import shortened
 from kdcourse.experiment.comparison import SCORES, Comparison, minutes
 from kdcourse.experiment.records import KEYS, Store, rounded
 from kdcourse.measure.passes import check_same_order, marked_split
@@ -80,7 +80,7 @@ def compare(arms: dict[str, Callable[[int], Scheme]], data: Dataset,
     part = getattr(data, split)
     part.head(1)  # raises for a test split that was not given
     teacher = as_teacher(teacher) if teacher is not None else None
-    teacher_logits = functools.cache(lambda: marked_split(teacher.predict, token(part)))
+    teacher_logits = functools.cache(lambda: marked_split(teacher.predict, shortened(part)))
     digests = {name: key_of(function).exact for name, function in also.items()} if results else {}
     store = Store(results, digests)
     shared = store.key_of([data, teacher, split, RESULTS])
@@ -313,7 +313,7 @@ def _measured(scheme: Scheme, data: Dataset, split: str, answers, history: Histo
     """What every row has. answers: a teacher's pass over the split, to agree with; None: that of
     the scheme's own teacher."""
     student, own = functools.partial(predict, scheme.judged), getattr(scheme, "teacher", None)
-    part, reference = token(getattr(data, split)), None
+    part, reference = shortened(getattr(data, split)), None
     logits, labels, marks = marked_split(student, part) if scheme.scored else (None, None, None)
     if logits is not None:
         if answers is None and isinstance(own, Teacher):
@@ -330,8 +330,9 @@ def _measured(scheme: Scheme, data: Dataset, split: str, answers, history: Histo
         found |= measure.evaluate(logits, labels, reference,
                                   ONE_LABEL if task.has_classes else task)  # they are rows already
     if data.task.has_classes and labels is not None:
-        found |= {"train_accuracy": measure.accuracy(*predict_split(student, token(data.train)))
-                  if isinstance(data.train, Split) and data.train.y is not None
+        seen = shortened(data.train)
+        found |= {"train_accuracy": measure.accuracy(*predict_split(student, seen))
+                  if isinstance(seen, Split) and seen.y is not None
                   else None,  # of a stream it is another pass
                   "per_class": measure.per_class(logits, labels, len(data.classes)),
                   "reliability": [[row["count"], row["confidence"], row["accuracy"]]

@@ -15,7 +15,7 @@ from kdcourse._key import key_of, stamp
 from kdcourse._machine import default_device, progress
 from kdcourse._random import generator, seeded
 from kdcourse.data import Batch, Dataset, Stream, check_dataset
-from kdcourse.data.dataset import token
+from kdcourse.data.dataset import shortened
 from kdcourse.schemes import Outcome, Scheme, check_scheme
 from kdcourse.taps import device_of, predict
 from kdcourse.training.checkpoint import Best, Checkpoint
@@ -225,7 +225,7 @@ def _score(scheme: Scheme, split, team: Team, recipe: Recipe) -> float | None:
     model = scheme.judged
     # Without gradients no activations are kept, so more samples fit than in a training step.
     size, total = min(500, 4 * -(-recipe.batch // recipe.accumulate)), None
-    mine = split if isinstance(split, Stream) else token(split)[team.rank :: team.size]
+    mine = split if isinstance(split, Stream) else shortened(split)[team.rank :: team.size]
     idle = not isinstance(split, Stream) and not len(mine)  # more processes than samples
     for part in (split[:1] if idle else mine).batches(size):
         if part.y is None:

@@ -695,10 +695,9 @@ def test_chapter_11_what_is_left_of_the_gain():
     assert low < 0 < high, "no gain is shown"
     *_, high = only(rf"\*\*Rest only\*\*: {POINTS} against labels only, and {POINTS} from", text)
     assert high < 0
-    _, low, _ = only(rf"with the confidence of this image: {POINTS} against labels only", text)
+    near, low, _ = only(rf"with the confidence of this image: {POINTS} against labels only", text)
     assert low > 0, "a gain is left"
-    all_of_it, *_ = only(rf"against labels only; the whole output {POINTS}\.", text)
-    assert low < all_of_it
+    assert near < only(rf"against labels only; the whole output {POINTS}\.", text)[0]
     _, _, high = only(rf"expected calibration error changes by {PAIR}", text)
     assert high < 0, "better calibrated"
     _, low, high = only(rf"Accuracy cannot tell the two apart, {POINTS}", text)
@@ -749,6 +748,17 @@ def test_chapter_11_with_the_teacher_of_the_same_images():
     assert only(rf"both parts bring {POINTS} \(chapter 1\)", text) == theirs
 
 
+def test_chapter_11_the_number_that_divides_the_weighted_labels():
+    """That of the recorded teacher, as its rows say, and near that of the teacher at hand."""
+    sources = (FOLDER / "11_answer_apart.ipynb").read_text("utf-8")
+    (fixed,) = re.findall(r"weighted = WeightedCE\((0\.\d+)\)", sources)
+    told = {found for row in kd.experiment.recorded("11")
+            for found in re.findall(r"WeightedCE\(mean=(0\.\d+)\)", str(row.get("scheme")))}
+    assert told == {fixed}
+    (here,) = re.findall(r"(0\.\d+) on the augmented views", printed("11"))
+    assert float(here) == pytest.approx(float(fixed), abs=0.01)
+
+
 def test_chapter_11_how_much_the_class_explains():
     confidence, rest = only(r"confidence (\d+)%, rest (\d+)%", printed("11"))
     assert rest > 60 > 30 > confidence, "the rest mostly, the confidence not"
@@ -767,9 +777,8 @@ def test_chapter_11_bias_and_variance():
     near, without = only(r"distance and accuracy is (-[01]\.\d+); without the three best targets "
                          r"it is (-[01]\.\d+)", text)
     assert abs(without) < abs(near) - 0.2, "it rests on three targets"
-    (whole,) = re.findall(r"as near to their mean \((0\.\d+)\)", text)
-    whole = float(whole)
-    assert whole == pytest.approx(noise, rel=0.1)
+    (whole,) = re.findall(r"about as near to their mean: (0\.\d+)\. Over", text)
+    assert float(whole) == pytest.approx(noise, rel=0.1)
     small = r"([+-]0\.\d+) \(([+-]0\.\d+) to ([+-]0\.\d+)\)"
     *bias, change, _, high = only(rf"squared bias changes by {small}, the variance by {small}",
                                   text)
