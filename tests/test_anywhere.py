@@ -447,18 +447,18 @@ def defined(*sources, **names) -> dict:
     return names
 
 
-def test_the_teacher_of_chapter_3_is_asked_here_and_there(there, data):
-    names = defined(cell("03", "class ByPosition(kd.Live)"))
-    teacher = names["ByPosition"](network(1), kd.Cached(network(1), data).logits)
+def test_a_teacher_in_train_mode_of_chapter_3_is_asked_here_and_there(there, data):
+    names = defined(cell("03", "class TrainMode("), copy=copy)
+    scheme = names["TrainMode"](network(), network(1), kd.losses.KD()).train()
     first = next(data.train.batches(8))
-    expected = None
+    answers = []
     for place in ("cpu", there(IMAGES).device, "cpu"):
         batch = Batch(*(tensor.to(place) for tensor in (first.x, first.y, first.index)))
-        teacher.place = 0  # as ByPosition counts
-        view = teacher.to(place)(batch)
-        assert view.logits.device == batch.x.device
-        expected = view.logits if expected is None else expected
-        torch.testing.assert_close(view.logits.cpu(), expected)
+        (edge,) = scheme.to(place).edges(batch)
+        assert edge.teacher.logits.device == edge.student.logits.device == batch.x.device
+        answers.append(edge.teacher.logits.cpu())
+    torch.testing.assert_close(answers[0], answers[1])  # in train mode: by the batch alone
+    torch.testing.assert_close(answers[0], answers[2])
 
 
 def test_attention_of_chapter_6_is_made_wherever_the_network_is(there):

@@ -819,3 +819,69 @@ def test_chapter_11_literature_and_virtual_teacher():
     first = controls(printed("01"))
     assert first["even softness"][0][2] < 0, "here it is below labels only"
     assert first["wrong classes shuffled"][0][2] < 0
+
+
+def test_chapter_3_what_the_mistakes_cost():
+    text = printed("03")
+    assert only(rf"labels only \d+\.\d% \({POINTS}\)", text)[2] < 0
+    for pair in ("rewritten minus right", "other start minus right", "other start minus rewritten"):
+        _, low, high = only(rf"{pair} {POINTS}", text)
+        assert low < 0 < high, f"{pair}: two arms without a mistake"
+    (within,) = re.findall(r"\*\*Not shown to differ\*\* from the reference: ([^.]+)\.", text)
+    (below,) = re.findall(r"\*\*Below labels only\*\*, with the whole interval: ([^.]+)\.", text)
+    assert (len(within.split(", ")), len(below.split(", "))) == (6, 5), "six, one, and five"
+    batch = only(rf"\*\*Softmax over the batch\*\*: {POINTS} from the reference, {POINTS} from "
+                 "labels only", text)
+    assert batch[2] < 0 <= batch[4], "a part of the gain"
+    assert "softmax over the batch" not in within + below
+
+
+def test_chapter_3_what_tuning_hides():
+    text = printed("03")
+    tuned = {arm: only(rf"\| {arm} \| {PAIR} \| {PAIR} \| {PAIR} \|", text)
+             for arm in ("late eval mode", "normalised twice", "softmax twice")}
+    mode, normalised, softmax = tuned.values()
+    assert mode[1] < 0 < mode[2] and mode[3] < -80 and mode[7] > 0, "hidden completely"
+    assert re.findall(
+        r"\| late eval mode \| [^|]+ \| [^|]+ \| [^|]+ \| ([\d.]+),", text) == ["0.08"]
+    assert 0.4 < softmax[0] / softmax[3] < 0.6 and softmax[8] < 0, "half, and no better than labels"
+    assert abs(normalised[0] - normalised[3]) < 0.5, "tuning does nothing"
+    both = only(rf"Against labels only: other images {POINTS}, both {POINTS}", text)
+    assert both[2] < both[4] and both[5] < 0, "the two hide each other, in part"
+
+
+def test_no_best_setting_of_chapter_3_lies_at_an_edge():
+    tried = {}
+    for row in kd.experiment.recorded("03"):
+        if row["split"] == "val" and row["seed"] < 2:
+            numbers = re.search(r"lr=([\d.e-]+), weight_decay=([\d.e-]+),", row["recipe"]).groups()
+            found = tried.setdefault(row["scheme"], {}).setdefault(tuple(map(float, numbers)), [])
+            found.append(row["accuracy"])
+    tried = {arm: found for arm, found in tried.items() if len(found) > 1}
+    assert len(tried) == 3
+    for found in tried.values():
+        lr, decay = max(found, key=lambda at: np.mean(found[at]))
+        for near in ((lr / 4, decay), (4 * lr, decay), (lr, decay / 5), (lr, 5 * decay)):
+            assert any(np.allclose(near, one) for one in found), near
+        assert all(len(seeds) == 2 for seeds in found.values())
+
+
+def test_chapter_3_the_two_doctors():
+    text = printed("03")
+    assert "| found, built for | 8 of 8 | 8 of 8 |" in text
+    assert "| found, held out | 7 of 8 | 0 of 8 |" in text
+    rows = re.findall(r"\| right \| ([^|]+) \| ([^|]+) \| ([^|]+) \|", text)
+    assert [arm for arm, plain, _ in rows if plain != "–"] == [
+        "rewritten", "DKD", "reverse KL on purpose"]
+    assert f"false alarms | 3 of {len(rows)} |" in text
+    assert ("8 mistakes by `kd.doctor`, 1 by the plain doctor (weights of the terms exchanged)"
+            in text)
+
+
+def test_the_cost_that_chapter_3_states():
+    (path,) = FOLDER.glob("03_*.ipynb")
+    source = path.read_text("utf-8")
+    assert f"{60 * 4000:,} forward and backward passes" in source
+    assert f"{20 * 4000:,} forward passes" in source
+    assert all("epochs=60," in row["recipe"] and "batch=128," in row["recipe"]
+               for row in kd.experiment.recorded("03"))

@@ -4,7 +4,7 @@ Its code runs, and what it says of others is true of what is installed here, or 
 that they wrote.
 
 Elsewhere: tests/losses/parity.py (torchdistill, TRL, timm's formula; `nox -s parity`),
-test_museum.py (the default reduction, swapped arguments, a missing logarithm, one too many, an
+test_mistakes.py (the default reduction, swapped arguments, a missing logarithm, one too many, an
 awake teacher, a plain list), test_pages.py (the weights of the sources in notation.md, so also
 DeiT, labml, TextBrewer).
 """
@@ -101,10 +101,12 @@ def test_versions_that_are_named_link_to_their_project_and_ours_are_the_pinned_o
     assert f"timm=={timm}\n" in (ROOT / "constraints.txt").read_text("utf-8")
 
 
-def test_exhibits_are_linked_by_their_number():
-    found = re.findall(r"#exhibit-(\d+)-[\w-]+\">exhibit (\d+)</a>", PAGE)
-    assert len(found) == PAGE.count("#exhibit-") > 20
+def test_mistakes_are_linked_by_their_number():
+    found = re.findall(r"#mistake-(\d+)\">mistake (\d+)</a>", PAGE)
+    assert len(found) == PAGE.count("#mistake-") > 15
     assert all(link == text for link, text in found)
+    chapter = (ROOT / "notebooks" / "03_getting_it_right.ipynb").read_text("utf-8")
+    assert all(f"mistake-{number}" in chapter for number, _ in found)
 
 
 # --- PyTorch's tutorial -------------------------------------------------------------------------
