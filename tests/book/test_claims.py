@@ -824,16 +824,40 @@ def test_chapter_11_literature_and_virtual_teacher():
 def test_chapter_3_what_the_mistakes_cost():
     text = printed("03")
     assert only(rf"labels only \d+\.\d% \({POINTS}\)", text)[2] < 0
-    for pair in ("rewritten minus right", "other start minus right", "other start minus rewritten"):
+    for pair in ("rewritten minus right", "other start minus right"):
         _, low, high = only(rf"{pair} {POINTS}", text)
         assert low < 0 < high, f"{pair}: two arms without a mistake"
-    (within,) = re.findall(r"\*\*Not shown to differ\*\* from the reference: ([^.]+)\.", text)
+    (told,) = re.findall(r"\*\*Not told from the reference\*\*: ([^.]+)\.", text)
     (below,) = re.findall(r"\*\*Below labels only\*\*, with the whole interval: ([^.]+)\.", text)
-    assert (len(within.split(", ")), len(below.split(", "))) == (6, 5), "six, one, and five"
+    assert (len(told.split(", ")), len(below.split(", "))) == (6, 5), "the title of the figure"
+    (edge,) = re.findall(r"\*\*Below right alone\*\*, of these: (.*?)\. - \*\*", text)
+    assert [one.split(" -")[0] for one in edge.split("; ")] == [
+        "another view", "teacher in train mode"]
     batch = only(rf"\*\*Softmax over the batch\*\*: {POINTS} from the reference, {POINTS} from "
                  "labels only", text)
-    assert batch[2] < 0 <= batch[4], "a part of the gain"
-    assert "softmax over the batch" not in within + below
+    assert batch[2] < 0 <= batch[4], "between the two"
+    assert "softmax over the batch" not in told + below
+
+
+def test_chapter_3_by_other_measures():
+    text = printed("03")
+    number = r"(-?\d+\.\d+)"
+    rows = {arm: tuple(map(float, numbers)) for arm, *numbers in re.findall(
+        rf"\| ([\w² ]+) \| {N} \({N} to {N}\) \| {number} \| {number} \|", text)
+        if len(numbers) == 5}
+    assert len(rows) == 7 and max(rows, key=lambda arm: rows[arm][3]) == "T on one side"
+    assert rows["T on one side"][3] > 20 * rows["no T²"][3], "as accurate, and not calibrated"
+    assert all(row[3] < 0.02 for arm, row in rows.items() if arm != "T on one side"), "the quiz"
+    assert [arm for arm, row in rows.items() if row[4] < 0] == ["softmax over the batch"]
+    worse = [arm for arm, row in rows.items() if row[1] > 0]
+    assert only(r"\(NLL\) (\d+) of the twelve are worse", text) == (len(worse) + 5,)
+
+
+def test_chapter_3_directions():
+    text = printed("03")
+    far, near, rest = only(r"a cosine of at most (\d\.\d+), the others of at least (\d\.\d+); all "
+                           r"but \*T on one side\* of at least (\d\.\d+)", text)
+    assert far < near < rest
 
 
 def test_chapter_3_what_tuning_hides():
@@ -868,14 +892,18 @@ def test_no_best_setting_of_chapter_3_lies_at_an_edge():
 
 def test_chapter_3_the_two_doctors():
     text = printed("03")
-    assert "| found, built for | 8 of 8 | 8 of 8 |" in text
-    assert "| found, held out | 7 of 8 | 0 of 8 |" in text
-    rows = re.findall(r"\| right \| ([^|]+) \| ([^|]+) \| ([^|]+) \|", text)
-    assert [arm for arm, plain, _ in rows if plain != "–"] == [
+    assert "| `kd.doctor` | 8 of 12 | 0 of 4 | 2 of 9 |" in text
+    assert "| plain doctor, 20 lines | 12 of 12 | 3 of 4 | 3 of 9 |" in text
+    rows = re.findall(r"\| (the twelve|four more|right) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|", text)
+    assert len(rows) == 12 + 4 + 9
+    numbers = {"T on one side": 3, "softmax over the batch": 5, "another view": 9,
+               "late eval mode": 12}  # in the text: those without a rule
+    assert [arm for kind, arm, _, found in rows if kind == "the twelve" and found == "–"] == [
+        *numbers]
+    assert [arm for kind, arm, found, _ in rows if kind == "right" and found != "–"] == [
         "rewritten", "DKD", "reverse KL on purpose"]
-    assert f"false alarms | 3 of {len(rows)} |" in text
-    assert ("8 mistakes by `kd.doctor`, 1 by the plain doctor (weights of the terms exchanged)"
-            in text)
+    assert [arm for kind, arm, found, _ in rows if kind == "four more" and found == "–"] == [
+        "weights of the terms exchanged"]
 
 
 def test_the_cost_that_chapter_3_states():

@@ -169,23 +169,42 @@ def plain_doctor():
     cells = json.loads(path.read_text("utf-8"))["cells"]
     (source,) = ["".join(cell["source"]) for cell in cells
                  if "".join(cell["source"]).startswith("def plain_doctor(")]
-    names = {"torch": torch, "F": F}
+    names = {"torch": torch, "F": F, "copy": copy}
     exec(source, names)
     assert len(source.splitlines()) <= 21
     return names["plain_doctor"]
 
 
-def examined(loss=lambda z, v: losses.kd(z, v, T), told=lambda v: v, ask=lambda v: v, student=None):
+def examined(loss=lambda z, v: losses.kd(z, v, T), told=lambda v: v, ask=lambda v: v, student=None,
+             **settings):
     """The doctor on a student, and a teacher that is right for all images."""
     x, y = images(32), torch.arange(32) % 4
     noise = torch.rand(32, 4, generator=torch.Generator().manual_seed(0))
     v = 3 * F.one_hot(y, 4) + noise
     student = student or network(0).train()
-    return plain_doctor()(loss, student, told(v), lambda x: ask(v), x, y)
+    return plain_doctor()(loss, student, told(v), lambda x: ask(v), x, y, **settings)
 
 
 def test_the_plain_doctor_finds_nothing_in_a_right_set_up():
     assert examined() == []
+    assert examined(told=lambda v: v.bfloat16().float()) == [], "stored in half precision"
+
+
+def test_the_plain_doctor_leaves_the_student_as_it_is():
+    student = network(0).train()
+    before = copy.deepcopy(student.state_dict())
+    examined(student=student)
+    assert student.training
+    assert all(value.equal(before[name]) for name, value in student.state_dict().items())
+
+
+def test_the_plain_doctor_takes_the_accuracy_that_is_known():
+    """A teacher that is right for three images of four, as on CIFAR-100."""
+    def told(v):
+        return torch.cat([v[:24], v[24:].roll(1, 1)])
+
+    assert examined(told=told, ask=told, floor=0.7) == []
+    assert examined(told=told, ask=told) == ["the teacher's outputs are often wrong"]
 
 
 @pytest.mark.filterwarnings("ignore:reduction")
