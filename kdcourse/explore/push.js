@@ -121,7 +121,8 @@ function render({ model, el }) {
     kl.number.textContent = now.kl.toFixed(3);
     share.number.textContent = `${(100 * part).toFixed(0)}${SPACE}%`;
     const against = shown.filter((k) => now.hard[k] * now.soft[k] < 0
-      && Math.min(Math.abs(now.hard[k]), Math.abs(now.soft[k])) > 0.005);
+      && Math.max(Math.abs(now.hard[k]), Math.abs(now.soft[k])) > 0.005 // one push is visible,
+      && Math.min(Math.abs(now.hard[k]), Math.abs(now.soft[k])) >= 0.0005); // no column says 0
     const text = `${sliders.T.words(T)}, ${sliders.alpha.words(alpha)}. ${
       part === 0 ? "Only the label pushes."
         : part === 1 ? "Only the teacher pushes."

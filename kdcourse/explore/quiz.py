@@ -1,5 +1,6 @@
 """Questions, bets and their scores."""
 
+import hashlib
 import html
 import math
 import numbers
@@ -12,7 +13,8 @@ from ._page import Explorable, markup, plain
 def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str) -> Explorable:
     """Ask a quiz question; every answer is explained, the wrong ones too.
 
-    choices: {answer: why it is right or wrong}, 2 or more, shown in this order.
+    choices: {answer: why it is right or wrong}, 2 or more. They are shown in a fixed order that
+        depends on `name` and the texts, so it does not matter which is written first.
     name: a unique name under which the browser stores the answer; "01/why-t2" counts for the score
     of chapter 01.
     answer: the right one, as its text or a beginning of it that no other has.
@@ -25,14 +27,16 @@ def question(prompt: str, choices: Mapping[str, str], name: str, *, answer: str)
     ...     name="01/flat", answer="It flattens")
     >>> print(quiz)
     What does T = 20 do to the teacher's softmax?
-      ( ) It flattens it.
       ( ) It sharpens it.
+      ( ) It flattens it.
     """
     _check_texts(prompt, name)
     expect(isinstance(choices, Mapping) and len(choices) >= 2, "choices",
            "a dict of at least 2 answers with their explanations", repr(choices),
            "write {'answer': 'why it is right or wrong', ...}")
     choices = {str(text): str(why) for text, why in choices.items()}
+    choices = dict(sorted(choices.items(), key=lambda item: hashlib.sha256(
+        f"{name}: {item[0]}".encode()).digest()))
     for text, why in choices.items():
         expect(text.strip() and why.strip(), "choices", "an explanation for every answer",
                f"{why!r} for {text!r}", "say why it is right or wrong")
@@ -132,6 +136,7 @@ def score(name: str | Explorable, measured: float | str | Sequence[str], *,
             interval = [float(x) for x in interval]
             expect(len(interval) == 2 and interval[0] <= interval[1], "interval", "(low, high)",
                    interval, "put the lower number first")
+            interval = [round(x, digits) for x in interval]  # as printed, so as a reader judges
             low, high = (_format(x, digits) for x in interval)
             between = f" (95 % interval {low} to {high})"
         unit = data["unit"] and f" {data['unit']}"

@@ -577,6 +577,13 @@ class TestPush:
             assert float(row["soft"]) == pytest.approx(soft[k], abs=1e-6)
         return index, T, alpha
 
+    def test_a_disagreement_that_one_side_makes_visible_is_named(self, visit):
+        """Of 36 classes an untrained student's label pushes each wrong one down by little."""
+        z, v = np.zeros((1, 36)), np.zeros((1, 36))
+        v[0, :2] = 12, 11
+        page = visit(push(z, v, [0], [f"class {k}" for k in range(36)], T=4.0, alpha=0.9))
+        assert "They disagree about “class 1”." in page.locator(".card.push .say").inner_text()
+
     def test_the_push_is_minus_the_gradient(self, visit):
         z, v, labels = teacher(seed=1), teacher(), [0, 1, 2]
         page = visit(push(z, v, labels, CLASSES, pictures(), T=2.0, alpha=0.5))
@@ -775,17 +782,40 @@ class TestTemperature:
 
 
 class TestAnswers:
+    def test_the_order_of_the_answers_tells_nothing(self):
+        """It does not depend on how the author wrote them, and the right one is anywhere."""
+        places = []
+        for k in range(60):
+            asked = question("Which?", CHOICES, f"01/{k}", answer="It flattens it.").data
+            turned = question("Which?", dict(reversed(CHOICES.items())), f"01/{k}",
+                              answer="It flattens it.").data
+            assert asked == turned
+            places.append([choice["right"] for choice in asked["choices"]].index(True))
+        assert all(10 <= places.count(place) <= 30 for place in range(3))
+
+    def test_a_bet_on_the_printed_end_of_an_interval_is_inside(self, visit):
+        number = bet("By how much?", (0, 10), "01/end", unit="points", step=0.1)
+        result = score(number, 1.69, interval=(1.3235, 2.0665), digits=1)
+        assert "1.3 to 2.1" in str(result)
+        page = visit(number, result)
+        slider = page.locator(".card.bet").get_by_role("slider", name="Your bet")
+        for value in ("1.3", "2.1"):
+            slider.fill(value)
+            assert "your bet lies inside the interval" in page.locator(".card.score").inner_text()
+
     def test_every_answer_shows_its_explanation(self, visit):
-        page = visit(question("What does T = 20 do?", CHOICES, "01/flat", answer="It flattens it."))
+        asked = question("What does T = 20 do?", CHOICES, "01/flat", answer="It flattens it.")
+        order = [choice["text"] for choice in asked.data["choices"]]
+        page = visit(asked)
         card = page.locator(".card.question")
         card.get_by_role("button", name="Check").click()
         assert "Choose an answer first." in card.inner_text()
-        for i, (text, why) in enumerate(CHOICES.items()):
+        for text, why in CHOICES.items():
             assert why not in card.inner_text()
             card.get_by_role("radio", name=text).check()
             card.get_by_role("button", name="Check").click()
-            explanation = card.locator(".why").nth(i).inner_text()
-            assert explanation == ("✓ Right. " if i == 0 else "✗ No. ") + why
+            explanation = card.locator(".why").nth(order.index(text)).inner_text()
+            assert explanation == ("✓ Right. " if text == "It flattens it." else "✗ No. ") + why
         assert "1 of 1 question right at the first try" in card.inner_text()
         page.wait_for_function(
             "document.querySelector('.kdx').shadowRoot.querySelector('[role=status]')"
@@ -796,8 +826,10 @@ class TestAnswers:
         cards = one_of_each()[2:4]
         page = visit(*cards)
         first, second = page.locator(".card.question").all()
-        first.get_by_role("radio").first.focus()
-        for key in ("Space", "ArrowDown", "Enter"):  # the second answer: wrong; Enter checks
+        order = [choice["text"] for choice in cards[0].data["choices"]]
+        at = order.index("It sharpens it.")  # wrong
+        first.get_by_role("radio").nth((at - 1) % 3).focus()
+        for key in ("Space", "ArrowDown", "Enter"):  # the next answer; Enter checks
             page.keyboard.press(key)
         assert first.locator("[data-right=false]").count() == 1
         second.get_by_role("radio", name="Nothing.").check()
@@ -905,7 +937,8 @@ class TestAnswers:
         page = visit(file=file)
         page.locator(".card.bet").get_by_role("button", name="Place the bet").click()
         assert "You bet 15.0" in page.locator(".card.score").inner_text()
-        page.locator(".card.question").get_by_role("radio").first.check()
+        right = page.locator(".card.question").get_by_role("radio", name="It flattens it.")
+        right.check()
         page.locator(".card.question").get_by_role("button", name="Check").click()
         assert "1 of 1 question right" in page.locator(".card.question").inner_text()
 
