@@ -571,15 +571,15 @@ def after(lead: str, text: str, skipped: int = 0) -> tuple[float, ...]:
 
 VERDICTS = {
     1: ["- **ResNet, 40,000 others**:", "the student's own images:", "over the weakest baseline",
-        "- **500 images**:", "The teacher of 40,000 brings", "- **40,000 images without labels**:",
+        "- **500 images**:", "The teacher of 40,000 brings", "of which", "- **40,000 images without labels**:",
         "after 120 epochs", "Yet the latter is ahead by",
         "- **20% wrong**:", "- **40% wrong**:", "teacher of right labels"],
     -1: ["- **the student's twin**:", "- **a smaller network**:",
          "no gain that five seeds can show",
          "The ResNet changes the small student by"],
     0: ["- **wide ResNet**:", "and the difference is", "the assistant instead of the ResNet:",
-        "the same ResNet changes it by", "- **ResNet, plain view**:", "as many as the teacher had:",
-        "as much as 40,000 labels:", "From 15 to 120 epochs", "Any teacher for the small student",
+        "the same ResNet changes it by", "of its search the wide ResNet is", "- **ResNet, plain view**:", "as many as the teacher had:",
+        "From 40,000 labels it is", "two labels in five wrong, the student is", "From 15 to 120 epochs", "Any teacher for the small student",
         "for the small student after 120"]}
 
 
@@ -602,8 +602,12 @@ def test_chapter_9_reads_its_other_numbers():
     short, small = only(r"15 epochs \((\d\.\d)\) bring a gain, the small student \((\d\.\d)\)",
                         text)
     assert few > 10 and plain > 10 and max(short, small) < 4 and abs(short - small) < 1.5
-    every, without = only(r"correlation (0\.\d+) over 16 conditions, (0\.\d+) without", text)
-    assert min(every, without) > 0.8, "the gain goes with the teacher's lead"
+    count, least = only(r"all (\d+) conditions with a teacher more than 8 points ahead gained, by "
+                        r"(\d+\.\d) points or more", text)
+    assert count >= 5 and least > 2
+    twin = only(r"A twin ([+-]\d\.\d) points from labels only cost (\d\.\d)", text)
+    assert twin[0] >= 0 and twin[1] > 0, "as accurate as labels only, and it costs accuracy"
+    assert abs(number(r"3 to 8 points .* correlation (-?0\.\d+)\. A twin", text)) < 0.8
     assert number(r"its teachers are (\d+) to \d+ points ahead, and it loses", text) > 10
     first, last = only(r"gain of one teacher from (\d+\.\d) to (\d+\.\d) points", text)
     assert last < first / 4
