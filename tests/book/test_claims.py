@@ -298,8 +298,8 @@ def test_chapter_2_controls_that_train_nothing():
     assert share > 50, "35 numbers and a scale give most of it"
     _, low, _ = only(rf"Training by the teacher adds {POINTS}", text)
     assert low > 0
-    _, _, high = differences(text)["Least sure"]
-    assert high < 0, "a 3 is not just an image of which one is unsure"
+    share, _, _, high = only(rf"\*\*Least sure\*\*: (\d+\.\d)%, {POINTS} from the", text)
+    assert share < 20 and high < 0, "a small largest probability does not find the threes"
     _, low, _ = only(rf"Training on class averages gives {POINTS} more than the sum", text)
     assert low > 0
     _, low, high, *other = only(
@@ -313,7 +313,8 @@ def test_chapter_2_controls_that_train_nothing():
 
 def test_chapter_2_permuted_class_averages_find_few_threes():
     text = printed("02")
-    share, null = only(r"The sum recognises (\d+)%, with permuted numbers at most (\d+)%", text)
+    share, null = only(r"recognises (\d+)% \(15 epochs, validation images\), with permuted "
+                       r"numbers at most (\d+)%", text)
     assert null < share / 2
     assert null < 20
 
@@ -371,14 +372,15 @@ def test_chapter_2_transfer_sets(row, signs):
 
 def test_chapter_2_what_the_transfer_sets_contain():
     text = printed("02").replace("$", "")
-    trained, b, with_b = only(r"S\. As trained its student recognises (\d+\.\d)% of the threes, "
+    trained, b, with_b = only(r"7\. As trained its student recognises (\d+\.\d)% of the threes, "
                               r"with b = (\d+\.\d) (\d+\.\d)%", text)
     assert trained < 5 and with_b > 50 and b > 5
-    assert re.search(r"has none of 7 classes: 1, 2, 4, 8, 9, J, S\.", text)
+    assert re.search(r"has none of 7 classes: 1, 2, 4, 8, 9, J, S, and one image each of 5 and 7\.",
+                     text)
     assert number(r"\*\*Smooth noise\*\*: (\d+\.\d)% of it is a 3", text) > 100 / 36
     share, sevens, threes = only(r"\*\*Handwritten digits\*\*: (\d+\.\d)% are a 3 to the teacher, "
                                  r"(\d+) of these (\d+) are sevens", text)
-    assert share > 100 / 36 and sevens > threes / 2
+    assert share > 1 and sevens > threes / 2  # by the teacher that ran the notebook
 
 
 def test_chapter_2_other_losses():
@@ -391,7 +393,10 @@ def test_chapter_2_other_losses():
 
 
 def test_chapter_2_why():
-    assert number(r"on average (\d+\.\d) logits above it", printed("02")) > 1
+    text = printed("02")
+    near, far = only(r"square distance (\d+\.\d)\), and scatter below -24 \((\d+\.\d)\)", text)
+    assert far > 2 * near
+    assert number(r"mean probability of the 3: (\d\.\d)%", text) < 100 / 36 / 2
 
 
 def test_chapter_2_handwriting():
@@ -571,15 +576,18 @@ def after(lead: str, text: str, skipped: int = 0) -> tuple[float, ...]:
 
 VERDICTS = {
     1: ["- **ResNet, 40,000 others**:", "the student's own images:", "over the weakest baseline",
-        "- **500 images**:", "The teacher of 40,000 brings", "of which", "- **40,000 images without labels**:",
+        "- **500 images**:", "The teacher of 40,000 brings", "of which",
+        "- **40,000 images without labels**:",
         "after 120 epochs", "Yet the latter is ahead by",
         "- **20% wrong**:", "- **40% wrong**:", "teacher of right labels"],
     -1: ["- **the student's twin**:", "- **a smaller network**:",
          "no gain that five seeds can show",
          "The ResNet changes the small student by"],
     0: ["- **wide ResNet**:", "and the difference is", "the assistant instead of the ResNet:",
-        "the same ResNet changes it by", "of its search the wide ResNet is", "- **ResNet, plain view**:", "as many as the teacher had:",
-        "From 40,000 labels it is", "two labels in five wrong, the student is", "From 15 to 120 epochs", "Any teacher for the small student",
+        "the same ResNet changes it by", "of its search the wide ResNet is",
+        "- **ResNet, plain view**:", "as many as the teacher had:", "From 40,000 labels it is",
+        "two labels in five wrong, the student is", "From 15 to 120 epochs",
+        "Any teacher for the small student",
         "for the small student after 120"]}
 
 
