@@ -80,8 +80,14 @@ def test_chapter_1():
     for other in (1, 16):
         _, low, _ = only(rf"of T = {other} by {PAIR}", text)
         assert low > 0
-    ends = only(rf"show no gain over \*labels only\* \({PAIR} and {PAIR}\)", text)
-    assert ends[1] < 0 < ends[2] and ends[4] < 0 < ends[5]
+    none = only(rf"a gain at T = 2 and 4, and none at 1, 8 and 16 \({PAIR}, {PAIR} and {PAIR}\)",
+                text)
+    assert all(low < 0 < high for low, high in zip(none[1::3], none[2::3], strict=True))
+    alone = values_of_chapter_1("CE())", seeds=3)
+    for T in (2, 4):
+        gains = np.subtract(values_of_chapter_1(f"KD(T={T}), teacher=Cached(teacher('glyphs'))",
+                                                seeds=3), alone)
+        assert kd.measure.interval(list(gains))[1] > 0, T
     _, low, high = only(rf"change the arm \*labels only\* by {POINTS}", text)
     assert low < 0 < high, "sixty views"
 
@@ -103,6 +109,8 @@ def test_chapter_1_with_another_weight_other_images_and_more_epochs():
     light = only(rf"instead of 0\.9: teacher {POINTS}; wrong classes shuffled {POINTS}, confidence "
                  rf"only {POINTS}, class averages {POINTS}\.", text)
     assert light[1] > 0, "the teacher helps"
+    behind = only(rf"behind the teacher: {POINTS}, {POINTS}, {POINTS}\.", text)
+    assert max(behind[2::3]) < 0
     for low, high in zip(light[4::3], light[5::3], strict=True):
         assert low < 0 < high, "none of the three is shown to change anything"
     mean, low, _ = only(rf"Plain images\*\*: {POINTS}, from", text)
@@ -113,9 +121,9 @@ def test_chapter_1_with_another_weight_other_images_and_more_epochs():
     assert low > 0
     longer, fair = re.findall(rf"(?:gain is then|same 4,000) {POINTS}[,:]", text)
     assert float(longer[1]) > 0 and float(fair[1]) < 0 < float(fair[2]), "the fair one cannot tell"
-    _, low, high = only(rf"show that its gain shrank: {POINTS}", text)
+    _, low, high = only(rf"no shrinkage is shown either, {POINTS}", text)
     assert low < 0 < high
-    cost = only(rf"five seeds cannot tell the two apart: {POINTS}", text)
+    cost = only(rf"making this teacher; no difference is shown: {POINTS}", text)
     assert cost[1] < 0 < cost[2], "labels only in 120 epochs and the teacher of the same 4,000"
     _, low, _ = only(rf"With 1,000 images the teacher's gain is {POINTS}", text)
     assert low > gain[2] > same[2], "more than with 4,000"
@@ -144,8 +152,9 @@ def test_chapter_1_in_two_groups_of_classes():
     assert gain[1] > 0 and gain[4] > 0
     share = int(re.search(r"which hold (\d+)% of the whole gain", text)[1])
     assert share > 80, "spread over many classes"
-    _, _, high = only(rf"teacher's arm \*loses\*: {PAIR}\.", text)
-    assert high < 0, "the class 0"
+    _, _, high, val = only(rf"teacher's arm \*loses\*: {PAIR} \(on the validation images, with two "
+                           rf"seeds, {N}\)", text)
+    assert high < 0 and val < 0, "the class 0"
     same = only(rf"gains on the 32, {PAIR}; on the four five seeds cannot tell, {PAIR}\.", text)
     assert same[1] > 0 and same[4] < 0 < same[5]
     even = only(rf"Even softness loses on both: {PAIR} and {PAIR}\.", text)
@@ -171,6 +180,17 @@ def test_chapter_1_in_two_groups_of_classes():
     for group in (alike, others):  # confidence only, in the quiz
         behind = [sum(a[k] - b[k] for k in group) for a, b in zip(substitutes[0], teacher)]
         assert kd.measure.interval(behind)[2] < 0
+
+
+def values_of_chapter_1(scheme: str, seeds: int) -> list[float]:
+    """Validation accuracies at rate 0.32 and decay 0.002, augmented, in the order of seeds."""
+    ends = scheme if "CE" in scheme else f"0.1 * CE() + 0.9 * {scheme})"
+    rows = [row for row in kd.experiment.recorded("01")
+            if row["split"] == "val" and row["scheme"].endswith(ends)
+            and "views=20" in row["data"] and "train=4000," in row["data"]
+            and "epochs=60," in row["recipe"] and "lr=0.32, weight_decay=0.002," in row["recipe"]]
+    rows = [row for row in rows if row["scheme"].startswith("Supervised") or "CE" not in scheme]
+    return [next(row["accuracy"] for row in rows if row["seed"] == seed) for seed in range(seeds)]
 
 
 def per_class(*pieces: str) -> list[list[float]]:
@@ -647,7 +667,8 @@ def test_chapter_11_arms_of_chapter_1_are_its_rows():
     text = printed("11")
     for name in ("label smoothing", "class averages", "even softness"):
         ours = only(rf"(?i:\*\*{name}\*\*, {POINTS})", text)
-        assert ours == controls(printed("01"))[name][0], name
+        # Chapter 1 prints two digits where an end would round to 0.
+        assert np.allclose(ours, controls(printed("01"))[name][0], atol=0.051), name
         assert ours[0] < 0 and ours[1] < 0, f"{name}: none is shown to be above labels only"
 
 
