@@ -4,9 +4,9 @@ Its code runs, and what it says of others is true of what is installed here, or 
 that they wrote.
 
 Elsewhere: tests/losses/parity.py (torchdistill, TRL, timm's formula; `nox -s parity`),
-test_mistakes.py (the default reduction, swapped arguments, a missing logarithm, one too many, an
-awake teacher, a plain list), test_pages.py (the weights of the sources in notation.md, so also
-DeiT, labml, TextBrewer).
+test_mistakes.py (the default reduction, swapped arguments, a missing logarithm, one too many, a
+teacher in train mode, a plain list), test_pages.py (the weights of the sources in notation.md, so
+also DeiT, labml, TextBrewer).
 """
 
 import copy
