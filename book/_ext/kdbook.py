@@ -48,6 +48,26 @@ class Runs(SphinxDirective):
         return self.parse_text_to_nodes(StringList(lines, source="kdcourse/results"))
 
 
+class Losses(SphinxDirective):
+    """The losses of one kind, in the order of `kdcourse.losses`: each name stands there only."""
+
+    required_arguments = 1
+    inner = "values, forward, build, check, extra_repr, get_extra_state, set_extra_state"
+
+    def run(self):
+        from kdcourse import losses
+
+        place = f"kdcourse.losses.{self.arguments[0]}."
+        lines = ["```{eval-rst}"]
+        for name, thing in vars(losses).items():
+            if callable(thing) and thing.__module__.startswith(place):
+                kind = "class" if inspect.isclass(thing) else "function"
+                lines += [f".. auto{kind}:: kdcourse.losses.{name}", ""]
+                if kind == "class":
+                    lines[-1:] = [f"   :exclude-members: {self.inner}", ""]
+        return self.parse_text_to_nodes(StringList([*lines, "```"], source="kdcourse/losses"))
+
+
 class GlossaryLinks(SphinxPostTransform):
     """The first use of every glossary term on a page leads to its entry."""
 
@@ -60,7 +80,7 @@ class GlossaryLinks(SphinxPostTransform):
 
     def run(self, **kwargs):
         page = self.env.docname
-        if not page.startswith(self.pages) or page in self.but_not:
+        if not page.startswith(self.pages) or page.startswith(self.but_not):
             return
         entries = {name: place for (kind, name), place
                    in self.env.get_domain("std").objects.items() if kind == "term"}
@@ -177,6 +197,7 @@ def _scripts_last(page: str) -> str:
 
 
 def setup(app):
+    app.add_directive("losses", Losses)
     app.add_directive("runs", Runs)
     app.add_post_transform(GlossaryLinks)
     app.connect("builder-inited", use_svg_formulas)
