@@ -78,6 +78,13 @@ def test_each_entry_says_what_was_read_and_when_and_where_to_look():
         assert re.search(r"\]\[[\w-]+\]", text), f"{title}: no link to the source"
 
 
+def test_the_index_at_the_top_has_every_entry():
+    index = re.findall(r"^\* - \[.+?\]\(#(use-[\w-]+)\)\n  - \S", PAGE, re.M)
+    labels = dict(re.findall(r"^\((use-[\w-]+)\)=\n### (.*)$", PAGE, re.M))
+    assert index == list(dict.fromkeys(index)) and set(index) == set(labels)
+    assert set(labels.values()) == set(entries())
+
+
 def test_links_have_a_valid_form_and_each_is_used():
     for name, address in REFERENCES.items():
         assert re.fullmatch(
