@@ -107,6 +107,27 @@ class GlossaryLinks(SphinxPostTransform):
             text.parent.replace(text, [*made, nodes.Text(rest)])
 
 
+class ChapterLinks(SphinxPostTransform):
+    """Every "chapter 3" in a text leads to that chapter, except on its own page."""
+
+    default_priority = 6  # the words of the glossary are linked already
+
+    def run(self, **kwargs):
+        page = self.env.docname
+        chapters = {f"chapter {int(found[1])}": found[0] for name in self.env.found_docs
+                    if name != page and (found := re.match(r"notebooks/(\d\d)_.*", name))}
+        for text in list(self.document.findall(nodes.Text)):
+            pieces = re.split(r"([Cc]hapter\s\d+)(?!\d)", str(text))
+            if len(pieces) == 1 or _inside(text, GlossaryLinks.closed):
+                continue
+            made = []
+            for piece in pieces:
+                target = chapters.get(" ".join(piece.lower().split()))
+                made.append(nodes.Text(piece) if target is None else make_refnode(
+                    self.app.builder, page, target, "", nodes.inline(piece, piece)))
+            text.parent.replace(text, made)
+
+
 def _inside(node, kinds) -> bool:
     while node := node.parent:
         if isinstance(node, kinds):
@@ -200,6 +221,7 @@ def setup(app):
     app.add_directive("losses", Losses)
     app.add_directive("runs", Runs)
     app.add_post_transform(GlossaryLinks)
+    app.add_post_transform(ChapterLinks)
     app.connect("builder-inited", use_svg_formulas)
     app.connect("autodoc-process-docstring", list_arguments)
     app.connect("html-page-context", mend)

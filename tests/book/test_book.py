@@ -70,6 +70,20 @@ def test_every_loss_has_its_formula_paper_and_example(pages, book):
                 assert re.search(r"(19|20)\d\d", text), f"{name} has no paper"
 
 
+def test_every_chapter_that_a_text_names_is_linked(pages):
+    names = {int(path.name[:2]): path.stem for path in pages if re.match(r"\d\d_", path.name)}
+    seen = 0
+    for path, page in pages.items():
+        for text in page.select_one("article, body").find_all(string=re.compile(r"[Cc]hapter\s\d")):
+            if text.find_parent(["a", "h1", "h2", "h3", "h4", "code", "pre", "title", "script",
+                                 "caption", "nav"]):
+                continue
+            for number in re.findall(r"[Cc]hapter\s(\d+)", text):
+                assert names.get(int(number)) in (None, path.stem), f"{path.name}: {text}"
+        seen += len(page.find_all("a", string=re.compile(r"^[Cc]hapter\s\d+$")))
+    assert seen > 50
+
+
 def test_every_loss_stands_in_the_tables(pages):
     from kdcourse import losses
 
