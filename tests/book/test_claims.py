@@ -182,6 +182,17 @@ def test_chapter_1_in_two_groups_of_classes():
         assert kd.measure.interval(behind)[2] < 0
 
 
+def test_chapter_1_margins():
+    four, others, all_36, without, own = only(
+        r"The margin is (0\.\d+) on the four and (0\.\d+) on the others\. .* \(correlation "
+        r"(-?0\.\d+); without the four (-?0\.\d+)\), with the teacher's own output it does not "
+        r"\((-?0\.\d+)\)", printed("01"))
+    assert four < others / 2 and all_36 > 0.7 and without < all_36 - 0.3 and abs(own) < 0.2
+    _, low, _ = only(rf"0\.\d+\. On the four it is {POINTS} from \*confidence only\*",
+                     printed("01"))
+    assert low > 0, "one margin for all loses less there"
+
+
 def values_of_chapter_1(start: str, end: str, seeds: int) -> list[float]:
     """Validation accuracies at rate 0.32 and decay 0.002, augmented, in the order of seeds."""
     found = {row["seed"]: row["accuracy"] for row in kd.experiment.recorded("01")
