@@ -177,6 +177,20 @@ def mend(app, pagename, templatename, context, doctree):
     context["body"] = body
 
 
+def number_chapters(app, env):
+    """Let a chapter's number be that of its file, as every text calls it; they were counted in
+    the order of the contents, which is another one."""
+    for name, numbers in env.toc_secnumbers.items():
+        if found := re.match(r"notebooks/(\d\d)_", name):
+            for anchor, number in numbers.items():
+                if number:  # sections have none
+                    numbers[anchor] = (int(found[1]), *number[1:])
+            for link in [env.titles[name], *env.tocs[name].findall(nodes.reference)]:
+                if link.get("secnumber"):
+                    link["secnumber"] = (int(found[1]), *link["secnumber"][1:])
+    return []
+
+
 def use_svg_formulas(app):
     """Let MathJax draw with paths: browsers may refuse its fonts on a page opened from disk."""
     app.config.mathjax_path = "mathjax/tex-svg.js"
@@ -223,6 +237,7 @@ def setup(app):
     app.add_post_transform(GlossaryLinks)
     app.add_post_transform(ChapterLinks)
     app.connect("builder-inited", use_svg_formulas)
+    app.connect("env-get-updated", number_chapters, priority=900)  # after Sphinx's own numbers
     app.connect("autodoc-process-docstring", list_arguments)
     app.connect("html-page-context", mend)
     app.connect("build-finished", lighten)

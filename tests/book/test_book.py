@@ -70,6 +70,18 @@ def test_every_loss_has_its_formula_paper_and_example(pages, book):
                 assert re.search(r"(19|20)\d\d", text), f"{name} has no paper"
 
 
+def test_the_number_of_a_chapter_is_that_of_its_file(pages):
+    seen = 0
+    for path, page in pages.items():
+        if found := re.match(r"(\d\d)_", path.name):
+            assert page.select_one("h1 .section-number").get_text().strip() == f"{int(found[1])}."
+            seen += 1
+        for link in page.select('nav.bd-links a[href*="notebooks/"]'):
+            if found := re.search(r"notebooks/(\d\d)_", link["href"]):
+                assert link.get_text().strip().startswith(f"{int(found[1])}. "), path.name
+    assert seen >= 11
+
+
 def test_every_chapter_that_a_text_names_is_linked(pages):
     names = {int(path.name[:2]): path.stem for path in pages if re.match(r"\d\d_", path.name)}
     seen = 0
@@ -87,7 +99,8 @@ def test_every_chapter_that_a_text_names_is_linked(pages):
 def test_every_loss_stands_in_the_tables(pages):
     from kdcourse import losses
 
-    (page,) = [page for path, page in pages.items() if path.name == "losses.html"]
+    (page,) = [page for path, page in pages.items()
+               if path.name == "losses.html" and path.parent.name == "book"]
     shown = {link.get_text() for link in page.select("table a")}
     assert set(losses.__all__) - NO_LOSSES - {"hinton", "margins"} <= shown
 
