@@ -71,21 +71,21 @@ def test_every_loss_has_its_formula_paper_and_example(pages, book):
 
 
 def test_the_number_of_a_chapter_is_that_of_its_file(pages):
-    seen = 0
     for path, page in pages.items():
-        if found := re.match(r"(\d\d)_", path.name):
-            assert page.select_one("h1 .section-number").get_text().strip() == f"{int(found[1])}."
-            seen += 1
-        for link in page.select('nav.bd-links a[href*="notebooks/"]'):
-            if found := re.search(r"notebooks/(\d\d)_", link["href"]):
-                assert link.get_text().strip().startswith(f"{int(found[1])}. "), path.name
-    assert seen >= 11
+        links = [(link, found) for link in page.select("nav.bd-links a")
+                 if (found := re.search(r"(?:^|/)(\d\d)_\w+\.html$", link.get("href", "")))]
+        assert len(links) >= 10 or "_modules" in str(path) or path.name in (
+            "search.html", "genindex.html", "py-modindex.html"), path.name
+        for link, found in links:
+            assert link.get_text().strip().startswith(f"{int(found[1])}. "), path.name
 
 
 def test_every_chapter_that_a_text_names_is_linked(pages):
     names = {int(path.name[:2]): path.stem for path in pages if re.match(r"\d\d_", path.name)}
     seen = 0
     for path, page in pages.items():
+        if path.parent.name in ("api", "losses") or "_modules" in path.parts:
+            continue  # docstrings
         for text in page.select_one("article, body").find_all(string=re.compile(r"[Cc]hapter\s\d")):
             if text.find_parent(["a", "h1", "h2", "h3", "h4", "code", "pre", "title", "script",
                                  "caption", "nav"]):
