@@ -210,8 +210,8 @@ right.plot(angles, [F.mse_loss(turned(ours, a), ours) for a in angles], "s--", m
            color=kd.plot.RED, label="coordinates (MSE)")
 right.plot(angles, [kd.losses.rkd_distance(turned(ours, a), theirs) for a in angles], "o-", ms=4,
            color=kd.plot.BLUE, label="distances (RKD)")
-right.set(title="A turn changes one loss only", xlabel="angle, degrees", ylabel="loss", ylim=(-1, 24),
-          xticks=[0, 90, 180, 270, 360])
+right.set(title="A turn changes one loss only", xlabel="angle, degrees", ylabel="loss",
+          ylim=(-1, 24), xticks=[0, 90, 180, 270, 360])
 right.legend(fontsize=10);
 
 
