@@ -148,8 +148,9 @@ def gallery(x, labels, queries, found):
                          lw=2.5 if wrong else 0.5)
     for place, name in enumerate(["query", *found]):
         column = 0 if place == 0 else 2 + (place - 1) * (count + 1)
-        title = axes[0, column].set_title(name, fontsize=11)
-        title.set_in_layout(place == 0)  # it may be wider than its column
+        said = axes[0, column].annotate(name, (0, 1), (0, 6), "axes fraction", "offset points",
+                                        fontsize=11, weight="bold")
+        said.set_in_layout(place == 0)  # the others are wider than their columns
 
 
 # %% mystnb={"image": {"alt": "Three query images, a 5, a B and an R. Beside each its five nearest validation images in the pixels, most of them of other classes and framed in red, and for the teacher, nearly all of the same class in other typefaces."}}
