@@ -116,7 +116,7 @@ def test_chapter_1_with_another_weight_other_images_and_more_epochs():
     assert low > 0
     _, low, _ = only(rf"epochs\*\*: \*labels only\* gains {POINTS}\.", text)
     assert low > 0
-    longer, fair = re.findall(rf"(?:gain is then|same 4,000) {POINTS}[,:]", text)
+    longer, fair = re.findall(rf"(?:gain is then|same 4,000) {POINTS}[,.]", text)
     assert float(longer[1]) > 0 and float(fair[1]) < 0 < float(fair[2]), "the fair one cannot tell"
     _, low, high = only(rf"smaller than at 60 epochs is not shown, either: {POINTS}", text)
     assert low < 0 < high
@@ -149,9 +149,10 @@ def test_chapter_1_in_three_groups_of_classes():
     _, low, high, _, _, zero, letter, *_ = only(
         rf"none is shown, {PAIR}: {PAIR} on the 0 and {PAIR} on the O", text)
     assert low < 0 < high and zero < 0 < letter, "a moved boundary"
-    round_ones, tall = only(r"itself right on (\d+)% of these test images, on (\d+)% of 1 and I",
-                            text)
-    assert round_ones < 90 and round_ones + 3 < tall, "less to pass on"
+    round_ones, tall, before, alone = only(
+        r"right on (\d+)% of these test images and on (\d+)% of 1 and I, labels only on (\d+)% "
+        r"and (\d+)%", text)
+    assert abs((round_ones - before) - (tall - alone)) < 4, "that does not explain it"
     same = only(rf"same 4,000 gains on the 32, {PAIR}\.", text)
     assert same[1] > 0
     lost = only(rf"shuffled it is {PAIR} on 1 and I, {PAIR} on 0 and O, and {PAIR} on the others",
@@ -162,13 +163,11 @@ def test_chapter_1_in_three_groups_of_classes():
         "(even softness)", "Cached(resnet("))]
     classes = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     groups = [[classes.index(k) for k in pair] for pair in ("0O", "1I")]
-    alike = [*groups[0], *groups[1]]
-    others = [k for k in range(36) if k not in alike]
+    others = [k for k in range(36) if classes[k] not in "0O1I"]
     labels, *substitutes = (per_class("train=4000,", "views=20,", "epochs=60,", *kind)
                             for kind in kinds)
     for (_, name), arm in zip(kinds[1:], substitutes):
-        four, rest = ([sum(a[k] - b[k] for k in group) / len(group) for a, b in zip(arm, labels)]
-                      for group in (alike, others))
+        rest = [sum(a[k] - b[k] for k in others) / len(others) for a, b in zip(arm, labels)]
         _, low, high = kd.measure.interval(rest)
         assert (high < 0) == (name in ("(even softness)", "Cached(resnet(")) and low < 0, name
         for group in groups:
@@ -602,13 +601,13 @@ VERDICTS = {
         "- **20% wrong**:", "- **40% wrong**:", "teacher of right labels"],
     -1: ["- **the student's twin**:", "- **a smaller network**:",
          "and the convnet hurts:"],
-    0: ["- **wide ResNet**:", "times the weights, and", "which brings", "too low for augmented images, it is",
+    0: ["- **wide ResNet**:", "times the weights, and", "which brings",
+        "too low for augmented images, it is",
         "The ResNet changes the small student by", "The wide ResNet instead of the ResNet:",
         "the assistant instead of the ResNet:", "the same ResNet changes it by",
         "**Not shown for the one small student**:",
         "- **ResNet, plain view**:", "as many as the teacher had:", "From 40,000 labels it is",
         "two labels in five wrong, the student is", "From 15 to 120 epochs",
-        "Any teacher for the small student",
         "for the small student after 120"]}
 
 
@@ -621,7 +620,7 @@ def test_chapter_9_reads_its_intervals(verdict):
     assert after("- **ResNet, plain view**:", text, 1)[2] < 0, "behind the same view"
     twin = after("Trained like labels only it is right on", text)
     assert twin[0] < 0 and twin[2] <= 0, "a twin as accurate as labels only brings no gain"
-    assert after("saw a new view in every epoch, is", text)[1] > 0, "ahead of 20 views"
+    assert after("The ResNet of chapter 1 is", text)[1] > 0, "ahead of 20 views"
     assert after("which is", text.split("the same ResNet changes it by", 1)[1])[1] > 0
 
 
@@ -645,8 +644,8 @@ def test_chapter_9_reads_its_other_numbers():
     assert number(r"its teachers are (\d+) to \d+ points ahead, and with none of them", text) > 10
     first, last = only(r"gain of one teacher from (\d+\.\d) to (\d+\.\d) points", text)
     assert last < first / 4
-    twin, best = (only(rf"\| {name} \| ([+-]\d\.\d) \| (\d+\.\d)% \|", text)[1]
-                  for name in ("the student's twin", "ResNet, 40,000 others"))
+    twin, best = only(r"with its teacher on (\d+\.\d)% of the images, that of the ResNet of 40,000 "
+                      r"others on (\d+\.\d)%", text)
     assert abs(twin - best) < 0.5, "they agree with their teachers equally often"
     wrong = only(r"are right on (\d+)% and (\d+)% of the validation images", text)
     assert min(wrong) > 85, "teachers of wrong labels"
@@ -964,24 +963,29 @@ def test_the_cost_that_chapter_3_states():
 def test_chapter_10_the_result():
     text = printed("10")
     ((above, below, rest),) = re.findall(r"with the whole interval: ([^.]+)\. Below it: ([^.]+)\. "
-                                         r"Not told apart: ([^.]+)\.", text)
+                                         r"Neither: ([^.]+)\.", text)
     assert above == "none" and below == "standardised, logit MSE" and rest.count(",") == 3
-    first = only(rf"of the six: learned T, {POINTS} from tuned KD", text)
+    first = only(rf"on validation images, learned T, is {POINTS} from it on the test", text)
     assert first[1] < 0 < first[2]
+    easy = only(rf"Above KD at T = 13\.9\*\*: learned T {POINTS}; DIST {POINTS}; DKD {POINTS}; "
+                rf"multi-level {POINTS}\.", text)
+    assert min(easy[1::3]) > 0 and 0.8 < np.mean(easy[::3]) < 1.2, "four, about a point ahead"
+    weights = only(rf"0\.25 in place of 0\.9 KD is {POINTS}, with 0\.5 {POINTS}\.", text)
+    assert weights[1] < 0 < weights[2] and weights[4] < 0 < weights[5]
     mse = only(rf"of a large temperature, is {POINTS} from it", text)
     assert mse[2] < -2, "here MSE is last"
-    assert "whose best temperature is 4" in text, "that of most tables"
-    nearly = only(rf"KD with that fixed temperature is {POINTS} from it", text)
-    assert nearly[1] > -0.2 and nearly[2] < 0.4, "nearly KD"
-    beta, share = only(r"is best with β = ([\d.]+)\. In KD .* on average (0\.\d+)\.", text)
+    assert "at its best temperature, 4." in text, "that of most tables"
+    fixed = only(rf"\*fixed\* is {POINTS} from it: learning the temperature costs a little", text)
+    assert fixed[1] > 0 and fixed[2] < 0.5
+    beta, share = only(r"is best with β = ([\d.]+)\. In KD .* on average (0\.\d+): tuned", text)
     assert 0.5 < share / beta < 1.5, "near the weight in KD"
     scores = search_of_chapter_10()
     for arm, published in {"DKD": "DKD(alpha=1, beta=8, T=4)", "CTKD": "span=20,"}.items():
         before = [score for (scheme, *at), score in scores[arm].items()
                   if published in scheme and at == [0.32, 0.002]]
         assert len(before) == 1 and max(scores[arm].values()) - before[0] > 0.015, arm
-    for arm, published in {"DIST": "T=4,", "MLKD": "T=(2, 3, 4, 5, 6)", "LogitStd": "T=2,",
-                           "LogitMSE": "0.9 * "}.items():
+    for arm, published in {"DIST": "T=4,", "MLKD": "T=(2, 3, 4, 5, 6)",
+                           "LogitStd": "T=2,"}.items():
         before = [score for (scheme, *at), score in scores[arm].items()
                   if published in scheme and at == [0.32, 0.002]]
         assert len(before) == 1 and max(scores[arm].values()) - before[0] < 0.005, arm
@@ -993,12 +997,13 @@ def search_of_chapter_10() -> dict[str, dict[tuple, float]]:
     for row in kd.experiment.recorded("10"):
         if (row["split"] == "val" and row["seed"] < 2 and "teacher('glyphs')" in row["scheme"]
                 and "standardize" not in row["scheme"]):
-            arm = re.search(r"(DKD|DIST|LogitStd|MLKD|CTKD|LogitMSE)\(", row["scheme"])[1]
+            arm = re.search(r"(DKD|DIST|LogitStd|MLKD|CTKD|LogitMSE|0\.19 \* KD)\(",
+                            row["scheme"])[1]
             lr, wd = map(float, re.search(
                 r"lr=([\d.e-]+), weight_decay=([\d.e-]+),", row["recipe"]).groups())
             at = (row["scheme"], round(lr, 8), round(wd, 8))
             found.setdefault(arm, {}).setdefault(at, []).append(row["accuracy"])
-    assert len(found) == 6
+    assert len(found) == 7, "six losses, and KD at the matched weight"
     return {arm: {at: np.mean(runs) for at, runs in tried.items() if len(runs) == 2}
             for arm, tried in found.items()}
 
@@ -1009,17 +1014,20 @@ def test_chapter_10_what_standardised_logits_do_not_see():
     change = rf"{number} \({number} to {number}\)"
     rows = {name: tuple(map(float, found)) for name, *found in re.findall(
         rf"\| ([\w -]+) \| {change} \| {change} \|",
-        text.split("| against KD | ECE", 1)[1].split("How large it is", 1)[0])}
+        text.split("| against KD | ECE", 1)[1].split("The ECE of", 1)[0])}
     assert len(rows) == 6
     for column in (0, 3):
         assert max(rows, key=lambda name: rows[name][column]) == "standardised"
     assert rows["standardised"][1] > 0.3, "by far"
     assert max(row[0] for name, row in rows.items() if name != "standardised") < 0.02
-    by_rate = re.findall(r"\| (0\.\d+) \| (\d+\.\d)% \| (0\.\d+) \|", text)
+    by_rate = re.findall(r"\| (0\.\d+) \| (\d+\.\d+)% \| (0\.\d+) \|", text)
     rates, scores, errors = zip(*(map(float, row) for row in by_rate), strict=True)
     assert rates == (0.02, 0.08, 0.32) and max(scores) - min(scores) < 0.6
     assert errors[0] > 2 * errors[1] > 10 * errors[2], "by the rate"
-    found = only(rf"standardised logits is {number}, {change} from KD, and the NLL {number}, "
+    most, accuracy = text.split("in place of 0.1 the ECE is ", 1)[1].split(" on the test images", 1)
+    assert float(most) < 0.05 < 0.5 * min(errors[:2]), "the labels give the size"
+    assert float(re.search(rf"accuracy {POINTS}", accuracy)[2]) < 0.1
+    found = only(rf"without them, the ECE is {number}, {change} from KD, and the NLL {number}, "
                  rf"{change} from KD", text)
     assert found[2] < 0 < found[3] and 0 < found[5] < 0.05, "nearly all of it"
     for row in kd.experiment.recorded("10"):
@@ -1029,11 +1037,30 @@ def test_chapter_10_what_standardised_logits_do_not_see():
             assert row["accuracy"] > 0.9, "nine of ten answers"
 
 
+def over_temperatures(chapter: str, scheme: str) -> dict[float, float]:
+    """T: mean validation accuracy of two seeds at the rate and decay where the searches start."""
+    found = {}
+    for row in kd.experiment.recorded(chapter):
+        T = re.search(scheme, row["scheme"])
+        if (T and row["split"] == "val" and row["seed"] < 2 and "teacher('glyphs')" in row["scheme"]
+                and "lr=0.32, weight_decay=0.002," in row["recipe"] and "views=20" in row["data"]
+                and "epochs=60," in row["recipe"] and "train=4000," in row["data"]):
+            found.setdefault(float(T[1]), []).append(row["accuracy"])
+    return {T: np.mean(runs) for T, runs in found.items()}
+
+
 def test_chapter_10_temperatures():
     text = printed("10")
-    near = only(rf"\*\*KD at that temperature\*\* is {POINTS} from the standardised logits, and "
-                rf"{POINTS} from tuned KD", text)
-    assert near[1] < 0 < near[2] and near[5] < 0, "not told from one, behind the other"
+    near = only(rf"with KD's settings is {POINTS} from standardised logits", text)
+    assert near[1] < 0 < near[2], "not told apart"
+    matched = only(rf"it is {POINTS} from them, and {POINTS} from tuned KD", text)
+    assert matched[2] < 0 and matched[5] < 0, "behind both, weight and search matched"
+    ahead = only(rf"There they are ahead of KD, {POINTS} at the matched weight", text)
+    assert ahead[1] > 0
+    best = {name: max(tried, key=tried.get) for name, tried in (
+        ("KD", over_temperatures("01", r" 0\.1 \* CE\(\) \+ 0\.9 \* KD\(T=([\d.]+)\),")),
+        ("z", over_temperatures("10", r"9 \* LogitStd\(T=([\d.]+),")))}
+    assert best == {"KD": 4, "z": 2}, "the maxima of the figure"
     ends = [(float(limit), float(end)) for end, limit in re.findall(
         r"([\d.]+) with the limit ([\d.]+)[;.]", text)]
     assert len(ends) == 7 and all(abs(end - limit) < 0.06 if limit <= 11 else 12 < end < 14
@@ -1051,8 +1078,12 @@ def test_chapter_10_controls_and_second_teacher():
             "Where the learned", 1)[0] + " ")
         assert both[1] < 0 < both[2], f"{name}: not shown to be above KD"
     assert both[5] < 0, "standardised: with the first teacher only"
-    _, low, high = only(rf"DKD with z-scores minus DKD: {POINTS}", text)
-    assert low < 0 < high
+    pair = [{row["seed"]: row["accuracy"] for row in kd.experiment.recorded("10")
+             if row["split"] == "val" and piece in row["scheme"]
+             and "lr=0.32, weight_decay=0.002," in row["recipe"]}
+            for piece in ("DKD(alpha=9, beta=4.5, T=2, standardize", "DKD(alpha=1, beta=0.5, T=4)")]
+    gaps = [pair[0][seed] - pair[1][seed] for seed in range(3)]
+    assert kd.measure.interval(gaps)[1] < 0, "z-scores in DKD: no gain is shown"
 
 
 def test_no_best_setting_of_chapter_10_lies_at_an_edge():
@@ -1061,4 +1092,4 @@ def test_no_best_setting_of_chapter_10_lies_at_an_edge():
         near = {(scheme, round(a, 8), round(b, 8)) for a, b in (
             (lr / 4, wd), (4 * lr, wd), (lr, wd / 5), (lr, 5 * wd))}
         assert near <= tried.keys(), arm
-        assert len({name for name, *_ in tried}) >= 5, arm
+        assert len({name for name, *_ in tried}) >= 5 or arm == "0.19 * KD", arm
