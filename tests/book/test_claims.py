@@ -1031,7 +1031,8 @@ def test_chapter_10_what_standardised_logits_do_not_see():
                  rf"{change} from KD", text)
     assert found[2] < 0 < found[3] and 0 < found[5] < 0.05, "nearly all of it"
     for row in kd.experiment.recorded("10"):
-        if row["split"] == "test" and "LogitStd" in row["scheme"] and "glyphs')" in row["scheme"]:
+        if (row["split"] == "test" and "0.1 * CE() + 9 * LogitStd" in row["scheme"]
+                and "glyphs')" in row["scheme"]):
             bins = [(count, sure) for count, sure, _ in row["reliability"] if count]
             assert 0.45 < np.average([b for _, b in bins], weights=[a for a, _ in bins]) < 0.6
             assert row["accuracy"] > 0.9, "nine of ten answers"
