@@ -16,7 +16,19 @@ def my_dkd(student, teacher, labels, beta, T):
     ("my_dkd", """
 def my_dkd(student, teacher, labels, beta, T):
     return (1 + beta) * L.kd(student, teacher, T=T)
-""", "two outcomes"),
+""", "leaves label and no label"),
+    ("my_dkd", """
+def my_dkd(student, teacher, labels, beta, T):
+    own = F.one_hot(labels, student.shape[1]).bool()
+    both = []
+    for logits in (student / T, teacher / T):
+        p = logits.softmax(1)[own]
+        rest = logits[~own].view(len(logits), -1).log_softmax(1)
+        both.append((torch.stack([p, 1 - p], 1).log(), rest))
+    (b_q, r_q), (b_p, r_p) = both
+    parts = ((b_p.exp() * (b_p - b_q)).sum(1), (r_p.exp() * (r_p - r_q)).sum(1))
+    return T**2 * (parts[0] + beta * parts[1]).mean()
+""", "may be log 0"),
     ("my_dkd", """
 def my_dkd(student, teacher, labels, beta, T):
     target = L.dkd(student, teacher, labels, 1, 0, T)
