@@ -261,6 +261,7 @@ def of_timm(kind):
     return task.train()(coloured.x, coloured.y)["loss"].item()
 
 
+# %% tags=["hide-input"]
 for kind, term in (("soft", KD(T=3, student="head_dist")),
                    ("hard", HardLabel(student="head_dist"))):
     theirs, objective = of_timm(kind), 0.5 * CE(student="head") + 0.5 * term
@@ -396,10 +397,12 @@ with contextlib.redirect_stdout(io.StringIO()):
              for name in objectives}
 at = {name: best for name, (best, _) in found.items()}
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 lines = "\n".join(
     f"| {name} | {f'{w / (1 + w):.2g}' if w else '–'} | {lr:g} | {wd:g} | {len(found[name][1])} |"
     for name, (w, lr, wd) in at.items())
+
+# %% tags=["hide-input"]
 Markdown(f"""
 <details><summary>The settings that were found</summary>
 
@@ -416,16 +419,22 @@ Markdown(f"""
 
 # %% tags=["hide-cell"]
 @torch.no_grad()
-def heads(scheme, split):
-    """Right: class head, distillation head, softmaxes added, mean logits; and do they agree?"""
-    model = scheme.student
-    if not isinstance(model, TwoTokens):
-        return []
+def outputs_of(model, x):
+    """Logits of the class head, of the second head, and of the class head without the token."""
     with kd.models.evaluating(model):
-        first, second = model.both(split.x.to(kd.models.device_of(model)))
-    right = [kd.measure.accuracy(z, split.y) for z in (
-        first, second, mean_of_softmaxes(first, second), (first + second) / 2)]
-    return [*right, kd.measure.agreement(first, second)]
+        x = x.to(kd.models.device_of(model))
+        return *model.both(x), model.head(model.vit(model.normalize(x)))
+
+
+# %% tags=["hide-cell"]
+def heads(scheme, split):
+    """Right: each head, softmaxes added, mean logits, class head alone; how often both agree."""
+    if not isinstance(scheme.student, TwoTokens):
+        return []
+    a, b, alone = outputs_of(scheme.student, split.x)
+    right = [kd.measure.accuracy(z, split.y)
+             for z in (a, b, mean_of_softmaxes(a, b), (a + b) / 2, alone)]
+    return [*right, kd.measure.agreement(a, b)]
 
 
 # %% tags=["hide-cell"]
@@ -435,12 +444,12 @@ def cosines(scheme, split):
     model = scheme.student
     if not isinstance(model, TwoTokens):
         return []
-    vit = model.vit
+    x = split.x[:500].to(kd.models.device_of(model))
     with kd.models.evaluating(model):
-        x = split.x[:500].to(kd.models.device_of(model))
         last = kd.taps(model, ["vit.norm"])(x).taps["vit.norm"]
-    learned = F.cosine_similarity(model.token, vit.cls_token + vit.pos_embed[:, :1], dim=2)
-    return [learned.item(), F.cosine_similarity(last[:, 0], last[:, 1]).mean().item()]
+    start = model.vit.cls_token + model.vit.pos_embed[:, :1]
+    return [F.cosine_similarity(a, b).mean().item() for a, b in
+            ((model.token[:, 0], start[:, 0]), (last[:, 0], last[:, 1]))]
 
 
 # %% tags=["hide-cell"]
@@ -493,11 +502,13 @@ def drawn(ax, place, pairs, color, label=None):
                 textcoords="offset points", ha="center")
 
 
-# %% mystnb={"image": {"alt": "Paired difference in test accuracy to labels only, with 95 percent intervals and a dot for each of five seeds: label smoothing and two tokens with labels in grey, soft distillation at the published weight with and without the division in orange, and soft, hard, soft on a token and hard on a token, each with its own search, in blue. A line at zero is labels only."}} tags=["hide-input"]
+# %% tags=["remove-input"]
 BLUE, GREY, ORANGE = kd.plot.BLUE, kd.plot.GREY, kd.plot.ORANGE
 colors = {"label smoothing": GREY, "two tokens, labels": GREY} | dict.fromkeys(published, ORANGE)
 shown = ["label smoothing", "two tokens, labels", *reversed(published), "soft", "hard",
          "soft, token", "hard, token"]
+
+# %% mystnb={"image": {"alt": "Paired difference in test accuracy to labels only, with 95 percent intervals and a dot for each of five seeds: label smoothing and two tokens with labels in grey, soft distillation at the published weight with and without the division in orange, and soft, hard, soft on a token and hard on a token, each with its own search, in blue. A line at zero is labels only."}} tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6.4, 4.6))
 for place, name in enumerate(shown):
     drawn(ax, place, (final.values(name), final.values("labels only")), colors.get(name, BLUE))
@@ -539,6 +550,7 @@ def views(strength):
         data, views=20, shift=0.1 * strength, degrees=11 * strength, scale=0.15 * strength)
 
 
+# %% tags=["hide-cell"]
 with contextlib.redirect_stdout(io.StringIO()):
     by_strength = {s: kd.compare({"labels only": arms["labels only"]}, views(s),
                                  recipe(at["labels only"]), range(2), results="07"
@@ -549,8 +561,8 @@ own_views = tested({"labels only": arms["labels only"]}, at, views(strength))
 # %% tags=["hide-input"]
 Markdown(f"""
 **Twice as many epochs**, validation images, two seeds: {"; ".join(
-    f"{name} {usual.mean(name):.1%} to {long.mean(name):.1%}" for name in checked)}. Soft minus hard:
-{100 * (usual.mean("soft") - usual.mean("hard")):+.1f} points, then
+    f"{name} {usual.mean(name):.1%} to {long.mean(name):.1%}" for name in checked)}. Soft minus
+hard: {100 * (usual.mean("soft") - usual.mean("hard")):+.1f} points, then
 {100 * (long.mean("soft") - long.mean("hard")):+.1f}.
 
 **Augmentation for labels only**, the same: {"; ".join(
@@ -588,6 +600,8 @@ others = {"another image": kd.Cached.of(given.logits[:, following], augmented, "
           "first choice and its p": kd.Cached.of(first_choice(given.logits), augmented,
                                                  "first choice and its probability")}
 w_soft, w_hard = at["soft"][0], at["hard"][0]
+
+# %% tags=["hide-cell"]
 same = stored["the same 4,000"]
 more = {name: arm("soft", w_soft, of) for name, of in others.items()}
 more |= {"soft, same 4,000": arm("soft", w_soft, same),
@@ -600,16 +614,17 @@ def against(name, other, unit=" points"):
     return apart(controls.values(name), final.values(other), unit)
 
 
+# %% tags=["hide-input"]
 kept = (plain[0].argmax(1) == y).float().mean()
+own_images = apart(controls.values("soft, same 4,000"), controls.values("hard, same 4,000"))
 Markdown(f"""
 | control | minus soft, points | minus labels only |
 |---|---|---|
 """ + "\n".join(f"| {name} | {against(name, 'soft', '')} | {against(name, 'labels only', '')} |"
                 for name in ("the plain image", "another image", "soft, same 4,000")) + f"""
 
-- **Teacher of the same 4,000: soft minus hard** is
-  {apart(controls.values("soft, same 4,000"), controls.values("hard, same 4,000"))}, hard minus
-  labels only {against("hard, same 4,000", "labels only")}.
+- **Teacher of the same 4,000: soft minus hard** is {own_images}, hard minus labels only
+  {against("hard, same 4,000", "labels only")}.
 - A *hard* label for the plain image is the label for {kept:.1%} of the images: nearly labels only.
 """)
 
@@ -624,12 +639,14 @@ Markdown(f"""
 #
 # Two things: how sure the teacher is of its first choice, in this view, and how it ranks the rest. A teacher in between has the first choice *with its probability* at $T$ = 3, and spreads the rest evenly. It is trained like soft.
 
-# %% mystnb={"image": {"alt": "Points gained over labels only with 95 percent intervals and a dot for each of five seeds, for four targets: the first choice alone, the first choice with its probability, the soft label for another image of the class, and the whole soft label. A line at zero is labels only."}} tags=["hide-input"]
+# %% tags=["remove-input"]
 base = final.values("labels only")
 steps = {"first choice alone (hard)": (final.values("hard"), BLUE),
          "first choice, its probability": (controls.values("first choice and its p"), ORANGE),
          "soft, of another image": (controls.values("another image"), GREY),
          "soft": (final.values("soft"), BLUE)}
+
+# %% mystnb={"image": {"alt": "Points gained over labels only with 95 percent intervals and a dot for each of five seeds, for four targets: the first choice alone, the first choice with its probability, the soft label for another image of the class, and the whole soft label. A line at zero is labels only."}} tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6.4, 3.1))
 for place, (name, (values, color)) in enumerate(steps.items()):
     drawn(ax, place, (values, base), color)
@@ -660,11 +677,20 @@ def column(name, quantity, place):
     return [run[place] for run in final.values(name, quantity)]
 
 
+# %% tags=["remove-input"]
+def joint(name):
+    """What both heads together gain over the class head."""
+    return apart(column(name, "heads", 2), column(name, "heads", 0))
+
+
+# %% tags=["remove-input"]
 rows = "\n".join(
     f"| {name} | {np.mean(column(name, 'cosines', 0)):.2f} | "
     f"{np.mean(column(name, 'cosines', 1)):.2f} | " + " | ".join(
-        f"{np.mean(column(name, 'heads', place)):.1%}" for place in (4, 0, 1, 2)) + " |"
+        f"{np.mean(column(name, 'heads', place)):.1%}" for place in (5, 0, 1, 2)) + " |"
     for name in pairs)
+mid, low, high = kd.measure.paired_difference(
+    column("hard, token", "cosines", 1), column("two tokens, labels", "cosines", 1))
 
 # %% tags=["hide-input"]
 Markdown(f"""
@@ -672,13 +698,11 @@ Markdown(f"""
 |---|---|---|---|---|---|---|
 {rows}
 
-The cosine at the end, hard on the token minus two tokens with labels:
-{told_as([v / 100 for v in kd.measure.paired_difference(
-    column("hard, token", "cosines", 1), column("two tokens, labels", "cosines", 1))], "").replace(
-        "+", "+")}. Both heads minus the class head alone: hard on the token
-{apart(column("hard, token", "heads", 2), column("hard, token", "heads", 0))}, two tokens with labels
-{apart(column("two tokens, labels", "heads", 2), column("two tokens, labels", "heads", 0))}.
-""")
+- **Cosine at the end**, hard on the token minus two tokens with labels: {mid:+.2f} ({low:+.2f} to
+  {high:+.2f}).
+- **Both heads minus the class head**: hard on the token {joint("hard, token")}, two tokens with
+  labels {joint("two tokens, labels")}.
+""".replace("-0", "−0"))
 
 # %% [markdown]
 # *Start* are the two learned vectors, *end* is what the heads read. READ: two sentences. The paper has 0.06 and 0.93, and 0.999 for two class tokens: does our control become one token? Does the hard token differ from the control, and is the gain from both heads larger than the control's?
@@ -748,8 +772,7 @@ def draw(runs):
         ax.axhline(1 / 36, color=GREY, ls=":", label="chance")
         ax.set(title=name, xlabel="epoch", ylim=(0, None))
     axes[0].set_ylabel("validation accuracy"), axes[0].legend(fontsize=10)
-    axes[0].yaxis.set_major_formatter("{x:.0%}"), axes[len(runs) - 1].grid(True)
-    axes[1].set_visible(len(runs) > 1)
+    axes[0].yaxis.set_major_formatter("{x:.0%}"), axes[1].set_visible(len(runs) > 1)
 
 
 draw(runs)
@@ -815,8 +838,8 @@ def mixed_hard(first, second, teacher, y, y_other, share):
 
 # %% tags=["exercise-check"]
 with kd.checks.any_loss.report_stub():
-    draw_ = torch.Generator().manual_seed(0)
-    z1, z2, t = torch.randn(3, 16, 36, generator=draw_)
+    rng = torch.Generator().manual_seed(0)
+    z1, z2, t = torch.randn(3, 16, 36, generator=rng)
     a, b = y[:16], y[16:32]
     mine = mixed_hard(z1, z2, t, a, b, 0.7)
     right = (0.35 * F.cross_entropy(z1, a) + 0.15 * F.cross_entropy(z1, b)
@@ -880,28 +903,15 @@ with kd.checks.any_loss.report_stub(), torch.no_grad():
 #     return model.head(model.vit(model.normalize(x)))  # its own head was taken away
 # ```
 #
-# **What you should see:** the numbers in the next fold, for five networks with the hard label on the token.
+# **What you should see:** the numbers in the next fold, for the five students with the hard label on the token.
 #
 # </details>
 
 # %% tags=["hide-cell"]
-def alone(scheme, split):
-    """The class head: with the distillation token in the sequence, and without it."""
-    model = scheme.student
-    with kd.models.evaluating(model), torch.no_grad():
-        x = split.x.to(kd.models.device_of(model))
-        both = model.both(x)[0], model.head(model.vit(model.normalize(x)))
-    return [kd.measure.accuracy(z, split.y) for z in both]
-
-
-# %% tags=["hide-cell"]
-with contextlib.redirect_stdout(io.StringIO()):
-    kept_or_not = kd.compare({"hard, token": arms["hard, token"]}, augmented,
-                             recipe(at["hard, token"]), range(2), also={"alone": alone},
-                             results="07").values("hard, token", "alone")
+there, gone = column("hard, token", "heads", 0), column("hard, token", "heads", 4)
 Markdown(f"""
-Class head, validation images, two seeds: {np.mean(kept_or_not, 0)[0]:.1%} with the token in the
-sequence, {np.mean(kept_or_not, 0)[1]:.1%} without it.
+Class head on the test images: {np.mean(there):.1%} with the token in the sequence,
+{np.mean(gone):.1%} without it, {apart(gone, there)}.
 """)
 
 # %% [markdown]
@@ -963,6 +973,7 @@ def ours(name, place=None):
     return f"{100 * np.mean(values):.1f}"
 
 
+# %% tags=["hide-input"]
 Markdown(f"""
 | test accuracy in % | here | DeiT-Ti | DeiT-S | DeiT-B |
 |---|---|---|---|---|
@@ -984,14 +995,14 @@ Markdown(f"""
 
 # %% tags=["hide-input"]
 Markdown(f"""
-1. **READ: soft or hard.** Each with its own search, soft minus hard is {gap("soft", "hard")}; with the
-   teacher of the same images {apart(controls.values("soft, same 4,000"),
-                                     controls.values("hard, same 4,000"))}. At the published weight the
-   order is READ: {gap("soft, λ = 0.1, / 36", "hard")}.
-2. **READ: the token.** Hard on the token minus hard on the class token {gap("hard, token", "hard")},
-   minus a second token that gets labels {gap("hard, token", "two tokens, labels")}.
-3. **Count before you train**: on how many views the first choice is not the label, and how large the
-   teacher's part of the gradient is.
+1. **READ: soft or hard.** Each with its own search, soft minus hard is {gap("soft", "hard")}; with
+   the teacher of the same images {own_images}. At the published weight the order is READ:
+   {gap("soft, λ = 0.1, / 36", "hard")}.
+2. **READ: the token.** Hard on the token minus hard on the class token
+   {gap("hard, token", "hard")}, minus a second token that gets labels
+   {gap("hard, token", "two tokens, labels")}.
+3. **Count before you train**: on how many views the first choice is not the label, and how large
+   the teacher's part of the gradient is.
 """)
 
 # %% [markdown]
