@@ -635,7 +635,7 @@ def against(name, other, unit=" points"):
 # %% tags=["hide-input"]
 kept = (plain[0].argmax(1) == y).float().mean()
 own_images = apart(controls.values("soft, same 4,000"), controls.values("hard, same 4,000"))
-Markdown(f"""
+Markdown("""
 | control | minus soft, points | minus labels only |
 |---|---|---|
 """ + "\n".join(f"| {name} | {against(name, 'soft', '')} | {against(name, 'labels only', '')} |"
@@ -666,7 +666,7 @@ steps = {"first choice alone (hard)": (final.values("hard"), BLUE),
 
 # %% mystnb={"image": {"alt": "Points gained over labels only with 95 percent intervals and a dot for each of five seeds, for four targets: the first choice alone, the first choice with its probability, the soft label for another image of the class, and the whole soft label. A line at zero is labels only."}} tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6.4, 3.1))
-for place, (name, (values, color)) in enumerate(steps.items()):
+for place, (values, color) in enumerate(steps.values()):
     drawn(ax, place, (values, base), color)
 ax.axvline(0, color="black", lw=1.2), ax.grid(False, axis="y"), ax.invert_yaxis()
 ax.set_yticks(range(len(steps)), steps)
@@ -782,7 +782,7 @@ runs = {"planted": short_run(told_head=0)}
 
 # %% mystnb={"image": {"alt": "Validation accuracy by epoch of the class head, the second head and both together for the planted mistake. The class head rises, the second head stays at the dotted line of chance, and both together lie just below the class head."}} tags=["hide-input"]
 def draw(runs):
-    figure, axes = plt.subplots(1, 2, figsize=(6.6, 3.2), sharey=True)
+    axes = plt.subplots(1, 2, figsize=(6.6, 3.2), sharey=True)[1]
     for ax, (name, rows) in zip(axes, runs.items()):
         for values, title, color, mark in zip(rows.T, ("class head", "second head", "both"),
                                               ("black", BLUE, ORANGE), "os^"):
@@ -1008,7 +1008,9 @@ Markdown(f"""
 """)
 
 # %% [markdown]
-# Their Table 8 gives DeiT-B without distillation as 81.8 ± 0.2, so 83.0 to 83.4, hard to token, is about two such deviations. What differs: students without convolutions, 1.28 million images, MixUp, CutMix and erasing, labels smoothed by 0.1, a RegNetY-16GF with 82.9 % as the teacher, about as good as the student. How often its first choice differs from the label on their views is not reported; on the validation images it is 17.1 %. The more often, the more a hard label can say. We have found no published ImageNet run of the soft loss with the sum over classes and a searched weight; the authors' remark in the issue is all.
+# Their Table 8 gives DeiT-B without distillation as 81.8 ± 0.2, so 83.0 to 83.4, hard to token, is about two such deviations.
+#
+# What differs: students without convolutions, 1.28 million images, MixUp, CutMix and erasing, labels smoothed by 0.1, a RegNetY-16GF with 82.9 % as the teacher, about as good as the student {cite:p}`touvron2021`. How often its first choice differs from the label on their views is not reported; on the validation images it is 17.1 %. The more often, the more a hard label can say. We have found no published ImageNet run of the soft loss with the sum over classes and a searched weight; the authors' remark in the issue is all.
 #
 # **What became of it.** DeiT III {cite:p}`touvron2022`, from the same group, has no teacher: a new recipe for labels alone brings a ViT-S to 81.4 % and a ViT-B to 83.8 %, as much as DeiT's students with teacher and token. TinyViT {cite:p}`wu2022tinyvit` went on with *soft* labels: the largest logits are stored for each augmented view of ImageNet-21k, and 21 million weights reach 84.8 %. Fast knowledge distillation {cite:p}`shen2022` stores soft labels for every crop as well; it is what `kd.Cached` does here. {cite:t}`beyer2022` train with soft labels alone, without the true ones, on the same view for both, for thousands of epochs.
 #
