@@ -27,7 +27,7 @@
 # - tell from the teacher's outputs when a hard label says something that the label does not,
 # - name the control that separates a distillation token from a second head.
 #
-# **You need** [chapter 1](01_hinton.ipynb): temperature, the loss, paired differences. Tokens and attention are drawn in [chapter 6](06_vit_and_convnets.ipynb).
+# **You need** [chapter 1](01_hinton.ipynb): temperature, the loss, paired differences. Tokens and attention are explained in [chapter 6](06_vit_and_convnets.ipynb).
 #
 # **Reading time** about 24 minutes, exercises not counted.
 # ```
@@ -531,17 +531,18 @@ shown = ["label smoothing", "two tokens, labels", *reversed(published), "soft", 
 figure, ax = plt.subplots(figsize=(6.4, 4.6))
 for place, name in enumerate(shown):
     drawn(ax, place, (final.values(name), final.values("labels only")), colors.get(name, BLUE))
-ax.axvline(0, color="black", lw=1.2), ax.grid(False, axis="y"), ax.invert_yaxis()
-ax.set_yticks(range(len(shown)), shown)
+ax.axvline(0, color="black", lw=1.2), ax.grid(False, axis="y")
+ax.set_yticks(range(len(shown)), shown), ax.set_ylim(len(shown) - 0.5, -0.8)
 ax.set(xlabel="points gained over labels only, test images (95 % interval)",
        title="READ: soft against hard in one message");
 
 # %% tags=["hide-input"]
 match = np.corrcoef(final.values("soft"), final.values("hard"))[0, 1]
+match = f"{match:.2f}".replace("-", "−")
 Markdown(f"""
 Labels only are right on {final.mean("labels only"):.1%}.
 
-- **Soft minus hard**: {gap("soft", "hard")}; their accuracies have a correlation of {match:.2f}.
+- **Soft minus hard**: {gap("soft", "hard")}; their accuracies have a correlation of {match}.
 - **The published soft loss**, λ = 0.1 and divided by the classes, minus labels only:
   {gap("soft, λ = 0.1, / 36")}; minus hard: {gap("soft, λ = 0.1, / 36", "hard")}. Without the
   division, minus hard: {gap("soft, λ = 0.1", "hard")}.
@@ -686,8 +687,8 @@ steps = {"first choice alone (hard)": (final.values("hard"), BLUE),
 figure, ax = plt.subplots(figsize=(6.4, 3.1))
 for place, (values, color) in enumerate(steps.values()):
     drawn(ax, place, (values, base), color)
-ax.axvline(0, color="black", lw=1.2), ax.grid(False, axis="y"), ax.invert_yaxis()
-ax.set_yticks(range(len(steps)), steps)
+ax.axvline(0, color="black", lw=1.2), ax.grid(False, axis="y")
+ax.set_yticks(range(len(steps)), steps), ax.set_ylim(len(steps) - 0.5, -0.8)
 ax.set(xlabel="points gained over labels only, test images (95 % interval)",
        title="READ: which part of the soft label does it");
 
