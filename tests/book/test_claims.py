@@ -169,7 +169,9 @@ def test_chapter_1_in_three_groups_of_classes():
     labels, *substitutes = (per_class("train=4000,", "views=20,", "epochs=60,", *kind)
                             for kind in kinds)
     for (_, name), arm in zip(kinds[1:], substitutes):
-        rest = [sum(a[k] - b[k] for k in others) / len(others) for a, b in zip(arm, labels)]
+        four, rest = ([sum(a[k] - b[k] for k in group) / len(group) for a, b in zip(arm, labels)]
+                      for group in ([*groups[0], *groups[1]], others))
+        assert kd.measure.paired_difference(four, rest)[2] < 0, f"{name}: it loses most on the four"
         _, low, high = kd.measure.interval(rest)
         assert (high < 0) == (name in ("(even softness)", "Cached(resnet(")) and low < 0, name
         for group in groups:
@@ -1057,6 +1059,8 @@ def over_temperatures(chapter: str, scheme: str) -> dict[float, float]:
 
 def test_chapter_10_temperatures():
     text = printed("10")
+    settings = only(r"T = 2 is like KD at T = ([\d.]+), a weight of 9 like ([\d.]+) \(at", text)
+    assert settings == (13.9, 0.19), "the settings of the arms, which the rows have"
     near = only(rf"with KD's settings is {POINTS} from standardised logits", text)
     assert near[1] < 0 < near[2], "not told apart"
     matched = only(rf"it is {POINTS} from them, and {POINTS} from tuned KD", text)
