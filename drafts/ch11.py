@@ -799,7 +799,7 @@ targets it is {r_others:.2f}. So it rests mostly on those three.
 
 """.replace("-0.", "−0."))
 
-# %% mystnb={"image": {"alt": "Squared bias and variance of students with labels only, with the teacher and with class averages: a marker with its interval and five dots for each. The squared bias is about the same for labels only and the teacher, and larger with class averages. The variance is largest with labels only, a little smaller with class averages, and half as large with the teacher."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Squared bias and variance of students with labels only, with the teacher, with its confidence only, with its rest only and with class averages: a marker with its interval and five dots for each. The squared bias is about the same for labels only and the teacher, larger for rest only and class averages, and largest for confidence only. The variance is as large with confidence only as with labels only, a little smaller with rest only and class averages, and about half as large with the teacher."}} tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6.4, 3.4))
 bars = ["labels only", "teacher", "confidence only", "rest only", "class averages"]
 for k, (name, color) in enumerate(zip(bars, ("black", kd.plot.BLUE, kd.plot.ORANGE,
