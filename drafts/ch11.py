@@ -179,8 +179,9 @@ s, r = split((torch.tensor([[5.0, 3.0, -3.0]]) / 4).softmax(1), label)
 swapped, even = r[:, [0, 2, 1]], torch.tensor([[0.0, 0.5, 0.5]])
 q = torch.tensor([[0.4, 0.4, 0.2]])  # a student
 s1, r1 = split(q, label)
-two = KL(torch.cat([s, 1 - s]), torch.cat([s1, 1 - s1]))
-print("KL", KL(join(s, r, label), q), "=", two + (1 - s)[0] * KL(r, r1))
+two = KL(torch.cat([s, 1 - s], 1), torch.cat([s1, 1 - s1], 1))
+print(f"KL {KL(join(s, r, label), q).item():.4f}, as two terms",
+      f"{(two + (1 - s)[0] * KL(r, r1)).item():.4f}")
 for name, q in {"output": join(s, r, label),
                 "confidence only": join(s, even, label),
                 "rest only, s = 0.7": join(torch.tensor(0.7), r, label),
@@ -489,7 +490,7 @@ def together(*tables):  # the seeds that all of them have
     return dataclasses.replace(tables[0], rows=rows)
 
 
-# %% mystnb={"image": {"alt": "READ"}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "The difference in test accuracy to labels only, with its interval and a dot for each seed, for four kinds of the rest: shuffled, even, of the class, of this image. A blue line joins the arms with the confidence of this image. It rises from one point below labels only with an even rest to one point above it with the rest of the class and a little more with that of this image. A grey line, one confidence for all, runs about one point below the blue one and ends at labels only. Two green diamonds, the confidence of the class, lie near the grey line. The shuffled rest, with the confidence of this image, is two points below labels only."}} tags=["hide-input"]
 columns = ("even", "class", "this image")
 figure, ax = plt.subplots(figsize=(6.4, 4))
 for confidence, color, mark, move in (("this image", kd.plot.BLUE, "o", 0.05),
@@ -502,8 +503,8 @@ for confidence, color, mark, move in (("this image", kd.plot.BLUE, "o", 0.05),
     ax.errorbar(np.arange(1, 4) + move, mid, (mid - lows, highs - mid), fmt=f"{mark}-", ms=8,
                 lw=2, capsize=4, color=color, label=f"confidence: {confidence}")
 for name, color, mark, place in (("shuffled", kd.plot.BLUE, "o", 0.05),
-                                 ("class averages", kd.plot.GREEN, "D", 1.9),
-                                 (of_class, kd.plot.GREEN, "D", 2.9)):
+                                 ("class averages", kd.plot.GREEN, "D", 1.76),
+                                 (of_class, kd.plot.GREEN, "D", 2.76)):
     mid, low, high = (100 * value for value in final.difference(name))
     gaps = np.subtract(final.values(name), final.values("labels only"))
     side = 0.1 if place < 1 else -0.1
@@ -514,7 +515,7 @@ ax.axhline(0, color="black", lw=1.2, ls="--")
 ax.text(-0.3, 0, "labels only", va="bottom", fontsize=11)
 ax.set_xticks(range(4), ["shuffled", "even", "of the class", "of this image"])
 ax.set(xlim=(-0.4, 3.4), xlabel="rest: the shares of the wrong classes",
-       ylabel="points against labels only", title="READ")
+       ylabel="points against labels only", title="Each part adds; a gain over labels needs both")
 ax.legend(loc="lower right");
 
 
@@ -526,41 +527,46 @@ def gap(*names):  # signs alternate: a - b - c + d
     signs = (1, -1, -1, 1)
     return text(kd.measure.interval(list(sum(k * seeds(n) for k, n in zip(signs, names)))))
 
+def mean_of(ours, theirs, unit=" points"):
+    gaps = np.mean([seeds(a) - seeds(b) for a, b in zip(ours, theirs)], 0)
+    return text(kd.measure.interval(list(gaps)), unit)
+
+both = ("this image", "same for all")
+with_rest = {rest: [f"{c} / {rest}" for c in both] for rest in columns}
+sure_of = [[f"{c} / {r}" for r in reversed(columns)] for c in both]
+
+# %% tags=["hide-input"]
 square = (whole, rest_only, "this image / even", "same for all / even")
 Markdown(f"""
-- **Rest only**: {against(rest_only)} against labels only, and {against(rest_only, whole)} from the
-  whole output. READ
-- **The rest of the class**, with the confidence of this image: {against(near)} against labels only,
-  the whole output {against(whole)}; the difference is {against(near, whole)}. READ
+- **Each part adds.** On average over three rests, the confidence of this image instead of one for
+  all brings {mean_of(*sure_of)}. On average over two confidences, the rest of this image instead of
+  an even one brings {mean_of(with_rest['this image'], with_rest['even'])}. No interaction is shown,
+  {gap(*square)}.
+- **Most of the rest is that of its class.** The rest of the class instead of an even one brings
+  {mean_of(with_rest['class'], with_rest['even'])}; that of this image instead of the class's
+  {mean_of(with_rest['this image'], with_rest['class'])}.
+- **Against labels only** a gain is shown for the whole output, {against(whole)}, and for the
+  confidence of this image with the rest of its class, {against(near)}. Rest only:
+  {against(rest_only)}; confidence only: {against('this image / even')}.
 - **The confidence of the class**, with the rest of this image: {against(of_class)} against labels
-  only, {against(of_class, whole)} from the whole output, {against(of_class, near)} from the rest of
-  the class. READ
-- **Interaction**: the confidence of this image instead of one for all changes the accuracy by
-  {against(whole, rest_only)} with the rest of this image, and by
-  {against('this image / even', 'same for all / even')} with an even rest. The first minus the
-  second is {gap(*square)}.
+  only, {against(of_class, whole)} from the whole output. It costs more than the rest of the class
+  on average, as predicted; but the difference of the two, {against(of_class, near)}, may be
+  chance. **Class averages** take both parts from the class:
+  {against('class averages', near)} from the rest of the class alone. Chapter 1 read from them that
+  the output must be about this image: that holds for the confidence, and hardly for the rest.
 
 All intervals are over seeds: teacher, training images and test images are one draw each.
 """)
 
 # %% tags=["hide-input"]
-def mean_of(ours, theirs):
-    gaps = np.mean([seeds(a) - seeds(b) for a, b in zip(ours, theirs)], 0)
-    return text(kd.measure.interval(list(gaps)), "")
-
-def named(confidence, rest):
-    return f"{confidence} / {rest}"
-
-both = ("this image", "same for all")
-lines = []
-for one, other in (("this image", "even"), ("class", "even"), ("this image", "class")):
-    ours, theirs = ([named(c, rest) for c in both] for rest in (one, other))
-    lines.append(f"| {one} instead of {other} | {mean_of(ours, theirs)} | "
-                 + " | ".join(against(a, b, unit="") for a, b in zip(ours, theirs)) + " |")
-ours, theirs = ([named(c, r) for r in reversed(columns)] for c in both)
 pairs = {name: np.corrcoef(final.values(name), final.values("labels only"))[0, 1]
          for name in crossed}
 told_pairs = ", ".join(f"{name} {r:.2f}" for name, r in pairs.items()).replace("-", "−")
+lines = []
+for one, other in (("this image", "even"), ("class", "even"), ("this image", "class")):
+    ours, theirs = with_rest[one], with_rest[other]
+    lines.append(f"| {one} instead of {other} | {mean_of(ours, theirs, '')} | "
+                 + " | ".join(against(a, b, unit="") for a, b in zip(ours, theirs)) + " |")
 lines = "\n".join(lines)
 Markdown(f"""
 <details><summary>Main effects, and correlation over the seeds</summary>
@@ -569,7 +575,7 @@ Markdown(f"""
 
 | mean | with the rest of this image | of the class | even |
 |---|---|---|---|
-| {mean_of(ours, theirs)} | {' | '.join(against(a, b, unit='') for a, b in zip(ours, theirs))} |
+| {mean_of(*sure_of, '')} | {' | '.join(against(a, b, unit='') for a, b in zip(*sure_of))} |
 
 **Rest**, in points:
 
@@ -604,7 +610,12 @@ shown = {"whole output": whole, "rest of the class": near, "confidence of the cl
          "one even target": "same for all / even"}
 Markdown("| arm | all | 1, I, 0, O | the other 32 |\n|---|---|---|---|\n" + "\n".join(
     f"| {label} | " + " | ".join(on(final, arm, group) for group in groups) + " |"
-    for label, arm in shown.items()) + "\n\nREAD")
+    for label, arm in shown.items()) + """
+
+The whole output and the rest of the class gain on the 32. Confidence only and class averages lose
+on 1, I, 0 and O, and no change is shown on the 32. For rest only it is the other way round: it
+gains on the four, and no change is shown on the 32.
+""")
 
 # %% [markdown]
 # ### At a smaller weight
@@ -628,7 +639,8 @@ Markdown(f"""
 |---|---|---|---|
 {lines}
 
-READ. The rest of the class minus the whole output:
+The whole output and the rest of the class are above labels only; rest only and confidence only are
+not shown to be. The rest of the class minus the whole output:
 {against('rest of the class', 'whole output', quarter)}.
 """)
 
@@ -638,14 +650,16 @@ READ. The rest of the class minus the whole output:
 # %% tags=["hide-input"]
 target, weight = roles
 Markdown(f"""
-- **As target only**: {against(target, whole)} from the whole output, {against(target, rest_only)}
-  from rest only. **As weight only**: {against(weight, whole)} and
-  {against(weight, rest_only)}. READ
+- **As target only** the confidence of this image is {against(target, whole)} from the whole output
+  and {against(target, rest_only)} from rest only. **As weight only** it is {against(weight, whole)}
+  and {against(weight, rest_only)}. So it acts mostly as the target of the first term, at the whole
+  output's settings.
 - **Order or softness?** An even rest is softer than the teacher's, a shuffled rest is exactly as
-  soft. Shuffled minus whole output: {against('shuffled', whole)}; minus even:
-  {against('shuffled', 'this image / even')}. READ
-- **Shuffled by class**: {against('shuffled by class')} from labels only, and
-  {against('shuffled by class', 'shuffled')} from shuffled. READ
+  soft, and yet {against('shuffled', whole)} from the whole output. So softness does not explain the
+  loss. From the even rest it is {against('shuffled', 'this image / even')}.
+- **Shuffled by class** is {against('shuffled by class')} from labels only. Between an order for
+  each class and one for each image no difference is shown,
+  {against('shuffled by class', 'shuffled')}.
 - **NCKD**: {against('NCKD')} against labels only. It leaves the label's probability to the labels;
   with the label weight 1, as in the paper, it is {against('NCKD, label weight 1')}, and
   {against('NCKD, label weight 1', whole)} from the whole output.
@@ -654,20 +668,19 @@ Markdown(f"""
 # %% [markdown]
 # ### Cheaper targets, and a teacher that has seen no other images
 #
-# These arms were recorded with chapter 1's, on its computer, and are compared with its labels only. **Weighted labels** are the labels only, each weighted by the teacher's confidence. **Even softness**, one label probability for all and even wrong classes, has the teacher's mean entropy at $T = 4$, like a virtual teacher {cite:p}`yuan2020`. The last three are taught by a network that was trained on the student's own 4,000 images, at the settings of the first teacher.
+# These arms were recorded with chapter 1's, on its computer, and are compared with its labels only. **Weighted labels** are the labels only, each weighted by the teacher's confidence. **Even softness**, one label probability for all and even wrong classes, has the teacher's mean entropy at $T = 4$, like a virtual teacher {cite:p}`yuan2020`. The **teacher of the same 4,000** was trained on the student's own images; with its parts the settings are those of the first teacher.
 
 # %% tags=["hide-input"]
 own = {"confidence only": ("this image", "even"), "rest only": ("same for all", "this image"),
        "both parts": ("this image", "this image")}
 names = {"confidence only": "confidence only", "rest only": "rest only", "both parts": "both"}
+first = ("labels only", "label smoothing", "even softness", "teacher of the same 4,000")
 with contextlib.redirect_stdout(io.StringIO()):
     budget |= {name: budget[" / ".join(own[label])] for label, name in names.items()}
     earlier = together(
-        kd.compare({name: arms[name] for name in ("labels only", "label smoothing",
-                                                  "even softness")}, augmented,
-                   {name: budget[name] for name in ("labels only", "label smoothing",
-                                                    "even softness")},
-                   range(5), split="test", teacher=teacher, results="01"),
+        kd.compare({name: arms[name] for name in first}, augmented,
+                   {name: budget[name] for name in first}, range(5), split="test",
+                   teacher=teacher, results="01"),
         kd.compare({"weighted labels": arms["weighted labels"]}, augmented,
                    budget["weighted labels"], range(5), split="test", teacher=teacher,
                    results="11"),
@@ -684,8 +697,9 @@ Markdown(f"""
 |---|---|
 {lines}
 
-None of them is shown to be above labels only. With this teacher both parts are ahead of rest only
-by {against(mine, 'rest only, same 4,000', earlier)} and of confidence only by
+Only the teacher of the same 4,000, with settings of its own, is shown to be above labels only. At
+the settings of the first teacher both parts are ahead of rest only by
+{against(mine, 'rest only, same 4,000', earlier)} and of confidence only by
 {against(mine, 'confidence only, same 4,000', earlier)}.
 """)
 
@@ -775,7 +789,8 @@ for k, (name, color) in enumerate(bars.items()):
     for place, quantity in enumerate(("bias", "variance", "sum")):
         mid, low, high = kd.measure.interval(list(values(name, quantity)))
         ax.errorbar(place + 0.16 * (k - 2), mid, [[mid - low], [high - mid]], fmt="osD^v"[k], ms=7,
-                    lw=2, capsize=4, color=color, label=None if place else name)
+                    lw=2, capsize=4, color=color, label=None if place else
+                    "whole output" if name == "teacher" else name)
         ax.plot([place + 0.16 * (k - 2) + 0.05] * len(values(name, quantity)),
                 values(name, quantity), ".", color=color, alpha=0.6)
 ax.set_xticks([0, 1, 2], ["squared bias", "variance", "sum"])
@@ -790,8 +805,10 @@ def part(name, quantity):
     return "{:+.3f} ({:+.3f} to {:+.3f})".format(*kd.measure.interval(list(change))).replace(
         "-", "−")
 
-lines = "\n".join(f"| {name} | " + " | ".join(part(name, q) for q in ("bias", "variance", "sum"))
-                  + " |" for name in list(bars)[1:])
+told_as = {"teacher": "whole output"}
+lines = "\n".join(
+    f"| {told_as.get(name, name)} | " + " | ".join(part(name, q) for q in (
+        "bias", "variance", "sum")) + " |" for name in list(bars)[1:])
 level = [f"{values('labels only', q).mean():.3f}" for q in ("bias", "variance", "sum")]
 Markdown(f"""
 | minus labels only | squared bias | variance | sum |
@@ -1102,16 +1119,22 @@ Markdown(f"""
 # %% [markdown]
 # What differs: their teacher is as large as its student and was trained on the same images, and is the line "labels only"; $T = 1$ and no labels in the loss; they permute all classes but the teacher's first, and weight by its largest probability. For the first network another table of the paper has 17.61. One run each, no error bars; these are the smallest and the largest of their four networks. In all four of their networks the shuffled outputs are better than labels, and the whole output is better than the shuffled one. Here the shuffled outputs are worse than labels. We have not run $T = 1$.
 #
-# {cite:t}`zhao2022` call NCKD the prominent reason why logit distillation works. {cite:t}`yuan2020` report results with a virtual teacher comparable to those with a real one; here it is below labels only.
+# {cite:t}`tang2020` name two of these parts: the confidence rescales the gradient of an example, and the wrong classes tell how classes are related. {cite:t}`zhao2022` call NCKD the prominent reason why logit distillation works. {cite:t}`yuan2020` report results with a virtual teacher comparable to those with a real one; here it is below labels only.
 #
 # ## Take-away
 
 # %% tags=["hide-input"]
 Markdown(f"""
-1. READ {against(near)} {against(whole)} {against(of_class)}
-2. READ {against(rest_only)} {against('this image / even')}
-3. **Only the whole output lowers the distance of the students from the two other teachers**: the
-   variance changes by {part('teacher', 'variance')}, the squared bias by {part('teacher', 'bias')}.
+1. **Both parts, the wrong classes more.** The rest of this image instead of an even one brings
+   {mean_of(with_rest['this image'], with_rest['even'])}, the confidence of this image instead of
+   one for all {mean_of(*sure_of)}. A gain over labels only is shown only with both:
+   {against(whole)}.
+2. **The rest of the class nearly suffices**, {against(near)} over labels only. The confidence
+   should be that of the image, and it acts as a target: as a mere weight it is
+   {against(weight, whole)} from the whole output.
+3. **Only the whole output lowers the distance of the students from two other teachers**: the
+   variance over training sets changes by {part('teacher', 'variance')}, the squared bias by
+   {part('teacher', 'bias')}.
 """)
 
 # %% [markdown]
