@@ -19,7 +19,7 @@
 #
 # Papers disagree: one reports that a part of the gain stays when the wrong classes are shuffled {cite:p}`furlanello2018`, another that a fixed target with equal wrong classes is comparable to a real teacher {cite:p}`yuan2020`.
 #
-# Here the output is split into two parts, and each is exchanged on its own.
+# Here the output is split into two parts, and each is exchanged.
 #
 # ```{admonition} In this chapter
 # :class: note
@@ -31,7 +31,7 @@
 #
 # **You need** [chapter 1](01_hinton.ipynb): soft labels, temperature, the loss, paired differences.
 #
-# **Reading time** about 25 minutes, exercises not counted.
+# **Reading time** about 24 minutes, exercises not counted.
 # ```
 
 # %% tags=["remove-cell"]
@@ -115,7 +115,7 @@ for ax, i in zip(axes.flat, [*order[:6], *order[-6:]]):
 axes[0, 0].set_ylabel("lowest"), axes[1, 0].set_ylabel("highest");
 
 # %% [markdown]
-# All twelve have the same label. Its probability differs a lot from image to image, and so does the nearest wrong class. These are the two parts.
+# All twelve have the same label. Its probability differs a lot, and so does the nearest wrong class. These are the two parts.
 
 # %% mystnb={"image": {"alt": "Diagram. An image goes into the teacher. Its output is split into the confidence, which is the probability of the label, and the shares of the wrong classes. Each part is kept or exchanged. Joined again they are the target of the student."}} tags=["hide-input"]
 ax = kd.plot.diagram({
@@ -221,7 +221,7 @@ for ax, (name, q) in zip(axes.flat[1:], variants.items()):
 
 
 # %% [markdown]
-# What each target does to an untrained student: choose a target (1 to 5, in the order of the bar charts).
+# What each target does to an untrained student: choose a target.
 
 # %%
 def net(seed):
@@ -548,12 +548,12 @@ Markdown(f"""
 - **Against labels only** a gain is shown for the whole output, {against(whole)}, and for the
   confidence of this image with the rest of its class, {against(near)}. Rest only:
   {against(rest_only)}; confidence only: {against('this image / even')}.
-- **The confidence of the class**, with the rest of this image: {against(of_class)} against labels
-  only, {against(of_class, whole)} from the whole output. It costs more than the rest of the class
-  on average, as predicted; but the difference of the two, {against(of_class, near)}, may be
-  chance. **Class averages** take both parts from the class:
-  {against('class averages', near)} from the rest of the class alone. Chapter 1 read from them that
-  the output must be about this image: that holds for the confidence, and hardly for the rest.
+- **The confidence of the class**, with the rest of this image, is {against(of_class)} from labels
+  only and {against(of_class, whole)} from the whole output. It costs more than the rest of the
+  class, as predicted, but the difference, {against(of_class, near)}, may be chance. **Class
+  averages**, both parts of the class, are {against('class averages', near)} from the rest of the
+  class alone. So what chapter 1 read from them, that the output must be about this image, holds
+  for the confidence.
 
 All intervals are over seeds: teacher, training images and test images are one draw each.
 """)
@@ -592,7 +592,7 @@ it is negative, pairing makes the interval wider, not narrower.
 # %% [markdown]
 # ### On which classes?
 #
-# Chapter 1 found that its controls lose on the letters and digits that look alike, 1 and I, 0 and O. These groups were picked on the same test images, so their intervals are too narrow. Against labels only, in points:
+# Chapter 1's controls lose on 1 and I, 0 and O, which look alike. The groups were picked on the same test images: their intervals are too narrow. Against labels only, in points:
 
 # %% tags=["hide-input"]
 twins = [data.classes.index(k) for k in "1I0O"]
@@ -640,8 +640,7 @@ Markdown(f"""
 {lines}
 
 The whole output and the rest of the class are above labels only; rest only and confidence only are
-not shown to be. The rest of the class minus the whole output:
-{against('rest of the class', 'whole output', quarter)}.
+not shown to be.
 """)
 
 # %% [markdown]
@@ -654,21 +653,19 @@ Markdown(f"""
   and {against(target, rest_only)} from rest only. **As weight only** it is {against(weight, whole)}
   and {against(weight, rest_only)}. So it acts mostly as the target of the first term, at the whole
   output's settings.
-- **Order or softness?** An even rest is softer than the teacher's, a shuffled rest is exactly as
-  soft, and yet {against('shuffled', whole)} from the whole output. So softness does not explain the
-  loss. From the even rest it is {against('shuffled', 'this image / even')}.
-- **Shuffled by class** is {against('shuffled by class')} from labels only. Between an order for
-  each class and one for each image no difference is shown,
-  {against('shuffled by class', 'shuffled')}.
+- **Order or softness?** A shuffled rest is exactly as soft as the teacher's, an even rest is
+  softer. Shuffled is {against('shuffled', whole)} from the whole output; so softness does not
+  explain the loss. **Shuffled by class** is {against('shuffled by class')} from labels only; no
+  difference to shuffled is shown.
 - **NCKD**: {against('NCKD')} against labels only. It leaves the label's probability to the labels;
-  with the label weight 1, as in the paper, it is {against('NCKD, label weight 1')}, and
-  {against('NCKD, label weight 1', whole)} from the whole output.
+  with the label weight 1, as in the paper, it is {against('NCKD, label weight 1')}. No gain
+  is shown.
 """)
 
 # %% [markdown]
 # ### Cheaper targets, and a teacher that has seen no other images
 #
-# These arms were recorded with chapter 1's, on its computer, and are compared with its labels only. **Weighted labels** are the labels only, each weighted by the teacher's confidence. **Even softness**, one label probability for all and even wrong classes, has the teacher's mean entropy at $T = 4$, like a virtual teacher {cite:p}`yuan2020`. The **teacher of the same 4,000** was trained on the student's own images; with its parts the settings are those of the first teacher.
+# These arms were recorded with chapter 1's, on its computer, and are compared with its labels only. **Weighted labels** are weighted by the teacher's confidence. **Even softness**, one label probability for all and even wrong classes, has the teacher's mean entropy, like a virtual teacher {cite:p}`yuan2020`. The **teacher of the same 4,000** was trained on the student's own images; with its parts the settings are those of the first teacher.
 
 # %% tags=["hide-input"]
 own = {"confidence only": ("this image", "even"), "rest only": ("same for all", "this image"),
@@ -691,16 +688,12 @@ with contextlib.redirect_stdout(io.StringIO()):
                    range(5), split="test", teacher=teacher, results="11"))
 lines = "\n".join(f"| {name} | {against(name, table=earlier, unit='')} |"
                   for name in earlier.arms if name != "labels only")
-mine = "both parts, same 4,000"
 Markdown(f"""
 | arm | minus labels only, points |
 |---|---|
 {lines}
 
-Only the teacher of the same 4,000, with settings of its own, is shown to be above labels only. At
-the settings of the first teacher both parts are ahead of rest only by
-{against(mine, 'rest only, same 4,000', earlier)} and of confidence only by
-{against(mine, 'confidence only, same 4,000', earlier)}.
+Only the teacher of the same 4,000, with settings of its own, is shown to be above labels only.
 """)
 
 
@@ -818,9 +811,8 @@ Markdown(f"""
 Labels only have {level[0]} + {level[1]} = {level[2]}. With the whole output the variance is about
 half, and no change of the bias is shown. Rest only and class averages lower the variance less, and
 pay for it with bias: no change of the sum is shown. Confidence only raises the bias and lowers
-nothing. At $T = 1$ the distance also contains calibration: the expected calibration error is
-{final.mean('labels only', 'ece'):.3f} with labels only, {final.mean(whole, 'ece'):.3f} with the
-whole output. (Rest only has the pair of rate and decay that two seeds chose.)
+nothing. At $T = 1$ the distance also contains calibration.
+(Rest only has the pair of rate and decay that two seeds chose.)
 """)
 
 # %% [markdown]
@@ -855,7 +847,7 @@ with contextlib.redirect_stdout(io.StringIO()):
 
 # %% tags=["hide-input"]
 below = [name for name in final.arms if final.difference(name)[2] < 0]
-told_below = "; ".join(f"{name} {against(name)}" for name in below)
+told_below = "; ".join(f"{name} {against(name, unit='')}" for name in below)
 Markdown(f"""
 - **Below labels only**, with the whole interval, at the weight 0.9: {told_below}.
 - **The shares of the three nearest classes** (exercise 3), in place of all:
@@ -885,7 +877,7 @@ kd.plot.curves(broken).set_title("Shuffled outputs: nothing is learned");
 
 
 # %% [markdown]
-# Does the wrong order make training fail? No error is raised: each target sums to 1 and is exactly as soft as the teacher's. But the parts can be compared with those of the output:
+# No error is raised: each target sums to 1 and is exactly as soft as the teacher's. But the parts can be compared with those of the output:
 
 # %%
 def check(made):
@@ -999,7 +991,7 @@ else:
 #
 # ### 3. Explore: are three classes enough?
 #
-# With the confidence of this image, does a student need the shares of all wrong classes, or of the three nearest? Bet first. Then compare "all" with "three" on the validation images, five seeds, the teacher's settings for both. `parts(logits)[1]["this image"]` are the shares of all views; flatten the views, use `keep_three`, and join. Settings chosen for one arm favour that arm: say so in your conclusion.
+# With the confidence of this image, does a student need the shares of all wrong classes, or of the three nearest? Bet first. Then compare "all" with "three" on the validation images, five seeds, the teacher's settings for both. `parts(logits)[1]["this image"]` are the shares of all views; flatten the views, use `keep_three`, and join.
 
 # %% tags=["exercise-stub"]
 def three_enough():
@@ -1117,9 +1109,9 @@ Markdown(f"""
 """)
 
 # %% [markdown]
-# What differs: their teacher is as large as its student and was trained on the same images, and is the line "labels only"; $T = 1$ and no labels in the loss; they permute all classes but the teacher's first, and weight by its largest probability. For the first network another table of the paper has 17.61. One run each, no error bars; these are the smallest and the largest of their four networks. In all four of their networks the shuffled outputs are better than labels, and the whole output is better than the shuffled one. Here the shuffled outputs are worse than labels. We have not run $T = 1$.
+# What differs: their teacher is as large as its student and was trained on the same images, and is the line "labels only"; $T = 1$ and no labels in the loss; they permute all classes but the teacher's first, and weight by its largest probability. One run each, no error bars. In all four of their networks, of which these are the smallest and the largest, the shuffled outputs are better than labels, and the whole output is better still. Here the shuffled outputs are worse than labels.
 #
-# {cite:t}`tang2020` name two of these parts: the confidence rescales the gradient of an example, and the wrong classes tell how classes are related. {cite:t}`zhao2022` call NCKD the prominent reason why logit distillation works. {cite:t}`yuan2020` report results with a virtual teacher comparable to those with a real one; here it is below labels only.
+# {cite:t}`tang2020` name two of these parts: the confidence rescales the gradient of an example, and the wrong classes tell how classes are related. {cite:t}`zhao2022` call NCKD the prominent reason why logit distillation works.
 #
 # ## Take-away
 
@@ -1132,9 +1124,8 @@ Markdown(f"""
 2. **The rest of the class nearly suffices**, {against(near)} over labels only. The confidence
    should be that of the image, and it acts as a target: as a mere weight it is
    {against(weight, whole)} from the whole output.
-3. **Only the whole output lowers the distance of the students from two other teachers**: the
-   variance over training sets changes by {part('teacher', 'variance')}, the squared bias by
-   {part('teacher', 'bias')}.
+3. **Only the whole output lowers the distance of the students from two other teachers**, by the
+   variance over training sets: {part('teacher', 'variance')}.
 """)
 
 # %% [markdown]
