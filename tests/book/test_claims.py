@@ -717,10 +717,11 @@ def test_chapter_11_the_two_parts():
         rf"the confidence of this image instead of one for all brings {POINTS}\. On average",
         rf"the rest of this image instead of an even one brings {POINTS}\. No interaction",
         rf"No interaction is shown, {POINTS}\."))
-    assert 0 < sure[1] and sure[2] < rest[1], "both parts, the wrong classes more"
+    assert sure[1] > 0 and rest[1] > sure[2], "both parts, the wrong classes more"
     assert crossed[1] < 0 < crossed[2]
-    of_class, of_image = only(rf"of the class instead of an even one brings {POINTS}; that", text), \
-        only(rf"that of this image instead of the class's {POINTS}\.", text)
+    of_class, of_image = (only(pattern, text) for pattern in (
+        rf"of the class instead of an even one brings {POINTS}; that",
+        rf"that of this image instead of the class's {POINTS}\."))
     assert of_class[1] > 0 and of_class[0] > 3 * of_image[0] > 0, "most is that of its class"
     pairs = re.findall(r"[a-z] (-?[01]\.\d+)[,.]", text.split("over the seeds (confidence", 1)[1]
                        .split("Where it is negative", 1)[0])
@@ -795,7 +796,8 @@ def test_chapter_11_roles_order_and_softness():
 
 
 def test_chapter_11_cheaper_targets():
-    lines = printed("11").split("| minus labels only, points |", 1)[1].split("Only the teacher", 1)[0]
+    lines = printed("11").split("| minus labels only, points |", 1)[1]
+    lines = lines.split("Only the teacher", 1)[0]
     rows = {name: tuple(map(float, found)) for name, *found in re.findall(
         rf"\| ([a-z ,04]+) \| {PAIR} \|", lines)}
     assert len(rows) == 7
