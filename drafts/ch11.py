@@ -463,7 +463,7 @@ print(f"confidence {explained(s):.0%}, rest {explained(r):.0%}")
 # Once, on the test images: five seeds for each arm. All arms of this table were trained on one computer, with one teacher; those of chapter 1 were trained again.
 
 # %%
-def tested(names, seeds=5):
+def on_test(names, seeds=5):
     own = {name: recipe(*chosen[name]) for name in names}
     return kd.compare({name: arms[name] for name in names}, augmented, own,
                       range(seeds), split="test", teacher=teacher,
@@ -473,9 +473,9 @@ crossed = [f"{c} / {r}" for c in ("this image", "same for all")
            for r in ("this image", "class", "even")]
 others = ["class averages", of_class, "shuffled", "shuffled by class",
           "NCKD", "NCKD, label weight 1"]
-final = tested(["labels only", *crossed, *others, *roles])
+final = on_test(["labels only", *crossed, *others, *roles])
 three = (whole, near, of_class)
-ten = tested(three, seeds=10)
+ten = on_test(three, seeds=10)
 
 
 # %% tags=["hide-input"]
@@ -1122,7 +1122,7 @@ Markdown(f"""
 Markdown(f"""
 1. **Both parts, the wrong classes more.** The rest of this image instead of an even one brings
    {mean_of(with_rest['this image'], with_rest['even'])}, the confidence of this image instead of
-   one for all {mean_of(*sure_of)}. With one of them averaged over all images, no gain over labels
+   one for all {mean_of(*sure_of)}. Where one of them is the same for all, no gain over labels
    only is shown.
 2. **The confidence must be the image's; the rest is mostly its class's.** The confidence of the
    class costs {against(of_class, whole, ten)}, the rest of the class {against(near, whole, ten)}.

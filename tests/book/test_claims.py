@@ -785,7 +785,8 @@ def test_chapter_11_roles_order_and_softness():
     text = printed("11")
     target, weight, gap = (only(pattern, text) for pattern in (
         rf"confidence of this image is {POINTS} from the whole output, \*\*as",
-        rf"\*\*as weight only\*\* {POINTS}; the first", rf"the first minus the second is {POINTS}\."))
+        rf"\*\*as weight only\*\* {POINTS}; the first",
+        rf"the first minus the second is {POINTS}\."))
     assert weight[2] < target[1] < 0 < gap[1], "mostly as the target"
     assert only(rf"Shuffled is {POINTS} from the whole output", text)[2] < 0
     assert only(rf"\*\*Shuffled by class\*\* is {POINTS} from labels", text)[2] < 0
@@ -846,7 +847,7 @@ def test_chapter_11_exercise_and_take_away():
     assert only(rf"Three minus all: {POINTS} on validation images", text)[2] < 0
     text = text.split("Both parts, the wrong classes more", 1)[1]
     rest, sure = (only(pattern, text) for pattern in (
-        rf"of an even one brings {POINTS}, the", rf"instead of one for all {POINTS}\. With one"))
+        rf"of an even one brings {POINTS}, the", rf"instead of one for all {POINTS}\. Where one"))
     assert sure[1] > 0 and rest[1] > sure[2]
 
 
