@@ -27,6 +27,12 @@ TEACHERS = {
         "data": {"train": 40000, "val": 2000, "test": 36, "seed": 2000},
         "recipe": Recipe(epochs=6, lr=4e-3),
     },
+    "glyphs-vit-augmented": {
+        "model": lambda seed: models.vit(dim=64, depth=4, patch=8, stem="conv", seed=seed),
+        "data": {"train": 40000, "val": 2000, "test": 36, "seed": 3000},
+        "augment": {"shift": 0.1, "degrees": 11, "scale": 0.15},
+        "recipe": Recipe(epochs=8, lr=4e-3, clip=1.0),
+    },
     "glyphs-4000": {
         "model": lambda seed: models.resnet(depth=8, width=16, stem_stride=2, seed=seed),
         "data": {"train": 4000, "seed": 0},
@@ -44,6 +50,8 @@ def teacher(name: str = "glyphs", refresh: bool = False, seed: int = 0) -> torch
       seed=0)`, augmented: a teacher that has seen no image that its student does not see.
     * "glyphs-vit": a vision transformer of four layers behind a stem of convolutions, trained on
       40,000 other glyphs, from labels only.
+    * "glyphs-vit-augmented": the same transformer, on 40,000 others, augmented as the students'
+      images are in chapter 6, for 8 epochs.
 
     It is kept in `KDCOURSE_HOME/teachers` as a safetensors file with a card: the recipe, the
     fingerprint of the data, the accuracy, versions and seconds, also in `model.card`. A training
