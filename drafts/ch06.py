@@ -148,7 +148,7 @@ for ax, name in zip(axes[:, 0], ["image", *(f"head {i}" for i in "1234")]):
 #
 # This is what a ViT computes, and what can be taken from it:
 
-# %% mystnb={"image": {"alt": "Diagram of the teacher and a student. The image becomes 16 patches; three small convolutions make a token of each, and a class token joins them. In each of four layers all 17 tokens exchange what they hold, by attention. A head reads the output from the class token. From the output an arrow goes to both students, convnet and small ViT; from the attention of the last layer to the small ViT only."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Diagram of the teacher and two students, with a glyph cut into 4 times 4 patches. The image becomes 16 patches; three small convolutions make a token of each, and a class token joins them. In each of four layers all 17 tokens exchange what they hold, by attention. A head reads the output from the class token. From the output an arrow goes to both students, convnet and small ViT; from the attention of the last layer to the small ViT only."}} tags=["hide-input"]
 ax = kd.plot.diagram({
     "image": (0, 2.2, kd.plot.GREY, "image,\n4 × 4 patches"),
     "tokens": (1.25, 2.2, kd.plot.GREY, "16 tokens and\na class token"),
@@ -161,6 +161,11 @@ ax = kd.plot.diagram({
     ("head", "conv", "output"), ("head", "vit", "output"),
     ("layers", "vit", "attention,\nlast layer")])
 ax.figure.set_size_inches(6.6, 3.6)
+patches = ax.inset_axes([0.01, 0.03, 0.25, 0.46])
+patches.imshow(some[2, 0], cmap="gray", extent=(0, 4, 4, 0))
+patches.set(xticks=range(5), yticks=range(5), xticklabels=[], yticklabels=[])
+patches.grid(color=kd.plot.ORANGE, lw=1.5), patches.tick_params(length=0)
+patches.set_axisbelow(False)
 ax.set_title("Outputs fit every student, attention a ViT");
 
 # %% [markdown]
@@ -556,7 +561,7 @@ def forest(table, rows, baseline, ax):
 figure, ax = plt.subplots(figsize=(6.4, 3.7))
 forest(final, {"labels only": "black", "outputs + attention": BLUE} | dict.fromkeys(
     controls, GREY), "outputs", ax)
-ax.set(xlabel="test accuracy minus that with the outputs alone, points (95 % interval)",
+ax.set(xlabel="points over outputs alone, test images (95 % interval)",
        title="READ: what attention adds to outputs");
 
 # %% tags=["hide-input"]
@@ -896,7 +901,7 @@ def choices(scheme, split):
 
 
 # %% tags=["hide-cell"]
-SHOWN = [3, 63, 123, 183]
+SHOWN = [63, 103, 183, 243]
 
 
 def their_choices(scheme, split):
@@ -938,11 +943,22 @@ with contextlib.redirect_stdout(io.StringIO()):
                        split="test", also=asked, results="06")
 
 
+# %% tags=["remove-input"]
+words = timm.data.ImageNetInfo()
+
+
+def listed(values):
+    """Names and probabilities of three choices for each of the shown crops."""
+    classes, p = np.array(values).reshape(2, len(SHOWN), 3)
+    return [[f"{words.index_to_description(int(c)).split(',')[0][:15]} {100 * share:.0f} %"
+             for c, share in zip(*row)] for row in zip(classes, p)]
+
+
 # %% mystnb={"image": {"alt": "Four crops of photographs that were not trained on. Below each the first three choices of EfficientNet and of the small ViT, by name, with their probabilities."}} tags=["hide-input"]
-figure, axes = plt.subplots(1, 4, figsize=(6.6, 4.4))
+figure, axes = plt.subplots(1, 4, figsize=(6.6, 3.9))
 for ax, i, a, b in zip(axes, SHOWN, listed(shown.values("ViT", "their choices")[0]),
                        listed(shown.values("ViT", "choices")[0])):
-    ax.imshow(crops("test")[i].permute(1, 2, 0)), ax.set_axis_off()
+    ax.imshow(crops("test")[i].permute(1, 2, 0)), ax.set_axis_off(), ax.set_anchor("N")
     ax.text(0, -0.06, "\n".join(["EfficientNet", *a, "", "small ViT", *b]), va="top", fontsize=9.5,
             transform=ax.transAxes)
 figure.suptitle("READ: what both say about places never trained on", x=0.02, ha="left",
