@@ -195,11 +195,11 @@ soft = {kind: 0.1 * CE() + 0.9 * KD(T=T[kind]) for kind in names}
 # %% [markdown]
 # ### Attention, by hand
 #
-# In each layer a token has a **query** $q$, a **key** $k$ and a **value**, each from a matrix. With all $q$ and $k$ as rows of $Q$ and $K$, of $d$ numbers each,
+# In each layer every token has a **query** $\mathbf q$, a **key** $\mathbf k$ of as many numbers $d$, and a **value**, each computed by a matrix. Token $i$ takes of the value of token $j$ the share
 #
-# $$A = \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt d}\right)$$
+# $$A_{ij} = \frac{\exp(\mathbf q_i \cdot \mathbf k_j / \sqrt d)}{\sum_l \exp(\mathbf q_i \cdot \mathbf k_l / \sqrt d)}$$
 #
-# Row $i$ of $A$ says how much token $i$ takes of every token's value. Three tokens, two numbers each:
+# Three tokens, $d = 2$, one row of $A$ for each:
 
 # %%
 q = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -225,11 +225,11 @@ torch.testing.assert_close(A, there)
 # %% [markdown]
 # ### The term
 #
-# Each row of $A$ is a distribution over tokens. So the distance is that of two outputs: the Kullback-Leibler divergence, here averaged over heads and rows, as in MiniLM {cite:p}`wang2020`, where it stands beside a second term:
+# Each row of $A$ is a distribution over tokens. So the distance is that of two outputs, the Kullback-Leibler divergence, as in MiniLM {cite:p}`wang2020`, where it stands beside a second term:
 #
-# $$L_A = \frac{1}{H N} \sum_{h, i} \mathrm{KL}\bigl(A^{\text{teacher}}_{h i} \,\|\, A^{\text{student}}_{h i}\bigr)$$
+# $$L_A = \operatorname{mean}_{h, i}\, \mathrm{KL}\bigl(A^{\text{teacher}}_{h i} \,\|\, A^{\text{student}}_{h i}\bigr)$$
 #
-# for $H$ heads and $N$ tokens, in plain PyTorch:
+# with row $i$ of head $h$. In plain PyTorch:
 
 # %%
 def attention_loss(ours, theirs):
@@ -255,7 +255,7 @@ attend = Attend("1.blocks.2.attn.qkv", "attention")  # student, teacher
 # %% [markdown]
 # ## The experiment
 #
-# The convnet is that of chapter 1, the small ViT that of [chapter 7](07_deit.ipynb). It has three layers, and its tokens come from three small convolutions {cite:p}`xiao2021`, like its teacher's; so both ViTs are a little convnet at their beginning.
+# The convnet is that of chapter 1, the small ViT that of [chapter 7](07_deit.ipynb). It has three layers, and its tokens come from three small convolutions {cite:p}`xiao2021`, like its teacher's.
 
 # %%
 def convnet(seed):
@@ -701,9 +701,9 @@ The distance is $L_A$ on 1,000 test images.
 #
 # ### Do they make the same mistakes?
 #
-# Two networks that are right on 98 % each agree on most images by accuracy alone. **Error consistency** {cite:p}`geirhos2020` takes that off. With $c$ the share of images on which both are right or both are wrong, and $p$, $q$ their accuracies,
+# Two networks that are right on 98 % each agree on most images by accuracy alone. **Error consistency** {cite:p}`geirhos2020` takes that off. With $c$ the share of images on which both are right or both are wrong, and $r_1$, $r_2$ their accuracies,
 #
-# $$\kappa = \frac{c - c_0}{1 - c_0}, \qquad c_0 = p\,q + (1 - p)(1 - q)$$
+# $$\kappa = \frac{c - c_0}{1 - c_0}, \qquad c_0 = r_1 r_2 + (1 - r_1)(1 - r_2)$$
 #
 # It is 0 for mistakes that fall independently, and 1 for the same ones. On 10,000 more images, on which nothing is trained or chosen:
 
@@ -774,7 +774,7 @@ other kind.
 """.replace(" -", " −").replace("(-", "(−"))
 
 # %% [markdown]
-# READ: three sentences. Do networks of a kind share mistakes beyond accuracy (do the two ranges overlap)? Does a student take over mistakes of its own teacher (the column *own teacher*)? Of its kind (*own kind*)? The difference of kappas compares students of nearly equal accuracy, so difficult images do not explain it.
+# READ: three sentences. Do networks of a kind share mistakes beyond accuracy (do the two ranges overlap)? Does a student take over mistakes of its own teacher (the column *own teacher*)? Of its kind (*own kind*)?
 #
 # ## A real pair
 #
@@ -1137,7 +1137,7 @@ with kd.checks.any_loss.report_stub():
         "Expected 1 for the same mistakes. Divide by 1 − c0.")
     assert abs(mine - kappa(a, b)) < 1e-4, (
         f"Expected {kappa(a, b):.4f}, got {mine:.4f}. By chance both are "
-        "right, p q, or both are wrong, (1 − p)(1 − q).")
+        "right, r1 r2, or both are wrong, (1 − r1)(1 − r2).")
 
 
 # %% [markdown]
@@ -1281,7 +1281,7 @@ Markdown(f"""
 """)
 
 # %% [markdown]
-# The paper has one run of each. What differs: their student is as large as its teachers and has no convolutions, while our ViTs begin with three, so that much of what a convnet could pass on is built in; 1.28 million images; hard labels.
+# The paper has one number for each pair; its Table 8 gives ± 0.2 for a DeiT-B without a teacher. What differs: their student is no smaller than its teachers and has no convolutions, while our ViTs begin with three, so that much of what a convnet could pass on is built in; 1.28 million images; hard labels.
 #
 # **Attention.** {cite:t}`zagoruyko2017` match where convnets are active, {cite:t}`wang2020` the attention of the last layers of language models, together with relations of the values. ViTKD {cite:p}`yang2022vitkd` mimics features of the first layers and generates those of the last. For features across kinds, OFA {cite:p}`hao2023` brings them into the space of the logits first, because features of a ViT and of a convnet hardly correspond, as {cite:t}`raghu2021` measured with CKA.
 #
