@@ -1048,7 +1048,7 @@ curves = {"labels only": curve(), "planted": curve(headless)}
 
 # %% tags=["remove-input"]
 def draw(curves):
-    figure, ax = plt.subplots(figsize=(6, 3.2))
+    ax = plt.subplots(figsize=(6, 3.2))[1]
     for (name, line), color, mark in zip(curves.items(), ("black", kd.plot.RED, BLUE), "os^"):
         ax.plot(line.keys(), line.values(), f"{mark}-", ms=5, color=color, label=name)
     ax.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1))
