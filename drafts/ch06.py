@@ -120,7 +120,7 @@ for kind in names:
 
 
 # %% [markdown]
-# In the last layer of the ViT, where does the **class token** look, from which the class is read? `attention` is explained below: `A[:, :, 0, 1:]` is the share that the class token takes from each of the 4 × 4 patches, in each of four **heads**.
+# The class is read from one more token, the **class token**. From which patches does it take most, in the last layer? `attention` is explained below: `A[:, :, 0, 1:]` is the share that the class token takes from each of the 4 × 4 patches, in each of four **heads**.
 
 # %%
 def attention(qkv, heads=4):
@@ -144,7 +144,7 @@ for ax, name in zip(axes[:, 0], ["image", *(f"head {i}" for i in "1234")]):
     ax.set_ylabel(name)
 
 # %% [markdown]
-# Light fields are looked at. READ: one sentence on what the maps show (do heads differ, do maps follow the glyph?). Such a map says where information *may* come from, not what the output depends on {cite:p}`jain2019`. Whether it is worth anything to a student is measured below.
+# Light fields have a large share. READ: one sentence on what the maps show (do heads differ, do maps follow the glyph?). Such a map says where information *may* come from, not what the output depends on {cite:p}`jain2019`. Whether it is worth anything to a student is measured below.
 #
 # This is what a ViT computes, and what can be taken from it:
 
@@ -661,9 +661,9 @@ students. (Entropy of the teachers' outputs in nats, each at the $T$ of its kind
 #
 # ## Why
 #
-# ### Where students look
+# ### Is the student's attention like the teacher's?
 
-# %% mystnb={"image": {"alt": "Five test glyphs, and below each on a grid of four by four fields where the class token looks in the last layer: of the teacher, of a student with outputs and attention, of one with outputs only, and of one with labels only."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Five test glyphs, and below each on a grid of four by four fields the shares that the class token takes in the last layer: of the teacher, of a student with outputs and attention, of one with outputs only, and of one with labels only."}} tags=["hide-input"]
 maps = {"teacher": aimed()[:5, :, 0, 1:].mean(1).flatten()} | {
     name: torch.tensor(final.values(name, "looks")[0])
     for name in ("outputs + attention", "outputs", "labels only")}
@@ -697,7 +697,7 @@ The distance is $L_A$ on 1,000 test images.
 """)
 
 # %% [markdown]
-# READ: two sentences. Do students with outputs alone look like the teacher by themselves (distance against labels only)? Do the controls come as near as the true attention; if one does without the accuracy, nearness alone is not what helps.
+# READ: two sentences. Does the attention of students with outputs alone come near the teacher's by itself (distance against labels only)? Do the controls come as near as the true attention; if one does without the accuracy, nearness alone is not what helps.
 #
 # ### Do they make the same mistakes?
 #
@@ -778,7 +778,7 @@ other kind.
 #
 # ## A real pair
 #
-# An EfficientNet-Lite0 {cite:p}`tan2019`, a convnet with 4.65 million weights that was trained on ImageNet, teaches a small ViT what it says about photographs: one probability for each of 1,000 classes. There are no labels. Three photographs, which come with scikit-learn and matplotlib, are cut into fields of 106 × 106 pixels: 44 to train, 10 to choose settings, the rest to test. The student sees 30 crops of each, 32 × 32 pixels small. Loading is folded.
+# An EfficientNet-Lite0 {cite:p}`tan2019`, a convnet with 4.65 million weights that was trained on ImageNet, teaches a small ViT by its outputs for photographs: one probability for each of 1,000 classes. There are no labels. Three photographs, which come with scikit-learn and matplotlib, are cut into fields of 106 × 106 pixels: 44 to train, 10 to choose settings, the rest to test. The student sees 30 crops of each, 32 × 32 pixels small. Loading is folded.
 
 # %% tags=["hide-cell"]
 photos = [*load_sample_images().images,
@@ -961,7 +961,7 @@ for ax, i, a, b in zip(axes, SHOWN, listed(shown.values("ViT", "their choices")[
     ax.imshow(crops("test")[i].permute(1, 2, 0)), ax.set_axis_off(), ax.set_anchor("N")
     ax.text(0, -0.06, "\n".join(["EfficientNet", *a, "", "small ViT", *b]), va="top", fontsize=9.5,
             transform=ax.transAxes)
-figure.suptitle("READ: what both say about places never trained on", x=0.02, ha="left",
+figure.suptitle("READ: the first choices on places never trained on", x=0.02, ha="left",
                 fontsize=12.5, weight="bold");
 
 # %% tags=["hide-input"]
@@ -1254,7 +1254,7 @@ kd.explore.question(
     "student's accuracy rises from epoch to epoch. What now?",
     {"Stop, and look at the teacher's last layer.": "34 % of three classes is chance. The labels "
                                                     "alone make the curve rise.",
-     "Go on: a weak teacher can still help.": "A teacher at chance knows nothing of these classes.",
+     "Go on: a weak teacher can still help.": "At chance its outputs hold nothing about these classes.",
      "Raise α, so that it counts more.": "Then the noise would count more."},
     name="06/chance", answer="Stop, and look")
 
@@ -1285,7 +1285,7 @@ Markdown(f"""
 #
 # **Attention.** {cite:t}`zagoruyko2017` match where convnets are active, {cite:t}`wang2020` the attention of the last layers of language models, together with relations of the values. ViTKD {cite:p}`yang2022vitkd` mimics features of the first layers and generates those of the last. For features across kinds, OFA {cite:p}`hao2023` brings them into the space of the logits first, because features of a ViT and of a convnet hardly correspond, as {cite:t}`raghu2021` measured with CKA.
 #
-# **Habits.** {cite:t}`abnar2020bias` find that a transformer taught by a recurrent network, and a multilayer perceptron taught by a convnet, take over how their teacher generalises. {cite:t}`geirhos2020` find that convnets of many kinds make similar mistakes. {cite:t}`ren2022` let two light teachers of different kinds teach one transformer.
+# **Mistakes.** {cite:t}`abnar2020bias` find that a transformer taught by a recurrent network, and a multilayer perceptron taught by a convnet, take over how their teacher generalises. {cite:t}`geirhos2020` find that convnets of many kinds make similar mistakes. {cite:t}`ren2022` let two light teachers of different kinds teach one transformer.
 #
 # We have found no public study that repeats DeiT's comparison with several teachers of each kind.
 #
