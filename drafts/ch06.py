@@ -655,7 +655,7 @@ students. (Entropy of the teachers' outputs in nats, each at the $T$ of its kind
 """)
 
 # %% [markdown]
-# The first two numbers mix how well a teacher fits a student with how good it is on the whole; the ResNets are more accurate. The last one is half the difference of the two: what both students have in common falls out.
+# The first two numbers mix how well a teacher fits a student with how good it is on the whole; the kinds differ in accuracy and in recipe (4 epochs; 8, augmented). The last one is half the difference of the two: what both students have in common falls out.
 #
 # READ: two sentences: which kind teaches each student better, by the interval; whether kinship is shown.
 #
@@ -1254,7 +1254,8 @@ kd.explore.question(
     "student's accuracy rises from epoch to epoch. What now?",
     {"Stop, and look at the teacher's last layer.": "34 % of three classes is chance. The labels "
                                                     "alone make the curve rise.",
-     "Go on: a weak teacher can still help.": "At chance its outputs hold nothing about these classes.",
+     "Go on: a weak teacher can still help.": "At chance its outputs hold nothing about the "
+                                              "classes.",
      "Raise α, so that it counts more.": "Then the noise would count more."},
     name="06/chance", answer="Stop, and look")
 
