@@ -600,7 +600,7 @@ with contextlib.redirect_stdout(io.StringIO()):
 
 # %% tags=["hide-cell"]
 def six(seed):
-    """Of each teacher: accuracy, entropy at its temperature, kappa with all six."""
+    """Of each teacher: accuracy, entropy at its temperature, kappa with all six; one's attention."""
     found = {}
     for kind, number in every_teacher:
         v = kd.models.predict(teacher(kind, number), data.val.x).cpu()
@@ -608,6 +608,7 @@ def six(seed):
             "accuracy": kd.measure.accuracy(v, data.val.y),
             "entropy": kd.measure.entropy(v, T[kind]).mean().item(),
             "kappa": [kappa(truth(kind, number), truth(*one)) for one in every_teacher]}
+    found["ViT 1"]["looks"] = aimed()[:5, :, 0, 1:].mean(1).flatten().tolist()
     return found
 
 
@@ -664,14 +665,14 @@ students. (Entropy of the teachers' outputs in nats, each at the $T$ of its kind
 # ### Is the student's attention like the teacher's?
 
 # %% mystnb={"image": {"alt": "Five test glyphs, and below each on a grid of four by four fields the shares that the class token takes in the last layer: of the teacher, of a student with outputs and attention, of one with outputs only, and of one with labels only."}} tags=["hide-input"]
-maps = {"teacher": aimed()[:5, :, 0, 1:].mean(1).flatten()} | {
-    name: torch.tensor(final.values(name, "looks")[0])
+maps = {"teacher": teachers.values("ViT 1", "looks")[0]} | {
+    name: final.values(name, "looks")[0]
     for name in ("outputs + attention", "outputs", "labels only")}
 figure, axes = plt.subplots(5, 5, figsize=(6.4, 6.2))
 for row, (name, values) in zip(axes, ({"image": None} | maps).items()):
     row[0].set_ylabel(name.replace(" + ", "\n+ "), rotation=0, ha="right", va="center")
     for ax, x, place in zip(row, data.test.x, torch.zeros(5, 4, 4) if values is None
-                            else values.view(5, 4, 4)):
+                            else torch.tensor(values).view(5, 4, 4)):
         ax.imshow(x[0], cmap="gray", extent=(0, 4, 4, 0))
         if values is not None:
             ax.imshow(place, cmap="magma", alpha=0.65, extent=(0, 4, 4, 0))
