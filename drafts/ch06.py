@@ -600,7 +600,7 @@ with contextlib.redirect_stdout(io.StringIO()):
 
 # %% tags=["hide-cell"]
 def six(seed):
-    """Of each teacher: accuracy, entropy at its temperature, kappa with all six; one's attention."""
+    """Of each teacher: accuracy, entropy at its temperature, kappa with all six; some attention."""
     found = {}
     for kind, number in every_teacher:
         v = kd.models.predict(teacher(kind, number), data.val.x).cpu()
