@@ -729,6 +729,17 @@ def test_chapter_11_the_two_parts():
     assert len(pairs) == 6 and min(map(float, pairs)) < 0
 
 
+def test_chapter_11_one_machine_in_a_table():
+    """The arms of the main table; the others have the computer of chapter 1's labels only."""
+    def machines(earlier):
+        return {row["hardware"] for row in kd.experiment.recorded("11") if row["split"] == "test"
+                and earlier == any(part in row["scheme"] for part in (", 4000)", "WeightedCE"))}
+
+    theirs = {row["hardware"] for row in kd.experiment.recorded("01") if row["split"] == "test"}
+    assert len(machines(False)) == 1
+    assert machines(True) == theirs and len(theirs) == 1
+
+
 def test_chapter_11_against_labels_only():
     text = printed("11")
     whole, near, rest, sure = (only(pattern, text) for pattern in (
@@ -752,7 +763,7 @@ def test_chapter_11_image_or_class():
 
 def rows_of(text: str) -> dict[str, list[tuple[float, ...]]]:
     """Name: (mean, low, high) of each cell, for the lines of a table."""
-    lines = re.findall(rf"\| ([a-z ]+) \|((?: {PAIR} \|){{3}})".replace(PAIR, "[^|]+"), text)
+    lines = re.findall(r"\| ([a-z ]+) \|((?: [^|]+ \|){3})", text)
     return {name: [tuple(map(float, found)) for found in re.findall(PAIR, cells)]
             for name, cells in lines}
 
