@@ -1,56 +1,55 @@
 """Common wrong answers to the exercises of chapter 5: (exercise, its code, what it gets told)."""
 
 WRONG = [
-    ("my_rkd", """
-def my_rkd(student, teacher):
-    def relative(x):
-        far = torch.cdist(x, x)
-        return far / (far.sum() / (len(x) * (len(x) - 1)))
-
-    return F.smooth_l1_loss(relative(student), relative(teacher.detach()))
-""", r"0\.01562 times that, whatever the input.*averaged where the sum does"),
-    ("my_rkd", """
-def my_rkd(student, teacher):
-    def relative(x):
-        far = torch.cdist(x, x)
-        return far / (far.sum() / (len(x) * (len(x) - 1)))
-
-    return F.smooth_l1_loss(relative(student), relative(teacher), reduction="sum")
-""", "Expected no gradient for the teacher, got one"),
-    ("my_rkd", """
-def my_rkd(student, teacher):
-    ours, theirs = torch.cdist(student, student), torch.cdist(teacher, teacher).detach()
-    return F.smooth_l1_loss(ours, theirs, reduction="sum")
+    ("my_sp", """
+def my_sp(student, teacher):
+    def rows(x):
+        A = x.flatten(1)
+        return F.normalize(A @ A.T, 1)
+    return (rows(student) - rows(teacher.detach())).square().mean()
 """, "not by a constant factor"),
-    ("my_rkd", """
-def my_rkd(student, teacher):
-    def relative(x):
-        far = torch.cdist(x, x)
-        return far / far.detach().sum() * (len(x) * (len(x) - 1))
-
-    return F.smooth_l1_loss(relative(student), relative(teacher.detach()), reduction="sum")
-""", "Expected the gradient of the formula, got another"),
+    ("my_sp", """
+def my_sp(student, teacher):
+    def rows(x):
+        A = x.flatten(1)
+        return F.normalize(A @ A.T, dim=1)
+    return (rows(student) - rows(teacher)).square().mean()
+""", "Expected no gradient for the teacher, got one"),
+    ("my_sp", """
+def my_sp(student, teacher):
+    def rows(x):
+        A = x.flatten(1)
+        return F.normalize(A @ A.T, dim=1)
+    return (rows(student) - rows(teacher.detach())).square().sum()
+""", "it is 36 times that, whatever the input"),
+    ("my_sp", """
+def my_sp(student, teacher):
+    def rows(x):
+        A = F.normalize(x.flatten(1), dim=1)
+        return A @ A.T
+    return (rows(student) - rows(teacher.detach())).square().mean()
+""", "not by a constant factor"),
     ("my_recall", """
 def my_recall(features, labels):
     x = F.normalize(features, dim=1)
     near = (x @ x.T).argmax(1)
     return float((labels[near] == labels).float().mean())
-""", "every one of them found itself"),
+""", "every sample found itself"),
     ("my_recall", """
 def my_recall(features, labels):
     near = torch.cdist(features, features).fill_diagonal_(torch.inf).argmin(1)
     return float((labels[near] == labels).float().mean())
-""", "these are Euclidean distances"),
+""", "products of vectors of length 1"),
     ("my_recall", """
 def my_recall(features, labels):
     near = (features @ features.T).fill_diagonal_(-torch.inf).argmax(1)
     return float((labels[near] == labels).float().mean())
-""", "the largest cosine in each row"),
+""", "Take the largest cosine of each row"),
     ("projected", """
 def projected(features, width, seed):
     rng = torch.Generator().manual_seed(seed)
     return features @ torch.randn(features.shape[1], width, generator=rng)
-""", "divide the matrix by its square root"),
+""", "Divide the matrix by the root of the width"),
     ("projected", """
 def projected(features, width, seed):
     rng = torch.Generator().manual_seed(0)
