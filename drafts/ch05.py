@@ -281,7 +281,7 @@ Markdown("\n".join([f"| loss | {' | '.join(changed)} |", "|---" * (len(changed) 
 # | KD, the bar | 0.1 CE + 0.9 KD, $T = 4$ | output |
 # | RKD | CE + $w$ RKD's distance loss | before the last layer |
 # | SP | CE + $w$ SP | before the last layer |
-# | SP on maps | CE + $w$ SP at both ends | after stages 2 and 3, as SP was proposed |
+# | SP on maps | CE + $w$ SP at both ends | after stages 2 and 3; SP was proposed for maps |
 # | PKT | CE + $w$ PKT | before the last layer |
 #
 # RKD's angles take $B^3$, two million numbers in each step. They are added once, to the tuned distances.
@@ -858,7 +858,7 @@ Markdown(f"""
 # (break-it-05)=
 # ## Break it
 #
-# The code of RKD's authors has a [`clamp(min=1e-12)`](https://github.com/lenscloth/RKD/blob/0e0d3c2e161024f204ab26470bae2d0ac8018742/metric/utils.py) before the square root of the squared distances. No squared distance is negative here. So leave it out:
+# The code of RKD's authors has a [`clamp` at 1e-12](https://github.com/lenscloth/RKD/blob/0e0d3c2e161024f204ab26470bae2d0ac8018742/metric/utils.py) before the square root of the squared distances. No squared distance is negative here. So leave it out:
 
 # %%
 def relative(x):
@@ -1112,9 +1112,9 @@ Markdown("| loss | ResNet-32x4 to 8x4 | VGG-13 to MobileNetV2 | here |\n|---|---
          .replace("ResNet−", "ResNet-"))
 
 # %% [markdown]
-# Their settings: batch 64, 240 epochs, SGD, one weight for all pairs (RKD 25 for distances and 50 for angles, SP 3,000, PKT 30,000, CC {cite:p}`peng2019` 0.02 with another formula than the paper's), one learning rate for all arms, no control. CRD contrasts each image with thousands of others, and compares no tables. Ours: 4,000 images, 60 epochs, AdamW, everything tuned; the row of RKD has angles, that of SP has maps. READ: compare the sign and the size of the rows with theirs.
+# Their settings: batch 64, 240 epochs, SGD, one weight for each loss (RKD 25 for distances and 50 for angles, SP 3,000, PKT 30,000, CC {cite:p}`peng2019` 0.02 with another formula than the paper's), one learning rate for all arms of a pair, no control. CRD contrasts each image with thousands of others, and compares no tables. Ours: 4,000 images, 60 epochs, AdamW, everything tuned; the row of RKD has angles, that of SP has maps. READ: compare the sign and the size of the rows with theirs.
 #
-# The best results of RKD's own paper are in metric learning: trained without labels from a pretrained start, P × K batches with five images of each class, tested by recall@1 on classes that were not trained {cite:p}`ohsong2016`. Its students even pass their teachers. {cite:t}`musgrave2020` found that many gains in that field were those of the training, not of the loss. We have found no rerun of RKD's table with several seeds.
+# The best results of RKD's own paper are in metric learning: trained without labels from a pretrained start, P × K batches with five images of each class, tested by recall@1 on classes that were not trained {cite:p}`ohsong2016`. Its students even pass their teachers. {cite:t}`musgrave2020` found that most gains in that field shrink when all losses get the same training and search. We have found no rerun of RKD's table with several seeds.
 #
 # ## Take-away
 
