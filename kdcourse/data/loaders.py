@@ -194,7 +194,10 @@ class Stream:
                 drawn = DataLoader(loader.dataset, loader.batch_size, collate_fn=loader.collate_fn,
                                    sampler=order[:count].tolist())
         found, read = [], 0
-        for batch in dataclasses.replace(self, loader=drawn or loader, device="cpu").batches():
+        # of the whole data set, also where the loader reads one part of several
+        source = dataclasses.replace(self, loader=drawn or loader, device="cpu",
+                                     count=None if drawn else self.count)
+        for batch in source.batches():
             part = Split(batch.x, batch.y, task=self.task)
             if not found or part.shape == found[0].shape:
                 found.append(part)

@@ -10,6 +10,7 @@ from torch.utils.data import (
     ConcatDataset,
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     Subset,
     TensorDataset,
@@ -275,6 +276,14 @@ def test_the_doctor_draws_samples_where_a_loader_is_sorted_by_class(data, teache
     assert len(some.y.unique()) > 10  # the first 20 are of 10 classes
     places = [int((val.x == x).flatten(1).all(1).nonzero()[0]) for x in some.x]
     assert torch.equal(val.y[places], some.y)
+
+
+def test_the_doctor_draws_samples_where_each_process_reads_a_part(data):
+    """As under `torchrun`: the loader says how many samples its part has, not the data set's."""
+    part = DistributedSampler(TensorDataset(data.val.x, data.val.y), num_replicas=4, rank=0)
+    stream = from_loaders(loader(data.train), loader(data.val, sampler=part), classes=data.classes)
+    assert len(stream.val) == len(part) < 60
+    assert len(stream.val.some(60)) == 60
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
