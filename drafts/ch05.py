@@ -484,7 +484,7 @@ against **KD**: {against(best, 'KD')}. **{both}** against KD: {against(both, 'KD
 """)
 
 # %% [markdown]
-# No relation is shown to be above labels only, at the features or at maps. For PKT gains of more than a point are excluded. Beside KD nothing is added; the search chose the smallest weight that was tried, a hundredth of the published one, so that arm is nearly KD. At the *published* weights validation accuracy falls by two to three points for RKD and SP ([below](#flat-05)): for this student they are far too large.
+# No relation is shown to be above labels only, at the features or at maps. For PKT gains of more than a point are excluded. Beside KD nothing is added; the search chose the smallest weight that was tried, a hundredth of the published one, so that arm is nearly KD. At the *published* weights of RKD and SP validation accuracy falls below that of labels only ([printed below](#flat-05)).
 #
 # ### Whose relations?
 #
@@ -625,7 +625,7 @@ Markdown(f"""
                 for name in ("KD", best, "untrained", "same class")))
 
 # %% [markdown]
-# So the relation *is* learned: PKT takes over much of the teacher's ranking, KD hardly any, and KD is the one that helps. A student can place all pairs more like its teacher and make as many mistakes. (RKD and SP change little, because their tuned weights are small.)
+# So the relation *is* learned: PKT takes over much of the teacher's ranking, KD hardly any, and KD is the one that helps. A student can place all pairs more like its teacher and make as many mistakes. (RKD and SP change little; their tuned weights are small.)
 #
 # ## Without labels: an embedding model
 #
@@ -793,7 +793,7 @@ plt.gcf().suptitle("Nearest before training, after it, and for the teacher", fon
 # %% mystnb={"image": {"alt": "Two maps of 100 crops of photographs, each drawn at its place in the first two principal components of the student's features: before training and after it."}} tags=["hide-input"]
 figure, axes = plt.subplots(2, 1, figsize=(6.4, 7.6))
 titles = {"new student": "Before training: bright left, dark right (seed 0)",
-          "trained": "After it: foliage and petals lie apart"}
+          "trained": "After it: foliage, petals and roofs lie apart"}
 for ax, (name, title) in zip(axes, titles.items()):
     for image, (h, v) in list(zip(small["test"], drawn.values(name, "map")[0]))[::3]:
         ax.imshow(image.permute(1, 2, 0), extent=(h - 0.03, h + 0.03, v - 0.05, v + 0.05))
@@ -809,7 +809,7 @@ for up, name in enumerate(("new student", "pixels", "EfficientNet")):
     ax.axvline(value, color=kd.plot.GREY, ls="--", lw=1.2)
     ax.text(value, -0.5 - 0.3 * (up == 1), name, ha="center", va="bottom", fontsize=9.5,
             color=kd.plot.GREY)
-ax.set_title("Relations and coordinates lead, controls do not", pad=24);
+ax.set_title("PKT and the hint lead, the controls do not", pad=24);
 
 
 # %% tags=["hide-input"]
