@@ -194,6 +194,17 @@ def test_what_is_tested_has_five_seeds(path):
         assert len(found) >= 5, f"{len(found)} seeds for {arm}"
 
 
+# Rows on test images from another kind of machine than the others of their chapter, which are
+# still to be measured again. Means of five runs differ by up to half a point between two kinds.
+OF_ANOTHER_MACHINE = {"02": 25, "09": 55, "11": 20}
+
+
+def test_what_is_tested_was_measured_on_one_kind_of_machine(path):
+    kinds = collections.Counter(row["hardware"] for row in rows(path) if row["split"] == "test")
+    others = kinds.total() - max(kinds.values())
+    assert others <= OF_ANOTHER_MACHINE.get(path.stem[:2], 0), kinds
+
+
 def test_only_chapter_1_has_the_picture_of_the_front_page(path):
     """`nox -s run` writes the figure with this tag to README and front page."""
     covers = [cell for cell in cells(path, "code") if "cover" in cell.metadata.get("tags", [])]
