@@ -846,7 +846,8 @@ def view_of(z):
 
 def pictures(seed):
     scheme, x = embed["PKT"](0)(seed), small["test"]
-    even = (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True)
+    flat, even = x.flatten(1), x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+    even = even / flat.std(1, keepdim=True).clamp(min=1e-3)  # some crops have one colour
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         new = view_of(inside(scheme.student, x, "9:input")[1])
