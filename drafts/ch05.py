@@ -165,7 +165,7 @@ right = kd.measure.accuracy(logits, val.y)
 print(f"the teacher's accuracy on these images: {right:.1%}")
 
 # %% [markdown]
-# **Recall@1** is the share of images whose nearest neighbour has the same class. The teacher was trained on 40,000 other images of these 36 classes.
+# **Recall@1** is the share of images whose nearest neighbour has the same class.
 #
 # Relational distillation passes on who is alike, as a table of all pairs of a batch:
 
@@ -646,9 +646,10 @@ with contextlib.redirect_stdout(io.StringIO()):
 # %% tags=["hide-input"]
 Markdown(f"""
 Labels only: {fewer.mean('labels only'):.1%}. Minus labels only: **{best}**
-{against(best, table=fewer)}, with relations of random weights {against('untrained', table=fewer)}, KD
-{against('KD', table=fewer)}. {best} minus KD: {against(best, 'KD', fewer)}. The weight of {best}
-that was found is {10.0 ** (at_few[best][0] - at[best][0]):.0f} times that beside all labels.
+{against(best, table=fewer)}, with relations of random weights
+{against('untrained', table=fewer)}, KD {against('KD', table=fewer)}. {best} minus KD:
+{against(best, 'KD', fewer)}. The weight of {best} that was found is
+{10.0 ** (at_few[best][0] - at[best][0]):.0f} times that beside all labels.
 """)
 
 # %% [markdown]
@@ -684,13 +685,13 @@ Change against labels only, for pairs of one class and of two: {best} {shift(bes
 """)
 
 # %% [markdown]
-# So the relation *is* learned: PKT takes over much of the teacher's ranking, KD hardly any, and KD is the one that helps. A reading that we did not test: the ranking is over all pairs, and which class wins depends on few of them. (RKD and SP change little; their tuned weights are small.)
+# So the relation *is* learned: PKT takes over much of the teacher's ranking, KD hardly any, and KD is the one that helps. (RKD and SP change little; their tuned weights are small.)
 #
 # ## Without labels: an embedding model
 #
-# Today relations are used where there is no output to copy: for **embedding models**, which turn an image or a text into numbers for a search. MiniLM, the base of much-used sentence encoders, was distilled by relations between the tokens of a text {cite:p}`wang2020`. SEED {cite:p}`fang2021seed` and CompRess {cite:p}`koohpayegani2020` compress self-supervised networks: the student learns how alike each image is to thousands of others. Such a teacher need not even be a network: people can say which of two images is more like a third. Here the teacher is an EfficientNet-Lite0 that was trained on ImageNet {cite:p}`tan2019`; it makes 1,280 numbers of an image, our student 64.
+# Today relations are used where there is no output to copy: for **embedding models**, which turn an image or a text into numbers for a search. MiniLM, the base of much-used sentence encoders, was distilled by relations between the tokens of a text {cite:p}`wang2020`. SEED {cite:p}`fang2021seed` and CompRess {cite:p}`koohpayegani2020` compress self-supervised networks: the student learns how alike each image is to thousands of others. Here the teacher is an EfficientNet-Lite0 that was trained on ImageNet {cite:p}`tan2019`; it makes 1,280 numbers of an image, our student 64.
 #
-# Three photographs, which come with scikit-learn and matplotlib, are cut into cells of 80 × 80 pixels: 72 to train, 20 to choose settings, 30 to test. The student sees 28 crops of each of the 72, and no label. Loading is folded.
+# Three photographs, which come with scikit-learn and matplotlib, are cut into cells of 80 × 80 pixels: 72 to train, 20 to choose settings, 30 to test. The student sees 28 crops of each of the 72, and no label.
 
 # %% tags=["hide-input"]
 photos = [*load_sample_images().images,
@@ -957,7 +958,7 @@ Markdown(f"""
 # (break-it-05)=
 # ## Break it
 #
-# The code of RKD's authors has a [`clamp` at 1e-12](https://github.com/lenscloth/RKD/blob/0e0d3c2e161024f204ab26470bae2d0ac8018742/metric/utils.py) before the square root of the squared distances. No squared distance is negative here. So leave it out:
+# The code of RKD's authors has a [`clamp` at 1e-12](https://github.com/lenscloth/RKD/blob/0e0d3c2e161024f204ab26470bae2d0ac8018742/metric/utils.py) before the square root of the squared distances. Leave it out:
 
 # %%
 def relative(x):
@@ -1215,7 +1216,7 @@ Markdown("| loss | ResNet-32x4 to 8x4 | VGG-13 to MobileNetV2 | here |\n|---|---
 # %% [markdown]
 # Their settings: batch 64, 240 epochs, SGD, one weight for each loss (RKD 25 for distances and 50 for angles, SP 3,000, PKT 30,000, CC {cite:p}`peng2019` 0.02 with another formula than the paper's), one learning rate for all arms of a pair, no control. CRD contrasts each image with thousands of others, and compares no tables. Theirs are means of a few runs, without intervals. Ours: 4,000 images, 60 epochs, AdamW, a search for every arm; RKD has distances only, SP maps. KD gains in all three columns, RKD in none; for SP and PKT we cannot show the gain that they report.
 #
-# The best results of RKD's own paper are in metric learning: trained without labels from a pretrained start, P × K batches with five images of each class, tested by recall@1 on classes that were not trained {cite:p}`ohsong2016`. Its students even pass their teachers. {cite:t}`musgrave2020` found that most gains in that field shrink when all losses get the same training and search. We have found no rerun of RKD's table with several seeds.
+# The best results of RKD's own paper are in metric learning: trained without labels from a pretrained start, P × K batches with five images of each class, tested by recall@1 on classes that were not trained {cite:p}`ohsong2016`. {cite:t}`musgrave2020` found that most gains in that field shrink when all losses get the same training and search. We have found no rerun of RKD's table with several seeds.
 #
 # ## Take-away
 

@@ -1116,3 +1116,101 @@ def test_no_best_setting_of_chapter_10_lies_at_an_edge():
             (lr / 4, wd), (4 * lr, wd), (lr, wd / 5), (lr, 5 * wd))}
         assert near <= tried.keys(), arm
         assert len({name for name, *_ in tried}) >= 5 or arm == "0.19 * KD", arm
+
+
+def settings_of_chapter_5() -> dict[str, list[float]]:
+    """Arm: weight, rate, decay of the table of chosen settings."""
+    return {name: list(map(float, found)) for name, *found in re.findall(
+        r"\| ([\w+ ]+) \| [\d.]+% \| ([\d.]+) \| ([\d.e-]+) \| ([\d.e-]+) \| \d+ \|",
+        printed("05"))}
+
+
+def test_chapter_5_beside_labels():
+    text = printed("05")
+    found = re.findall(r"is shown for\*\*: ([^.]+)\.", text)
+    assert found == ["RKD, SP, SP on maps, PKT"]
+    first = only(rf"against labels only: {POINTS} \(correlation of the pairs (-?\d\.\d+)\); with "
+                 rf"ten seeds {POINTS}\.", text)
+    assert first[1] < 0 < first[2] and first[5] < 0 < first[6] < 0.5, "half a point is excluded"
+    assert only(rf"KD brings {POINTS}", text)[1] > 0
+    both = only(rf"\*\*KD \+ PKT\*\* against KD: {POINTS}; with the weight that PKT has beside "
+                rf"labels, {POINTS}\.", text)
+    assert both[1] < 0 < both[2] and both[5] < 0, "nothing is added to KD"
+    assert settings_of_chapter_5()["KD + PKT"][0] == 60, "a thousandth of the published weight"
+    rest = text.split("**Published weights**")[1]
+    (labels_only,) = only(r"^.*?labels only (\d+\.\d)%", rest)
+    behind = re.findall(r"(RKD|SP|SP on maps|PKT) (\d+\.\d)%", rest)
+    assert {name: float(value) < labels_only for name, value in behind[:4]} == {
+        "RKD": True, "SP": True, "SP on maps": True, "PKT": False}
+
+
+def test_chapter_5_whose_relations():
+    text = printed("05")
+    for name in ("untrained", "same class", "same 4,000"):
+        both = only(rf"\| {name} \| {PAIR} \| {PAIR} \|", text)
+        assert both[1] < 0 < both[2], f"{name}: not told from the teacher's"
+        assert both[4] < 0 < both[5], f"{name}: no gain over labels only is shown"
+    groups = only(rf"With grouped batches PKT is {POINTS} from labels only; grouped against random "
+                  rf"batches it is {POINTS}, labels only {POINTS}\.", text)
+    assert groups[1] < 0 < groups[2] and groups[5] < 0
+    angles = only(rf"as in the published code, against RKD: {POINTS}\.", text)
+    assert angles[1] < 0 < angles[2]
+
+
+def test_chapter_5_the_relation_is_learned():
+    shifts = only(rf"of one class and of two: PKT {PAIR} and {PAIR}; KD {PAIR} and {PAIR}\.",
+                  printed("05"))
+    assert shifts[0] > 0.1 and shifts[1] > 0 and shifts[3] > 0.2 and shifts[4] > 0
+    assert shifts[8] < 0.05 and shifts[11] < 0.06, "KD changes it hardly"
+
+
+def test_no_best_setting_of_chapter_5_lies_at_an_edge():
+    """Of weight, rate and decay, on the first seed of the search."""
+    terms = {"RKD": "RKDDistance('9", "SP": "SP('9", "SP on maps": "SP('4", "PKT": "PKT('9"}
+    chosen = settings_of_chapter_5()
+    assert chosen.keys() > terms.keys()
+    for name, (weight, lr, wd) in chosen.items():
+        if name in ("labels only", "KD"):
+            continue  # chapter 1's search
+        tried = set()
+        for row in kd.experiment.recorded("05"):
+            found = re.search(weight_of(terms[name.removeprefix("KD + ")]), row.get("scheme", ""))
+            if (row["split"] == "val" and row["seed"] == 0 and found and "16 x 8" not in row["data"]
+                    and row["data"].startswith("glyphs(")
+                    and ("KD(" in row["scheme"]) == name.startswith("KD")):
+                rate, decay = re.search(r"lr=([\d.e-]+), weight_decay=([\d.e-]+),",
+                                        row["recipe"]).groups()
+                tried.add((float(found[1]), round(float(rate), 8), round(float(decay), 8)))
+        near = {(weight * 10, lr, wd), (round(weight / 10, 6), lr, wd),
+                (weight, round(4 * lr, 8), wd), (weight, round(lr / 4, 8), wd),
+                (weight, lr, round(5 * wd, 8)), (weight, lr, round(wd / 5, 8))}
+        assert near <= tried, (name, near - tried)
+
+
+def weight_of(term: str) -> str:
+    return rf"\+ ([\d.]+) \* {re.escape(term)}"
+
+
+def test_chapter_5_few_labels():
+    text = printed("05")
+    found = only(rf"Minus labels only: \*\*PKT\*\* {POINTS}, with relations of random weights "
+                 rf"{POINTS}, KD {POINTS}\. PKT minus KD: {POINTS}\.", text)
+    assert found[1] > 15, "by more than anything else"
+    assert found[5] < 0, "random weights carry nothing of the kind"
+    assert found[11] < 0, "KD brings more"
+    assert re.findall(r"that was found is (\d+) times that beside all labels", text) == ["100"]
+
+
+def test_chapter_5_photographs():
+    text = printed("05")
+    rows = {name: tuple(map(float, found)) for name, *found in re.findall(
+        rf"\| ([\w ,]+) \| (\d+\.\d)% \| {PAIR} \| {PAIR} \| (\d\.\d\d) \|", text)}
+    assert len(rows) == 8
+    for name in ("new student", "untrained", "of the pixels"):
+        assert rows[name][2] > 0, f"PKT passes {name}"
+    for name in ("hint", "same place"):
+        assert rows[name][3] < 0 and rows[name][6] < 0, f"behind {name}, over seeds and over places"
+    assert rows["pixels"][2] < 0 < rows["pixels"][3], "not told apart"
+    assert rows["EfficientNet"][3] < 0
+    rank, gap = only(rf"rank correlation (0\.\d\d); the latter minus the hint's: {PAIR}", text)[:2]
+    assert gap > 0 and rank > max(row[-1] for name, row in rows.items() if name != "EfficientNet")
