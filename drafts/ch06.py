@@ -1027,7 +1027,7 @@ Markdown(f"""
 # (break-it-06)=
 # ## Break it
 #
-# The first version of a much-read guide, on distillation of image classifiers in Hugging Face transformers, took a ResNet-50 for 1,000 classes, asked for three, and added `ignore_mismatched_sizes=True`, because it would not load otherwise ([the page](https://github.com/huggingface/transformers/blob/01080da7a037f748eca7b752eac163381c3047a6/docs/source/en/tasks/knowledge_distillation_for_image_classification.md)). That replaces the last layer by a new one with random weights, and it became the teacher. [Later versions](https://github.com/huggingface/transformers/blob/77c2fe6546ddb8e0c2d7a717ffe7238e547938c6/docs/source/en/tasks/knowledge_distillation_for_image_classification.md) take a trained ViT. Here is the mistake, with the guide's loss:
+# A draft of a much-read guide, on distillation of image classifiers in Hugging Face transformers, took a ResNet-50 for 1,000 classes, asked for three, and added `ignore_mismatched_sizes=True`, because it would not load otherwise ([the page](https://github.com/huggingface/transformers/blob/01080da7a037f748eca7b752eac163381c3047a6/docs/source/en/tasks/knowledge_distillation_for_image_classification.md)). That replaces the last layer by a new one with random weights, and it became the teacher. [The published page](https://github.com/huggingface/transformers/blob/77c2fe6546ddb8e0c2d7a717ffe7238e547938c6/docs/source/en/tasks/knowledge_distillation_for_image_classification.md) takes a trained ViT. Here is the mistake, with the draft's loss:
 
 # %%
 headless = kd.models.vit(dim=64, depth=4, patch=8, stem="conv", seed=1)
@@ -1082,7 +1082,7 @@ draw(curves).set_title("READ: repaired against planted");
 #
 # ### 1. Warm up: one loss in another's words
 #
-# In the guide's first version λ weighs the labels, in later ones the teacher. With its λ = 0.5 nobody sees the swap; with 0.9 it turns the loss around. An article writes `a * F.cross_entropy(z, y) + b * F.kl_div(log q_T, p_T, reduction="batchmean")`, without $T^2$. Return the same loss, made of `CE()` and `KD(T=…)`, which has its $T^2$ inside.
+# In that draft λ weighs the labels, on the published page the teacher. With its λ = 0.5 nobody sees the swap; with 0.9 it turns the loss around. An article writes `a * F.cross_entropy(z, y) + b * F.kl_div(log q_T, p_T, reduction="batchmean")`, without $T^2$. Return the same loss, made of `CE()` and `KD(T=…)`, which has its $T^2$ inside.
 
 # %% tags=["exercise-stub"]
 def in_our_words(ce_weight, kl_weight, T):
@@ -1265,7 +1265,7 @@ kd.explore.question(
 # %% [markdown]
 # ## In the literature
 #
-# **Which kind should teach a transformer?** Table 2 of DeiT {cite:p}`touvron2021` has one student, a DeiT-B, and several teachers; ImageNet, 300 epochs, hard labels on a distillation token ([chapter 7](07_deit.ipynb)):
+# **Which kind should teach a transformer?** Table 2 of DeiT {cite:p}`touvron2021` has one student, a DeiT-B, and several teachers; ImageNet, 300 epochs, hard labels ([chapter 7](07_deit.ipynb)); the caption does not say on which token:
 
 # %% tags=["remove-input"]
 def here(kind):
@@ -1285,9 +1285,9 @@ Markdown(f"""
 """)
 
 # %% [markdown]
-# The paper has one number for each pair; its Table 8 gives ± 0.2 for a DeiT-B without a teacher. What differs: their student is no smaller than its teachers and has no convolutions, while our ViTs begin with three, so that much of what a convnet could pass on is built in; 1.28 million images; hard labels.
+# The paper has one number for each pair; Table 8 of the arXiv version gives ± 0.2 for a DeiT-B without a teacher. What differs: their student is no smaller than its teachers and has no convolutions, while our ViTs begin with three, so that much of what a convnet could pass on is built in; 1.28 million images; hard labels.
 #
-# **Attention.** {cite:t}`zagoruyko2017` match where convnets are active, {cite:t}`wang2020` the attention of the last layers of language models, together with relations of the values. ViTKD {cite:p}`yang2022vitkd` mimics features of the first layers and generates those of the last. For features across kinds, OFA {cite:p}`hao2023` brings them into the space of the logits first, because features of a ViT and of a convnet hardly correspond, as {cite:t}`raghu2021` measured with CKA.
+# **Attention.** {cite:t}`zagoruyko2017` match where convnets are active, {cite:t}`wang2020` the attention of the last layers of language models, together with relations of the values. ViTKD {cite:p}`yang2022vitkd` mimics features of the first layers and generates those of the last. For features across kinds, OFA {cite:p}`hao2023` brings them into the space of the logits first, because features of a ViT and of a convnet differ much, by CKA in their paper and in {cite:t}`raghu2021`.
 #
 # **Mistakes.** {cite:t}`abnar2020bias` find that a transformer taught by a recurrent network, and a multilayer perceptron taught by a convnet, take over how their teacher generalises. {cite:t}`geirhos2020` find that convnets of many kinds make similar mistakes. {cite:t}`ren2022` let two light teachers of different kinds teach one transformer.
 #
