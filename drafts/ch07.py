@@ -164,7 +164,7 @@ for name, target in {"label": torch.tensor([1.0, 0, 0]),
 #
 # $$\text{token:}\quad (1 - \lambda)\,\mathrm{CE}(y, z^{\text{class}}) + \lambda\, \mathrm{CE}(y_t, z^{\text{distil}})$$
 #
-# The paper has λ = ½ for hard and token, and for soft "the typical values" $T$ = 3 and λ = 0.1 (section 6). Its equation 2 writes the divergence with the student first; its code computes it as usual, with the teacher first. In plain PyTorch, with one token `first` and `second` are the same logits:
+# The paper has λ = ½ for hard and token, and for soft "the typical values" $T$ = 3 and λ = 0.1 (section 6; at ICML $T$ = 3 or 1). Its equation 2 writes the divergence with the student first; its code computes it as usual, with the teacher first. In plain PyTorch, with one token `first` and `second` are the same logits:
 
 # %%
 def deit_loss(first, second, v, y, lam, kind, T=3):
@@ -274,7 +274,7 @@ deit.set_distilled_training(False)
 # %% [markdown]
 # ### How strong is the published soft term?
 #
-# DeiT's [`losses.py`](https://github.com/facebookresearch/deit/blob/7e160fe43f0252d17191b71cbb5826254114ea5b/losses.py) divides the soft term by `outputs_kd.numel()`, that is by samples *and* classes. The authors [say why](https://github.com/facebookresearch/deit/issues/61): it is what PyTorch did when the experiments ran, and a division by samples alone gave "slightly lower/similar performance". A student at its start, real images, a real teacher: the gradient of the teacher's part, as a multiple of that of the label's part.
+# DeiT's [`losses.py`](https://github.com/facebookresearch/deit/blob/7e160fe43f0252d17191b71cbb5826254114ea5b/losses.py) divides the soft term by `outputs_kd.numel()`, that is by samples *and* classes. The authors [say why](https://github.com/facebookresearch/deit/issues/61): it is what PyTorch did when the experiments ran, and a division by samples alone gave "slightly lower/similar performance" (they do not say with which λ). A student at its start, real images, a real teacher: the gradient of the teacher's part, as a multiple of that of the label's part.
 
 # %%
 z0 = kd.models.predict(one_token(0), data.val.x[:500])
@@ -1027,7 +1027,7 @@ Markdown(f"""
 """)
 
 # %% [markdown]
-# Their Table 8 gives DeiT-B without distillation as 81.8 ± 0.2, so 83.0 to 83.4, hard to token, is about two such deviations.
+# Table 8 of the arXiv version (7 at ICML) gives DeiT-B without distillation as 81.8 ± 0.2, without saying over what. From hard to token, 83.0 to 83.4, is about two such deviations. Of a second *class* token in place of the distillation token they say that it "does not bring anything".
 #
 # What differs: students without convolutions, 1.28 million images, MixUp, CutMix and erasing, labels smoothed by 0.1, a RegNetY-16GF with 82.9 % as the teacher, about as good as the student {cite:p}`touvron2021`. How often its first choice differs from the label on their views is not reported; on the validation images it is 17.1 %. The more often, the more a hard label can say. We have found no published ImageNet run of the soft loss with the sum over classes and a searched weight; the authors' remark in the issue is all.
 #
