@@ -29,7 +29,7 @@
 #
 # **You need** [chapter 1](01_hinton.ipynb): the loss, paired differences, why both sides are tuned.
 #
-# **Reading time** about 22 minutes, exercises not counted.
+# **Reading time** about 19 minutes, exercises not counted.
 # ```
 
 # %% tags=["remove-cell"]
@@ -999,7 +999,7 @@ here, labels = (f"{percent(f'plain{end}')}, {percent(f'full{end}')}"
 Markdown(f"""
 | | teacher | epochs | accuracy |
 |---|---|---|---|
-| {{cite:t}}`he2019`, plain, then all its refinements | at the end | 120 | 75.3 %, 79.29 % |
+| {{cite:t}}`he2019`, plain, then all its refinements | at the end | 120, 200 | 75.3 %, 79.29 % |
 | {{cite:t}}`wightman2021`, A1: LAMB, mixing, RandAugment | none | 600 | 80.4 % |
 | {{cite:t}}`beyer2022`, mixing, no labels | BiT | 300 | 80.3 % |
 | the same | BiT | 9,600 | 82.3 % |
@@ -1009,13 +1009,13 @@ Markdown(f"""
 """)
 
 # %% [markdown]
-# None of the first five has an interval. The recipe itself comes without a run on labels only. The nearest is A1: another recipe, nearly as long, and 1.5 points below {cite:p}`wightman2021`. How much of this is BEiT's nobody has published.
+# None of the published ones has an interval. The recipe comes without a run on labels only. The nearest is A1: another recipe, nearly as long, and 1.5 points below {cite:p}`wightman2021`. How much of this BEiT brings, we have not found published.
 #
-# What differs: the recipe's labels are also smoothed by 0.1, each image is repeated three times in an epoch, the batch has 1,536 images, and BEiT-B {cite:p}`bao2022` was pre-trained on ImageNet-21k, fourteen million images. {cite:t}`he2019` add their refinements one after another, so each number depends on the order; with a teacher of another family they found that distillation cost Inception-V3 and MobileNet accuracy. {cite:t}`beyer2022` remove parts one at a time as well, and stress the same input for both networks and patience.
+# What differs: the recipe's labels are also smoothed by 0.1, images come in three versions each, the batch has 1,536 images, and BEiT-B {cite:p}`bao2022` was trained on ImageNet-21k, fourteen million images, before. {cite:t}`he2019` add their refinements one after another, so each number depends on the order; with a teacher of another family they found that distillation cost Inception-V3 and MobileNet accuracy. {cite:t}`beyer2022` remove parts one at a time as well, and stress the same input for both networks and patience.
 #
 # LAMB was made for batches of thousands {cite:p}`you2020`; ours have 128. Its successors, such as Muon {cite:p}`jordan2024`, were not tried.
 #
-# **What to expect on your images.** `python -m kdcourse.distil` is the recipe for folders of images, on one GPU or, by `torchrun`, on several; [its page](../book/own_model.md#own-recipe-script) says how to run it, and how to leave parts out.
+# **What to expect on your images.** `python -m kdcourse.distil` is the recipe for folders of images, on one GPU or, by `torchrun`, on several; [its page](#own-recipe-script) says how, and `--without` leaves parts out. `--without teacher` is the missing run.
 #
 # ## Take-away
 
