@@ -1026,8 +1026,8 @@ Markdown(f"""
    {gap(*brings["MixUp, CutMix"][1])} beside the others.
 2. **READ: teacher or recipe.** The teacher adds {gap("full", "full, labels only")} to the full
    recipe on labels, the recipe {gap("full, labels only", "plain, labels only")} without a teacher.
-3. **Measure a part from both ends**, and run the recipe without the teacher before you thank the
-   teacher.
+3. **Measure a part from both ends**, and run the recipe without the teacher, too: only that run
+   says what the teacher adds.
 """)
 
 # %% [markdown]
