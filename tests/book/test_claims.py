@@ -1212,5 +1212,6 @@ def test_chapter_5_photographs():
         assert rows[name][3] < 0 and rows[name][6] < 0, f"behind {name}, over seeds and over places"
     assert rows["pixels"][2] < 0 < rows["pixels"][3], "not told apart"
     assert rows["EfficientNet"][3] < 0
-    rank, _, low, _ = only(rf"rank correlation (0\.\d\d); the latter minus the hint's: {PAIR}", text)
+    rank, _, low, _ = only(
+        rf"rank correlation (0\.\d\d); the latter minus the hint's: {PAIR}", text)
     assert low > 0 and rank > max(row[-1] for name, row in rows.items() if name != "EfficientNet")
