@@ -20,7 +20,7 @@ def move(average, student, decay):
 def move(average, student, decay):
     for old, new in zip(average.state_dict().values(), student.state_dict().values()):
         old = decay * old + (1 - decay) * new
-""", "nothing in it changed"),
+""", "Write into the tensor"),
     ("ensemble_kd", """
 def ensemble_kd(student, teachers, T):
     return kd.losses.kd(student, torch.stack(teachers).mean(0).detach(), T)
@@ -41,7 +41,7 @@ def ensemble_kd(student, teachers, T):
 def stop_when_sure(logits, threshold):
     sure = torch.stack([z.softmax(1).amax(1) >= threshold for z in logits])
     return sure.int().argmax(0)
-""", "the end to answer where nobody is sure"),
+""", "the end .2. where nobody is sure"),
     ("stop_when_sure", """
 def stop_when_sure(logits, threshold):
     confidence = torch.stack([z.softmax(1).amax(1) for z in logits])
