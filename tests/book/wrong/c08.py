@@ -21,6 +21,13 @@ def move(average, student, decay):
     for old, new in zip(average.state_dict().values(), student.state_dict().values()):
         old = decay * old + (1 - decay) * new
 """, "Write into the tensor"),
+    ("move", """
+def move(average, student, decay):
+    with torch.no_grad():
+        for old, new in zip(average.state_dict().values(), student.state_dict().values()):
+            if old.is_floating_point():
+                old.lerp_(new, 1 - decay)
+""", "copy whole numbers"),
     ("ensemble_kd", """
 def ensemble_kd(student, teachers, T):
     return kd.losses.kd(student, torch.stack(teachers).mean(0).detach(), T)
@@ -48,5 +55,17 @@ def stop_when_sure(logits, threshold):
     best = confidence.argmax(0)
     best[(confidence < threshold).all(0)] = len(logits) - 1
     return best
-""", "the first exit that is sure enough"),
+""", "the first that is sure enough"),
+    ("stop_when_sure", """
+def stop_when_sure(logits, threshold):
+    sure = torch.stack([z.amax(1) >= threshold for z in logits])
+    sure[-1] = True
+    return sure.int().argmax(0)
+""", "The softmax gives probabilities"),
+    ("stop_when_sure", """
+def stop_when_sure(logits, threshold):
+    sure = torch.stack([z.softmax(1).amax(1) >= 0.5 for z in logits])
+    sure[-1] = True
+    return sure.int().argmax(0)
+""", "At the threshold 0.85"),
 ]
