@@ -86,7 +86,7 @@ budget_bet
 # %% [markdown]
 # ## See it first
 #
-# A toy first. A class can often be recognised by several features, a car by its wheels or by its windows; {cite:t}`allenzhu2023` call them **views**. Their argument: a network learns the view that is ahead at its random start. When that suffices for the training images, the gradient is nearly 0, and the other view is hardly learned. Another start learns other views. A student that matches *soft* outputs learns the teacher's views, too.
+# A toy first. A class can often be recognised by several features, a car by its wheels or by its windows; {cite:t}`allenzhu2023` call them **views**. Their argument: a network learns the view that is ahead at its random start. When that suffices for the training images, the gradient is nearly 0, and the other view is hardly learned. Another start learns other views. A student that matches *soft* outputs learns its teacher's views, too.
 #
 # Ten classes have two views each, patterns of 8 × 8 pixels. A picture has nine places: two show the views of its class, four have weaker traces of other classes.
 
@@ -383,7 +383,7 @@ for name, seed in orders.items():
 # %% [markdown]
 # One short run each, untuned, so no result yet. The last two are to be compared; generation 0 has another start.
 #
-# The teacher must be a **copy**, or it changes with the student: see [Break it](#break-it-08). In the package, `kd.Distiller(net(1), teacher, 0.5 * CE() + 0.5 * KD(T=1))` is the inner part, and `kd.fit` the loop.
+# The teacher must be a **copy**, or it changes with the student: see [Break it](#break-it-08). In the package: `kd.Distiller(net(1), teacher, 0.5 * CE() + 0.5 * KD(T=1))`, and `kd.fit` for the loop.
 
 # %% [markdown]
 # ## The experiment
@@ -1244,7 +1244,7 @@ except ValueError as finding:
 # %% [markdown]
 # ## Exercises
 #
-# Each has a cell to fill in and a check, which prints "not done yet" until then.
+# Each has a cell to fill in, and a check.
 #
 # ### 1. Warm up: move the average
 #
