@@ -502,7 +502,7 @@ def test_chapter_4_the_weights():
 def test_chapter_4_the_parts_of_reviewkd():
     text = printed("04")
     for added, sign in {"a hint at the last stage": 1, "the middle stage": 0,
-                        "3 × 3 convolutions and the averages over grids": 1,
+                        "3 × 3 convolutions, batch normalisation and grids": 1,
                         "the fusion": 0}.items():
         _, low, high = only(rf"\| {added} \| {POINTS} \|", text)
         assert (low > 0) - (high < 0) == sign, added
@@ -578,7 +578,14 @@ def test_chapter_4_controls_and_students():
     gain = only(rf"\| ReviewKD \| [+-]\d\.\d \| [+-]\d\.\d \| {PAIR} \|", text)[0]
     assert all(found[2] < 0 for found in against.values()), "all behind the method"
     mean, low, _ = against["untrained teacher"][3:]
-    assert low > 0 and mean < gain / 3, "a little"
+    assert low > 0 and mean < gain / 3, "a small gain"
+    sizes = list(map(float, re.findall(r"relu:input` (0\.\d{4})", text)))
+    taught = list(map(float, re.findall(r"relu:input` (\d+\.\d\d)[,.]", text)))
+    assert len(sizes) == len(taught) == 2 and all(
+        there > 100 * new for there, new in zip(taught, sizes)), "hundreds of times smaller"
+    assert only(rf"what it changes for KD: {POINTS}", text)[1] > 0, "KD loses more by the change"
+    _, low, high = only(rf"KD \*and\* ReviewKD against the mixer with labels only: {POINTS}", text)
+    assert low < 0 < high, "as much"
     assert against["another image"][4] < 0 < against["another image"][5], "no gain is shown"
     assert against["same 2,000"][3] > gain / 2, "most of the gain is left"
     assert only(rf"both with the teacher of the same images: {POINTS}", text)[1] > 0
