@@ -1263,3 +1263,65 @@ def test_chapter_5_photographs():
         assert rows[name][1] < 0 < rows[name][2], f"not told apart from {name}"
     rank, _, low, _ = only(rf"rank correlation (0\.\d\d), minus the hint's {PAIR}\.", text)
     assert low > 0 and rank > max(row[-1] for name, row in rows.items() if name != "EfficientNet")
+
+
+def test_chapter_8_born_again():
+    text = printed("08")
+    rows = {name: tuple(map(float, found)) for name, *found in re.findall(
+        rf"\| ([\w, ]+) \| (-?\d+)% \| (-?\d+)% \| {PAIR} \| (\d+\.\d)% \|", text)}
+    assert list(rows) == ["plain, untuned", "plain, tuned", "augmented, tuned"]
+    assert [row[-1] > 99.5 for row in rows.values()] == [True, True, False], "fits its images"
+    found = only(
+        rf"Generation 1 minus labels only, same start: {POINTS} on plain images without tuning, "
+        rf"{POINTS} on augmented images with tuning\. There a larger teacher of the same images "
+        rf"brings {POINTS}\.", text)
+    assert found[1] > 0 and found[4] < 0 < found[5] and found[7] > 0
+    assert only(rf"is ahead of generation 1 by {POINTS}", text)[1] > 0
+    start = only(rf"generation 1 minus generation 0: {POINTS} at the weakest baseline, {POINTS} at "
+                 rf"the strongest", text)
+    assert start[1] <= 0 and start[4] <= 0, "no gain from start A"
+    settings = only(rf"T = 4, α = 0\.9: {POINTS}; T = 1, α = 0\.5: {POINTS}", text)
+    assert settings[1] < 0 and settings[4] < 0, "no setting shows a gain"
+
+
+def test_chapter_8_what_the_same_trainings_bring():
+    text = printed("08")
+    found = only(rf"Generation 1 minus twice as long\*\*: {POINTS}; \*\*minus two averaged\*\*: "
+                 rf"{POINTS}\. \*\*Generation 3 minus generation 1\*\*: {POINTS}; \*\*minus four "
+                 rf"distilled\*\*: {POINTS}\. \*\*Mean teacher's average minus the average of "
+                 rf"labels only\*\*: {POINTS}\.", text)
+    longer, averaged, third, four, mean = (found[i:i + 3] for i in range(0, 15, 3))
+    assert longer[2] < 0 and averaged[2] < 0, "behind both"
+    assert third[1] < 0 and four[1] < 0 < four[2] and mean[1] < 0
+    (names,) = re.findall(r"Not shown to gain\*\* at the strongest baseline: ([^-]+?)\. -", text)
+    assert set(names.split("; ")) == {
+        "average of labels only", "average of a mean teacher", "exits, labels only",
+        "exits, taught by the end", "generation 1", "generation 3", "four distilled"}
+
+
+def test_chapter_8_exits_and_controls():
+    text = printed("08")
+    exits = {name: tuple(map(float, found)) for name, *found in re.findall(
+        rf"\| (exit 1|exit 2|the end) \| {PAIR} \| (\d+\.\d)% \| (\d+\.\d)% \|", text)}
+    assert exits["exit 1"][2] < 0 and exits["the end"][2] < 0, "teaching costs"
+    assert exits["exit 1"][0] == min(row[0] for row in exits.values())
+    assert exits["exit 2"][1] < 0 < exits["exit 2"][2], "no effect is shown"
+    assert 25 < exits["exit 1"][3] < 40, "a third"
+    assert only(rf"minus a network without exits: {POINTS}", text)[2] < 0, "exits cost accuracy"
+    for name in ("another image", "confidence only"):
+        found = only(rf"\| {name} \| {PAIR} \| {PAIR} \|", text)
+        assert found[1] < 0 < found[2] and found[4] < 0 < found[5], name
+    groups = only(rf"minus the unrelated generation 1: {POINTS} on the images that only "
+                  rf"generation 0 names rightly, {POINTS} on those that only start B names "
+                  rf"rightly\. Minus the third start: {POINTS} and {POINTS}\.", text)
+    assert all(groups[i + 1] < 0 < groups[i + 2] for i in range(0, 12, 3))
+
+
+def test_chapter_8_toy():
+    text = printed("08")
+    found = only(rf"From the same start: born again {POINTS}, from all four {POINTS}, four times "
+                 rf"as long {POINTS}\. Start 1, taught by itself: {POINTS}\.", text)
+    assert found[1] > 0 and found[11] < 0, "another start helps, its own does not"
+    right = number(r"labels only is right on (\d+)%; born again changes", text)
+    _, low, high = only(rf"born again changes that by {POINTS}", text)
+    assert right > 98 and low < 0 < high
