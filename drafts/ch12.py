@@ -162,6 +162,17 @@ def alone(strong, view, index):
 
 
 # %% tags=["hide-cell"]
+def soft_labels(index, view, mix, smooth):
+    """The labels of these images in a view, mixed and smoothed, [B, 36]."""
+    all_labels = F.one_hot(data.train.y, 36).float()
+    label = all_labels[index]
+    if mix:
+        share = mask(index, view).mean((2, 3))
+        label = share * label + (1 - share) * all_labels[partner(view)[index]]
+    return (1 - smooth) * label + smooth / 36
+
+
+# %% tags=["hide-cell"]
 @dataclasses.dataclass(frozen=True)
 class Views(Augmented):
     """Augmented views that may also be strengthened and mixed; smooth: of the labels."""
@@ -186,13 +197,8 @@ class Views(Augmented):
     def batches(self, size, seed=None, epoch=0):
         for batch in super().batches(size, seed, epoch):
             if (self.mix or self.smooth) and seed is not None:
-                index, y = batch.index.cpu(), F.one_hot(self.y.cpu(), 36).float()
-                label = y[index]
-                if self.mix:
-                    share = mask(index, batch.view).mean((2, 3))
-                    label = share * label + (1 - share) * y[partner(batch.view)[index]]
-                label = (1 - self.smooth) * label + self.smooth / 36
-                batch = dataclasses.replace(batch, y=label.to(batch.y.device))
+                y = soft_labels(batch.index.cpu(), batch.view, self.mix, self.smooth)
+                batch = dataclasses.replace(batch, y=y.to(batch.y.device))
             yield batch
 
 
