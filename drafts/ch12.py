@@ -279,7 +279,7 @@ images.
 # %% mystnb={"image": {"alt": "Diagram of the recipe. An image is strengthened and mixed with a partner; the mixed image goes to the student, and through an input adapter to the teacher. The loss weighs the mixed label by 0.2 and the teacher by 0.8. LAMB with warm-up trains the student; behind it are its moving average and the mean of the best epochs, which is what is used."}} tags=["hide-input"]
 BLUE, GREY, ORANGE, RED = kd.plot.BLUE, kd.plot.GREY, kd.plot.ORANGE, kd.plot.RED
 ax = kd.plot.diagram({
-    "image": (0, 1, GREY, "two images,\nRandAugment,\nmixed"),
+    "image": (0, 1, GREY, "two images,\nstronger views,\nmixed"),
     "adapter": (1.3, 2, GREY, "input\nadapter"),
     "teacher": (2.5, 2, ORANGE, "teacher:\ntransformer"),
     "student": (1.9, 1, BLUE, "student:\nconvnet"),
@@ -704,7 +704,7 @@ for place, pairs in enumerate(brings.values()):
         drawn_at(ax, place, pair, BLUE)
 for ax, title in zip(axes, ("added to plain", "in full: full − without it")):
     ax.axvline(0, color="black", lw=1.2), ax.grid(False, axis="y")
-    ax.set(title=title, xlabel="points; positive = the part helps")
+    ax.set(title=title, xlabel="points; above 0 it helps")
 axes[0].set_yticks(range(len(brings)), brings), axes[0].set_ylim(len(brings) - 0.5, -0.8)
 figure.suptitle("READ: which parts carry the student", x=0.02, ha="left", fontweight="bold")
 figure.tight_layout()
@@ -734,8 +734,8 @@ def percent(arm):
 
 
 def in_four_ways(arm):
-    means = 100 * np.mean(final.values(arm, "judged"), 0)
-    return f"| {arm} | " + " | ".join(f"{value:.1f} %" for value in means) + " |"
+    means = np.mean(final.values(arm, "judged"), 0)
+    return f"| {arm} | " + " | ".join(f"{value:.1%}" for value in means) + " |"
 
 
 ways = "\n".join(in_four_ways(f"{end}{also}") for end in ENDS for also in ("", ", labels only"))
