@@ -1325,3 +1325,10 @@ def test_chapter_8_toy():
     right = number(r"labels only is right on (\d+)%; born again changes", text)
     _, low, high = only(rf"born again changes that by {POINTS}", text)
     assert right > 98 and low < 0 < high
+
+
+def test_the_cost_that_chapter_8_states():
+    (path,) = FOLDER.glob("08_*.ipynb")
+    steps, source = 60 * (4000 // 128), path.read_text("utf-8")
+    assert f"makes {128 * steps:,} forward and backward passes (60 epochs of 31 batches" in source
+    assert f"{20 * 4000:,} forward passes of its teacher" in source
