@@ -973,7 +973,7 @@ def test_chapter_3_the_two_doctors():
 def test_the_cost_that_chapter_3_states():
     (path,) = FOLDER.glob("03_*.ipynb")
     source = path.read_text("utf-8")
-    assert f"{60 * 4000:,} forward and backward passes" in source
+    assert f"{60 * (4000 // 128) * 128:,} forward and backward passes" in source
     assert f"{20 * 4000:,} forward passes" in source
     assert all("epochs=60," in row["recipe"] and "batch=128," in row["recipe"]
                for row in kd.experiment.recorded("03"))
