@@ -1268,33 +1268,47 @@ def test_chapter_5_photographs():
 def test_chapter_8_born_again():
     text = printed("08")
     rows = {name: tuple(map(float, found)) for name, *found in re.findall(
-        rf"\| ([\w, ]+) \| {PAIR} \| {PAIR} \| {PAIR} \| (\d+\.\d)%, (\d+\.\d)% \| {PAIR} \|",
+        rf"\| ([\w, ]+) \| {PAIR} \| {PAIR} \| (\d+\.\d)%, (\d+\.\d)% \| {PAIR} \|",
         text)}
-    assert list(rows) == ["plain, untuned", "plain, tuned", "augmented, tuned"]
-    print(rows)
+    weak, tuned, best = (rows[name] for name in (
+        "plain, untuned", "plain, tuned", "augmented, tuned"))
+    for place in (0, 3):  # both controls
+        assert weak[place + 1] > tuned[place + 2] and tuned[place + 1] > 0, "a gain, a smaller one"
+        assert best[place + 1] < 0 < best[place + 2], "no gain is shown"
+    assert weak[6] == tuned[6] == 100 and weak[7] < 95, "no longer fits all training images"
+    assert weak[10] < 0 and best[10] < 0 < tuned[9], "calibration: falls, falls, rises"
     tuning, varied = (only(rf"{name} {POINTS}", text) for name in (
         "from baseline to baseline: tuning", "augmentation"))
-    print(tuning, varied)
+    assert tuning[1] > 3 * weak[2] and varied[1] > tuned[2]
     start = {name: tuple(map(float, found)) for name, *found in re.findall(
-        rf"\| (same start, same order|another order only|another start only|another start and order "
-        rf"\(as above\)) \| {PAIR} \|", text)}
+        rf"\| (same start, same order|another order only|another start only|another start and "
+        rf"order \(as above\)) \| {PAIR} \|", text)}
     assert len(start) == 4
-    print(start)
-    print(only(rf"The last minus the first: {POINTS}\.", text))
+    for name, (_, low, high) in start.items():
+        assert low > 0 if "another start" in name else low < 0 < high, name
+    assert only(rf"The last minus the first: {POINTS}\.", text)[1] > 0
+    assert number(r"student and teacher correlate at (\d\.\d+)", text) > 0.9
     settings = re.findall(rf"(T = \d, α = [\d.]+): {POINTS}", text)
-    assert len(settings) == 3
-    print(settings)
+    assert len(settings) == 3 and all(float(low) < 0.05 for _, _, low, _ in settings)
 
 
 def test_chapter_8_what_the_same_trainings_bring():
     text = printed("08")
     found = only(
         rf"Generation 1 minus twice as long\*\*: {POINTS}; \*\*minus two averaged\*\*: {POINTS}\. "
-        rf"Twice as long, both: \*\*generation 1 minus labels only\*\* {POINTS}, \*\*minus two "
-        rf"averaged\*\* {POINTS}\. \*\*Generation 3 minus generation 1\*\*: {POINTS}\. "
-        rf"\*\*Generations 0 and 1 averaged minus two averaged\*\*: {POINTS}\.", text)
-    print([found[i:i + 3] for i in range(0, 18, 3)])
-    print(re.findall(r"No gain is shown\*\*: ([^*]+?)\. - \*\*A loss is shown\*\*: ([^*]+?)\. -", text))
+        rf"Twice as long, both: \*\*generation 1 minus labels only\*\* {POINTS}\. \*\*Generations 0 "
+        rf"and 1 averaged minus two averaged\*\*: {POINTS}\.", text)
+    longer, averaged, both, generations = (found[i:i + 3] for i in range(0, 12, 3))
+    assert longer[2] < 0 and averaged[2] < 0, "behind both"
+    assert both[1] < 0 < both[2] and generations[1] < 0, "no gain is shown"
+    ((unshown, lost),) = re.findall(
+        r"No gain is shown\*\*: ([^*]+?)\. - \*\*A loss is shown\*\*: ([^*]+?)\. -", text)
+    assert unshown == ("generation 1; generation 3; generation 1, both twice as long; "
+                       "four distilled")
+    assert lost == "exits, labels only; exits, taught by the end"
+    for pair in only(rf"Generation 1 minus two averaged networks: {POINTS}, {POINTS}, {POINTS}\.",
+                     text)[2::3]:
+        assert pair < 0, "averaging brings more at every baseline"
 
 
 def test_chapter_8_exits_and_controls():
@@ -1302,15 +1316,22 @@ def test_chapter_8_exits_and_controls():
     exits = {name: tuple(map(float, found)) for name, *found in re.findall(
         rf"\| (exit 1|exit 2|the end) \| {PAIR} \| (\d+\.\d)% \| (\d+\.\d)% \|", text)}
     assert exits["exit 1"][2] < 0 and exits["the end"][2] < 0, "teaching costs"
-    assert exits["exit 1"][0] == min(row[0] for row in exits.values())
     assert only(rf"minus a network without exits: {POINTS}", text)[2] < 0, "exits cost accuracy"
-    controls = {name: tuple(map(float, found)) for name, *found in re.findall(
-        rf"\| (another image|confidence only), (?:plain, \w+) \| {PAIR} \| {PAIR} \|", text)}
-    print(controls, re.findall(rf"\| ((?:another image|confidence only), plain, \w+) \| {PAIR} \| {PAIR} \|", text))
+    found = {name: tuple(map(float, numbers)) for name, *numbers in re.findall(
+        rf"\| ((?:another image|confidence only|average confidence), plain, \w+) \| {PAIR} \| "
+        rf"{PAIR} \|", text)}
+    assert len(found) == 5
+    for name in ("average confidence, plain, untuned", "confidence only, plain, untuned"):
+        _, low, high, _, above, _ = found[name]
+        assert low < 0 < high and above > 0, f"{name}: as much as generation 1"
+    for name in ("another image, plain, untuned", "another image, plain, tuned",
+                 "confidence only, plain, tuned"):
+        assert found[name][2] < 0 and found[name][5] < 0, f"{name}: behind both"
     groups = only(rf"minus the unrelated generation 1: {POINTS} on the images that only "
                   rf"generation 0 names rightly, {POINTS} on those that only start B names "
-                  rf"rightly\. Minus the third start: {POINTS} and {POINTS}\.", text)
-    print(groups)
+                  rf"rightly\.", text)
+    assert groups[1] > 0, "takes over what its teacher has right"
+    assert groups[5] < 0, "gives up some of what its start would bring"
 
 
 def test_chapter_8_toy():
