@@ -1296,8 +1296,8 @@ def test_chapter_8_what_the_same_trainings_bring():
     text = printed("08")
     found = only(
         rf"Generation 1 minus twice as long\*\*: {POINTS}; \*\*minus two averaged\*\*: {POINTS}\. "
-        rf"Twice as long, both: \*\*generation 1 minus labels only\*\* {POINTS}\. \*\*Generations 0 "
-        rf"and 1 averaged minus two averaged\*\*: {POINTS}\.", text)
+        rf"Twice as long, both: \*\*generation 1 minus labels only\*\* {POINTS}\. "
+        rf"\*\*Generations 0 and 1 averaged minus two averaged\*\*: {POINTS}\.", text)
     longer, averaged, both, generations = (found[i:i + 3] for i in range(0, 12, 3))
     assert longer[2] < 0 and averaged[2] < 0, "behind both"
     assert both[1] < 0 < both[2] and generations[1] < 0, "no gain is shown"
