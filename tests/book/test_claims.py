@@ -1278,7 +1278,7 @@ def test_chapter_8_born_again():
     assert weak[6] == tuned[6] == 100 and weak[7] < 95, "no longer fits all training images"
     assert weak[10] < 0 and best[10] < 0 < tuned[9], "calibration: falls, falls, rises"
     tuning, varied = (only(rf"{name} {POINTS}", text) for name in (
-        "from baseline to baseline: tuning", "augmentation"))
+        "labels only, tuning brings", "augmentation another"))
     assert tuning[1] > 3 * weak[2] and varied[1] > tuned[2]
     start = {name: tuple(map(float, found)) for name, *found in re.findall(
         rf"\| (same start, same order|another order only|another start only|another start and "
@@ -1329,8 +1329,9 @@ def test_chapter_8_exits_and_controls():
         assert found[name][2] < 0 and found[name][5] < 0, f"{name}: behind both"
     groups = only(rf"minus the unrelated generation 1: {POINTS} on the images that only "
                   rf"generation 0 names rightly, {POINTS} on those that only start B names "
-                  rf"rightly\.", text)
-    assert groups[1] > 0, "takes over what its teacher has right"
+                  rf"rightly\. Minus the third start: {POINTS} and {POINTS}\.", text)
+    assert groups[1] > 0 and groups[7] > groups[1], "any teacher, and its own still more"
+    assert groups[10] < 0 < groups[11], "no more of its own start's than a third start"
     assert groups[5] < 0, "gives up some of what its start would bring"
 
 
