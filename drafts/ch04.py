@@ -604,10 +604,11 @@ random = kd.taps(untrained(), stages)(data.val.x[:500]).taps
 Markdown(f"""
 With the teacher of the same 2,000, ReviewKD against KD: {against(own[1], own[0], every)}; KD +
 ReviewKD against KD {against(own[2], own[0], every)}, against ReviewKD
-{against(own[2], own[1], every)}. The change of the teacher costs KD {text(lost[0])}, ReviewKD
-{text(lost[1])} (ReviewKD minus KD: {text(apart)}), KD + ReviewKD {text(lost[2])}. ReviewKD with
-untrained features against labels only: {against(controls[0], table=every)}; against ReviewKD with
-the teacher of the same 2,000 {against(controls[0], own[1], every)}. Mean squares of the untrained
+{against(own[2], own[1], every)}. In place of the first teacher it changes KD by
+{text(lost[0])}, ReviewKD by {text(lost[1])} (ReviewKD minus KD: {text(apart)}), KD + ReviewKD by
+{text(lost[2])}. ReviewKD with untrained features against labels only:
+{against(controls[0], table=every)}; against ReviewKD with the teacher of the same 2,000
+{against(controls[0], own[1], every)}. Mean squares of the untrained
 maps: {", ".join(f"{maps.square().mean():.2f}" for maps in random.values())}.
 """)
 
