@@ -14,20 +14,27 @@ from kdcourse.training import Recipe, fit
 
 KIND = "a trained teacher"
 
-# Of each teacher: its network, its own images (not those of any student), and its recipe.
+# Of each teacher: its network, a function of the seed, its own images (not those of any student),
+# and its recipe.
 TEACHERS = {
     "glyphs": {
-        "model": lambda: models.resnet(depth=8, width=16, stem_stride=2, seed=0),
+        "model": lambda seed: models.resnet(depth=8, width=16, stem_stride=2, seed=seed),
         "data": {"train": 40000, "val": 2000, "test": 36, "seed": 1000},
         "recipe": Recipe(epochs=4, lr=1e-2),
     },
     "glyphs-vit": {
-        "model": lambda: models.vit(dim=64, depth=4, patch=8, stem="conv", seed=0),
+        "model": lambda seed: models.vit(dim=64, depth=4, patch=8, stem="conv", seed=seed),
         "data": {"train": 40000, "val": 2000, "test": 36, "seed": 2000},
         "recipe": Recipe(epochs=6, lr=4e-3),
     },
+    "glyphs-vit-augmented": {
+        "model": lambda seed: models.vit(dim=64, depth=4, patch=8, stem="conv", seed=seed),
+        "data": {"train": 40000, "val": 2000, "test": 36, "seed": 3000},
+        "augment": {"shift": 0.1, "degrees": 11, "scale": 0.15},
+        "recipe": Recipe(epochs=8, lr=4e-3, clip=1.0),
+    },
     "glyphs-4000": {
-        "model": lambda: models.resnet(depth=8, width=16, stem_stride=2, seed=0),
+        "model": lambda seed: models.resnet(depth=8, width=16, stem_stride=2, seed=seed),
         "data": {"train": 4000, "seed": 0},
         "augment": {"shift": 0.1, "rotate": 0.2, "scale": 0.15},
         "recipe": Recipe(epochs=30, lr=1e-2, weight_decay=0.05),
@@ -35,7 +42,7 @@ TEACHERS = {
 }
 
 
-def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
+def teacher(name: str = "glyphs", refresh: bool = False, seed: int = 0) -> torch.nn.Module:
     """Load a trained teacher; the first call trains it (a minute or two).
 
     * "glyphs": a ResNet-8, trained on 40,000 glyphs of its own.
@@ -43,24 +50,36 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
       seed=0)`, augmented: a teacher that has seen no image that its student does not see.
     * "glyphs-vit": a vision transformer of four layers behind a stem of convolutions, trained on
       40,000 other glyphs, from labels only.
+    * "glyphs-vit-augmented": the same transformer, on 40,000 others, augmented as the students'
+      images are in chapter 6, for 8 epochs.
 
     It is kept in `KDCOURSE_HOME/teachers` as a safetensors file with a card: the recipe, the
     fingerprint of the data, the accuracy, versions and seconds, also in `model.card`. A training
     that was killed leaves nothing behind; of two processes one trains and the other waits.
 
     refresh: train anew, also when there is one.
+    seed: above 0, another teacher of the same kind: other first weights, another order, and, of
+        those that have images of their own, other images.
 
-    Raises `ValueError` for an unknown name and for a file that was altered or cut short.
+    Raises `ValueError` for an unknown name, for a seed that is no whole number of at least 0, and
+    for a file that was altered or cut short.
     """
     if name not in TEACHERS:
         raise ValueError(f"Expected one of the teachers {sorted(TEACHERS)}, got {name!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1000:
+        raise ValueError(f"Expected a seed from 0 to 999, got {seed!r}.")
     entry = TEACHERS[name]
-    model = entry["model"]()
+    model = entry["model"](seed)
+    images = dict(entry["data"])
+    if images["seed"]:  # 0 are the students' images
+        images["seed"] += seed
     origin = {"name": name, "model": describe(model), "recipe": named(entry["recipe"]),
-              "data": entry["data"], "fingerprint": data.glyphs_fingerprint(), "results": RESULTS}
+              "data": images, "fingerprint": data.glyphs_fingerprint(), "results": RESULTS}
+    if seed:
+        origin["seed"] = seed
     if "augment" in entry:
         origin["augment"] = entry["augment"]
-    model.spec = f"teacher({name!r})"
+    model.spec = f"teacher({name!r}, seed={seed})" if seed else f"teacher({name!r})"
     folder = _files.make_folder(_files.home() / "teachers")
     for smoke in (False, True):  # smoke mode trains its own only where there is no other
         settings = origin | {"smoke": smoke}
@@ -69,11 +88,11 @@ def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:
             break
 
     def make_data():
-        own = data.glyphs(**entry["data"])
+        own = data.glyphs(**images)
         return data.augmented(own, **entry["augment"]) if "augment" in entry else own
 
     trained(model, path, settings, make_data, entry["recipe"],
-            label=f"training the teacher {name!r} once", refresh=refresh, renew=(
+            seed=seed, label=f"training the teacher {name!r} once", refresh=refresh, renew=(
                 f"Delete it, or call kd.teacher({name!r}, refresh=True), to train it again."))
     stamp(model, ["teacher", origin | {"recipe": entry["recipe"]}])
     return model.cpu().to(memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -14,6 +14,7 @@ from conftest import network, state
 
 import kdcourse as kd
 from kdcourse import _files, zoo
+from kdcourse._key import key_of
 
 ENTRY = {
     "model": network,
@@ -25,7 +26,7 @@ PROGRAM = """
 import kdcourse as kd
 from kdcourse import zoo
 zoo.TEACHERS["tiny"] = {{
-    "model": lambda: kd.models.convnet(width=4, size=12, seed=0),
+    "model": lambda seed: kd.models.convnet(width=4, size=12, seed=seed),
     "data": {{"train": 144, "val": 72, "test": 36, "seed": 7, "size": 12}},
     "recipe": kd.Recipe(epochs={epochs}, batch=36),
 }}
@@ -135,6 +136,24 @@ def test_a_teacher_can_be_trained_on_augmented_images(home, monkeypatch, fits):
     assert len(fits) == 2, "another training, so another file"
 
 
+def test_another_seed_is_another_teacher_of_the_kind(fits, monkeypatch):
+    one, two = kd.teacher("tiny"), kd.teacher("tiny", seed=1)
+    assert len(fits) == len(files()) == 2
+    assert state(one) != state(two)
+    assert two.card["data"]["seed"] == one.card["data"]["seed"] + 1
+    assert repr(kd.Live(one)) == "teacher('tiny')"
+    assert repr(kd.Live(two)) == "teacher('tiny', seed=1)"
+    assert key_of(one) != key_of(two) == key_of(kd.teacher("tiny", seed=1))
+    monkeypatch.setitem(zoo.TEACHERS, "tiny", ENTRY | {"data": ENTRY["data"] | {"seed": 0}})
+    assert kd.teacher("tiny", seed=1).card["data"]["seed"] == 0, "the images of its name"
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, True, 1000])
+def test_a_seed_that_is_none(seed):
+    with pytest.raises(ValueError, match="a seed from 0 to 999, got"):
+        kd.teacher("glyphs", seed=seed)
+
+
 @pytest.mark.parametrize("name", zoo.TEACHERS)
 def test_every_teacher_answers_for_the_glyphs(name, home, monkeypatch):
     monkeypatch.setenv("KDCOURSE_SMOKE", "1")
@@ -142,8 +161,8 @@ def test_every_teacher_answers_for_the_glyphs(name, home, monkeypatch):
         "size": 28}})
     teacher = kd.teacher(name)
     assert teacher(torch.rand(2, 1, 28, 28)).shape == (2, 36)
-    assert teacher.card["model"] == zoo.TEACHERS[name]["model"]().spec
-    assert kd.measure.parameters(teacher) == kd.measure.parameters(zoo.TEACHERS[name]["model"]())
+    assert teacher.card["model"] == zoo.TEACHERS[name]["model"](0).spec
+    assert kd.measure.parameters(teacher) == kd.measure.parameters(zoo.TEACHERS[name]["model"](0))
 
 
 def test_an_unknown_name():
@@ -166,7 +185,7 @@ def test_another_teacher_is_another_file(fits, monkeypatch, change):
     kd.teacher("tiny")
     changed = {"recipe": {"recipe": kd.Recipe(epochs=1, batch=36)},
                "data": {"data": ENTRY["data"] | {"seed": 8}},
-               "model": {"model": lambda: network(width=5)}}.get(change)
+               "model": {"model": lambda seed: network(width=5)}}.get(change)
     if changed:
         monkeypatch.setitem(zoo.TEACHERS, "tiny", ENTRY | changed)
     elif change == "results":
