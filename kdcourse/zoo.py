@@ -33,6 +33,12 @@ TEACHERS = {
         "augment": {"shift": 0.1, "degrees": 11, "scale": 0.15},
         "recipe": Recipe(epochs=8, lr=4e-3, clip=1.0),
     },
+    "glyphs-augmented": {
+        "model": lambda seed: models.resnet(depth=8, width=23, stem_stride=2, seed=seed),
+        "data": {"train": 40000, "val": 2000, "test": 36, "seed": 4000},
+        "augment": {"shift": 0.1, "degrees": 11, "scale": 0.15},
+        "recipe": Recipe(epochs=8, lr=1e-2, clip=1.0),
+    },
     "glyphs-4000": {
         "model": lambda seed: models.resnet(depth=8, width=16, stem_stride=2, seed=seed),
         "data": {"train": 4000, "seed": 0},
@@ -52,6 +58,8 @@ def teacher(name: str = "glyphs", refresh: bool = False, seed: int = 0) -> torch
       40,000 other glyphs, from labels only.
     * "glyphs-vit-augmented": the same transformer, on 40,000 others, augmented as the students'
       images are in chapter 6, for 8 epochs.
+    * "glyphs-augmented": a ResNet-8 with about as many weights, on 40,000 others, augmented in the
+      same way, for as many epochs.
 
     It is kept in `KDCOURSE_HOME/teachers` as a safetensors file with a card: the recipe, the
     fingerprint of the data, the accuracy, versions and seconds, also in `model.card`. A training
