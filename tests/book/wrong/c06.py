@@ -13,6 +13,10 @@ def in_our_words(ce_weight, kl_weight, T):
 def in_our_words(ce_weight, kl_weight, T):
     return kl_weight * CE() + ce_weight / T**2 * KD(T=T)
 """, "Expected"),
+    ("in_our_words", """
+def in_our_words(ce_weight, kl_weight, T):
+    return ce_weight * CE() + (1 - ce_weight) / T**2 * KD(T=T)
+""", "not by a constant factor"),
     ("my_kappa", """
 def my_kappa(a, b):
     return (a == b).float().mean()
@@ -25,6 +29,12 @@ def my_kappa(a, b):
     ("my_kappa", """
 def my_kappa(a, b):
     chance = a.double().mean() * b.double().mean()
+    return ((a == b).double().mean() - chance) / (1 - chance)
+""", "both are wrong"),
+    ("my_kappa", """
+def my_kappa(a, b):
+    rate = (a.double().mean() + b.double().mean()) / 2
+    chance = rate**2 + (1 - rate)**2
     return ((a == b).double().mean() - chance) / (1 - chance)
 """, "both are wrong"),
     ("my_rollout", """
