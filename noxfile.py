@@ -94,7 +94,6 @@ def test(session: nox.Session) -> None:
         if any(codes):
             session.error("A teacher could not be trained.")
         chapters = (*two, "--nbval-lax", "--nbval-current-env", "notebooks",
-                    "--ignore=notebooks/photographs.ipynb",  # wants a download; it has own tests
                     "--ignore=notebooks/assignments")  # masters with solutions; tests/assignments/
         settings = {
             "KDCOURSE_HOME": home,  # neither use nor touch what the caller has trained

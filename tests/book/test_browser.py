@@ -186,7 +186,7 @@ SEARCHES = {
     "doctor": "03_getting_it_right", "FitNets": "04_features", "FSP": "04_features",
     "VID": "04_features", "OFD": "04_features", "ReviewKD": "04_features", "CKA": "04_features",
     "RKD": "05_relations", "CRD": "05_relations", "PKT": "05_relations", "recall": "05_relations",
-    "rollout": "06_vit_and_convnets", "MobileNet": "photographs", "DeiT": "07_deit",
+    "rollout": "06_vit_and_convnets", "ShuffleNetV2": "cifar", "DeiT": "07_deit",
     "distillation token": "07_deit", "born-again": "08_self_distillation",
     "early exits": "08_self_distillation", "virtual teacher": "08_self_distillation",
     "ONNX": "own_model", "Colab": "run", "factorial": "11_answer_apart",
