@@ -14,6 +14,12 @@ def judge(low, high):
         return "hurt"
     return "too small to matter" if high - low < 1 else "cannot tell"
 """, "Expected 'too small to matter' for 0.1 to 0.4, got 'helped'"),
+    ("judge", """
+def judge(low, high):
+    if high - low <= 1:
+        return "too small to matter"
+    return "helped" if low > 0 else "hurt" if high < 0 else "cannot tell"
+""", "Expected 'helped' for 0.2 to 0.9, got 'too small to matter'"),
     ("equal_epochs", """
 def equal_epochs(count, batch=128):
     return 60
@@ -28,4 +34,19 @@ def without_labels():
     budget = {"labels": recipe((0.08, 0.025), 30), "outputs": recipe((0.08, 0.025), 60)}
     return kd.compare(both, images(seed=5), budget, range(5))
 """, "the same budget for 'outputs'"),
+    ("without_labels", """
+def without_labels():
+    both = {"labels": labels(), "outputs": taught("ResNet", loss=KD(T=4))}
+    return kd.compare(both, images(), recipe((0.08, 0.025), 60), range(5))
+""", "images.seed=5., which the ResNet has not seen"),
+    ("without_labels", """
+def without_labels():
+    both = {"labels": labels(), "outputs": taught("ResNet", seed=5)}
+    return kd.compare(both, images(seed=5), recipe((0.08, 0.025), 60), range(5))
+""", "no labels in outputs"),
+    ("without_labels", """
+def without_labels():
+    both = {"labels": labels(), "outputs": taught("ResNet", loss=KD(T=4))}
+    return kd.compare(both, images(seed=5), recipe((0.08, 0.025), 60), range(5))
+""", "outputs for images.seed=5."),
 ]
