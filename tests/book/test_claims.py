@@ -1265,6 +1265,46 @@ def test_chapter_5_photographs():
     assert low > 0 and rank > max(row[-1] for name, row in rows.items() if name != "EfficientNet")
 
 
+def test_chapter_7_soft_or_hard():
+    text = printed("07")
+    found = differences(text)
+    print(found)
+    smooth = only(rf"soft minus label smoothing: {POINTS}", text)
+    hard = only(rf"minus labels only: {POINTS}; minus hard: {POINTS}\. Without the division, minus "
+                rf"hard: {POINTS}", text)
+    token = only(rf"Token minus class token: hard {POINTS}, soft {POINTS}", text)
+    control = only(rf"two tokens, labels\*\*: {POINTS}; that control minus labels only: {POINTS}", text)
+    print(smooth, hard, token, control, sep="\n")
+
+
+def test_chapter_7_long_enough():
+    text = printed("07")
+    print(re.findall(r"Twice as many epochs.*?On|Twice as many epochs.{0,900}", text)[0])
+    print(only(rf"strengths soft minus labels only is, on the test images, {POINTS}", text))
+
+
+def test_chapter_7_other_outputs():
+    text = printed("07")
+    rows = {name: tuple(map(float, found)) for name, *found in re.findall(
+        rf"\| (another view|another image|soft, same 4,000) \| (0\.\d+) \| {PAIR} \| {PAIR} \|", text)}
+    assert len(rows) == 3
+    print(rows)
+    print(only(rf"soft minus hard {POINTS}, hard minus labels only {POINTS}, hard on the token minus "
+               rf"hard {POINTS}", text))
+    print(number(r"is the label for (\d+\.\d)% of the images", text))
+
+
+def test_chapter_7_why():
+    text = printed("07")
+    ladder = re.findall(rf"\| ([\w, ]+) \| ([\w ]+) \| {PAIR} \|", text)
+    print(ladder)
+    print(only(rf"minus T\$? = 3: {POINTS}|\$T\$ = 1 minus \$T\$ = 3: {POINTS}", text))
+    print(re.findall(r"\| (two tokens, labels|hard, second head|hard, token|soft, token) \| ([^|]+) \| "
+                     r"([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|", text))
+    print(re.findall(rf"Both heads minus the class head\*\*: hard on the token {POINTS}, hard on a second "
+                     rf"head {POINTS}, two tokens with labels {POINTS}", text))
+
+
 def test_chapter_8_born_again():
     text = printed("08")
     rows = {name: tuple(map(float, found)) for name, *found in re.findall(
