@@ -1265,6 +1265,82 @@ def test_chapter_5_photographs():
     assert low > 0 and rank > max(row[-1] for name, row in rows.items() if name != "EfficientNet")
 
 
+def test_chapter_7_soft_or_hard():
+    text = printed("07")
+    assert differences(text)["Soft minus hard"][1] > 0, "soft labels bring more, in the FAQ, too"
+    assert only(rf"soft minus label smoothing: {POINTS}", text)[1] > 0
+    plain, hard = (only(rf"{lead} {POINTS}[;.]", text) for lead in (
+        r"divided by the classes, minus labels only:", r"\(-0\.\d+ to [+-]\d\.\d+\); minus hard:"))
+    assert plain[1] <= 0 <= plain[2] and plain[0] < 0, "no gain of the published loss is shown"
+    assert hard[2] < 0, "and it is behind hard"
+    undivided = only(rf"Without the division, minus hard: {POINTS}", text)
+    assert undivided[1] <= 0 <= undivided[2]
+    assert differences(text)["Hard minus label smoothing"][1] > 0
+    for teacher, share in re.findall(r"(40,000 others|the same 4,000): right on .{0,90}? on "
+                                     r"(\d+\.\d)% of the views", text):
+        assert 0 < float(share) < 6, f"{teacher}: the hard label is the label on nearly all views"
+
+
+def test_chapter_7_twice_the_epochs():
+    text = printed("07")
+    usual, twice = zip(*(only(rf"{arm} (\d+\.\d)% to (\d+\.\d)%", text)
+                         for arm in ("labels only", "soft", r"; hard", "hard, token")))
+    assert all(one < two for one, two in zip(usual, twice)), "all four are more accurate"
+    assert max(twice) - min(twice) < max(usual) - min(usual), "and closer to each other"
+    soft = only(rf"Then soft minus hard is {POINTS}, minus labels only {POINTS}", text)
+    assert soft[1] <= 0 <= soft[2] and soft[4] <= 0 <= soft[5], "soft: five seeds cannot tell"
+    _, low, high = only(rf"; hard minus labels only {POINTS}; token minus", text)
+    assert low > 0 and high < 1, "hard labels still bring a little"
+    half, one, more = map(float, re.findall(r"times as strong (\d+\.\d)%", text))
+    assert one > max(half, more), "no other strength is better"
+
+
+def test_chapter_7_the_second_token():
+    text = printed("07")
+    head = only(rf"\*\*Token minus second head\*\*, hard: {POINTS}", text)
+    token = only(rf"Token minus class token: hard {POINTS}, soft {POINTS}", text)
+    for _, low, high in (head, token[:3], token[3:]):
+        assert low <= 0 <= high, "not shown to add anything"
+    control = only(rf"that control minus labels only: {POINTS}", text)
+    assert control[2] < 0, "two tokens with labels are less accurate than one"
+    assert differences(text)["Hard on the token minus two tokens, labels"][1] > 0
+
+
+def test_chapter_7_other_outputs():
+    text = printed("07")
+    rows = {name: tuple(map(float, found)) for name, *found in re.findall(
+        rf"\| (another view|another image|soft, same 4,000) \| (0\.\d+) \| {PAIR} \| {PAIR} \|",
+        text)}
+    minus_soft = {name: found[1:4] for name, found in rows.items()}
+    minus_labels = {name: found[4:] for name, found in rows.items()}
+    assert minus_soft["another image"][2] < 0 and minus_labels["another image"][1] <= 0
+    for table in (minus_soft, minus_labels):
+        _, low, high = table["another view"]
+        assert low <= 0 <= high, "another view: the seeds cannot tell"
+    assert minus_labels["soft, same 4,000"][1] <= 0 <= minus_labels["soft, same 4,000"][2]
+    assert minus_soft["soft, same 4,000"][2] < 0, "behind soft from the first teacher"
+    own = only(rf"soft minus hard {POINTS}, hard minus labels only {POINTS}, hard on the token "
+               rf"minus hard {POINTS}", text)
+    for low, high in ((own[1], own[2]), (own[4], own[5]), (own[7], own[8])):
+        assert low <= 0 <= high, "a teacher of the same 4,000: no difference is shown"
+
+
+def test_chapter_7_why():
+    text = printed("07")
+    ladder = {(start, end): tuple(map(float, found)) for start, end, *found in
+              re.findall(rf"\| ([\w, ]+) \| ([\w ]+) \| {PAIR} \|", text)}
+    for step in (("the same probability", "that of this view"),
+                 ("that of this view, the rest even", "soft")):
+        assert ladder[step][1] > 0, step
+    for step in (("hard", "the same probability in every view"), ("the rest shuffled", "soft")):
+        assert ladder[step][1] <= 0 <= ladder[step][2], step
+    token, head = (only(rf"{lead} {POINTS}", text) for lead in (
+        r"Both heads minus the class head\*\*: hard on the token", r", hard on a second head"))
+    assert min(token[1], head[1]) > 0 and max(token[0], head[0]) < 0.5, "a little more accurate"
+    _, low, high = only(rf"minus two tokens with labels: {PAIR}", text)
+    assert low <= 0 <= high, "the control's tokens differ no less"
+
+
 def test_chapter_8_born_again():
     text = printed("08")
     rows = {name: tuple(map(float, found)) for name, *found in re.findall(
