@@ -1276,7 +1276,7 @@ def test_chapter_7_soft_or_hard():
     undivided = only(rf"Without the division, minus hard: {POINTS}, minus soft: {POINTS}", text)
     assert undivided[1] <= 0 <= undivided[2] and undivided[4] <= 0 <= undivided[5]
     five = only(rf"of the first five seeds {POINTS}", text)
-    assert five[1] <= 0 <= five[2], "which is why five more were added"
+    assert five[1] <= 0 <= five[2], "the first five alone could not tell"
     assert differences(text)["Hard minus label smoothing"][1] > 0
     for teacher, share in re.findall(r"(40,000 others|the same 4,000): right on .{0,90}? on "
                                      r"(\d+\.\d)% of the views", text):
