@@ -121,8 +121,11 @@ def cell(chapter: str, text: str) -> str:
     (path,) = ROOT.glob(f"notebooks/{chapter}_*.ipynb")
     sources = ["".join(found["source"]) for found in json.loads(path.read_text("utf-8"))["cells"]
                if found["cell_type"] == "code"]
-    (source,) = [source for source in sources if text in source]
-    return source
+    found = [source for source in sources if text in source]
+    assert len(found) == 1, (
+        f"Expected one code cell with {text!r} in {path.name}, got {len(found)}: "
+        "the chapter has changed, and a test asks for what it no longer defines.")
+    return found[0]
 
 
 # --- for the tests of the package ---------------------------------------------------------------

@@ -472,12 +472,12 @@ def test_attention_of_chapter_6_is_made_wherever_the_network_is(there):
 
 def test_measures_of_chapter_7_take_a_student_from_anywhere(there):
     sources = [cell("07", text) for text in (
-        "def one_token(", "class TwoTokens(", "def mean_of_softmaxes(", "def heads(scheme, split)",
-        "def cosines(scheme, split)", "def attention(model, x, layer)", "def apart(scheme, split)")]
+        "def one_token(", "class TwoTokens(", "def outputs_of(", "def heads(scheme, split)",
+        "def cosines(scheme, split)")]
     names = defined(*sources, teacher=kd.models.convnet(width=4),
                     data=kd.data.glyphs(train=36, val=36, test=36))
     scheme, split = kd.Supervised(names["TwoTokens"](0)), names["data"].val
-    for name in ("heads", "cosines", "apart"):
+    for name in ("heads", "cosines"):
         expected = names[name](scheme.cpu(), split)
         found = names[name](scheme.to(there(IMAGES).device), split)
         assert len(expected) > 0 and found == pytest.approx(expected, abs=1e-5)
