@@ -28,6 +28,10 @@ def equal_epochs(count, batch=128):
 def equal_epochs(count, batch=128):
     return round(60 * 4000 / count)
 """, "epoch has 3 full batches"),
+    ("equal_epochs", """
+def equal_epochs(count, batch=128):
+    return round(60 * (4000 // 128) / (count // 128))
+""", "Expected 260 epochs for 1000 images, got 266.* 3 full batches of 300, 60 of 4,000 have 780"),
     ("without_labels", """
 def without_labels():
     both = {"labels": labels(), "outputs": taught("ResNet", loss=KD(T=4), seed=5)}
