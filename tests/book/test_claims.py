@@ -617,9 +617,10 @@ VERDICTS = {
     0: ["too low for augmented images, it is", "- **Teacher of others**:",
         "the ResNet of 20 views **", "the wide one **", "on the validation images, the same runs,",
         "but unpaired", "- **$T = 1$ and weight 0.5**:", "Ever new views add",
-        "- **40,000 images**,", "over 4,000 labels;", "- **120 epochs**:", "from 60 to 120 that is not shown,",
-        "40,000 others; the difference is", "instead of one trained alike:",
-        "instead of the ResNet:", "| tuned:", "minus labels only at 120:"]}
+        "- **40,000 images**,", "over 4,000 labels;", "- **120 epochs**:",
+        "from 60 to 120 that is not shown,", "40,000 others; the difference is",
+        "instead of one trained alike:", "instead of the ResNet:", "| tuned:",
+        "minus labels only at 120:"]}
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
