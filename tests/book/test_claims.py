@@ -190,17 +190,18 @@ def test_chapter_1_this_image_or_its_class():
     """With the wrong classes of its class: above labels only, and behind the teacher's arm."""
     text, name = printed("01"), "wrong classes of its class"
     first, last = (only(pattern, text) for pattern in (
-        rf"it is \*above\* labels only, and {POINTS} from the teacher's arm\. So one part of the",
+        rf"it is \*above\* labels only, and {POINTS} from the teacher's arm\. So a part of the",
         rf"with those of its class {POINTS}, which is {POINTS} from labels only\."))
     assert first == last[:3] and sign(first) < 0 < sign(last[3:])
     assert np.allclose(first, 100 * np.array(from_rows(name, "teacher")), atol=0.051)
     assert np.allclose(last[3:], 100 * np.array(from_rows(name)), atol=0.051)
     for other in ("confidence only", "wrong classes shuffled"):
         assert sign(from_rows(name, other)) > 0, f"ahead of {other}"
-    others, ones = (only(pattern, text) for pattern in (
-        rf"the student gains on the 32, {PAIR}, and is behind the t",
+    others, zero, ones = (only(pattern, text) for pattern in (
+        rf"the student gains on the 32, {PAIR}, loses on the 0,",
+        rf"loses on the 0, {PAIR}, and is behind the t",
         rf"is behind the teacher's arm on 1 and I, {PAIR}\."))
-    assert sign(others) > 0 > sign(ones)
+    assert sign(others) > 0 > sign(ones) and sign(zero) < 0
     above = [setting for (arm, setting), interval in forest_of_chapter_1().items()
              if arm == "+ substitutes at α = 0.25" and sign(interval) > 0]
     assert above == [name], "only this one"
@@ -256,7 +257,12 @@ def test_chapter_1_says_of_each_setting_what_its_interval_shows():
         assert stated(clauses[0]) == sign(forest[arm, name]), (arm, name, clauses)
     wider = only(rf"stronger minus weaker augmentation: {POINTS}", printed("01"))
     (_, second, *_) = said["+ teacher", "stronger augmentation"]
-    assert "abels only" in second and stated(second) == sign(wider), "are labels only better?"
+    pieces = (*scheme_of_chapter_1("teacher"), *STRONGER_1, "epochs=60,")
+    rows = [row for row in kd.experiment.recorded("01") if row["split"] == "test" and all(
+        piece in f"{row['scheme']} {row['data']} {row['recipe']}" for piece in pieces)]
+    taught = [row["accuracy"] for row in sorted(rows, key=lambda row: row["seed"])]
+    assert second == "both lose accuracy" and sign(wider) < 0
+    assert sign(kd.measure.paired_difference(taught, runs_of("teacher"))) < 0
     (_, second, *_) = said["+ substitutes at α = 0.25", "wrong classes of its class"]
     assert "+ teacher" in second
     assert stated(second) == sign(behind_at_the_smaller_weight()["wrong classes of its class"])
@@ -402,7 +408,7 @@ def test_the_cost_that_chapter_1_states():
     own, answers = passes * ratio / steps, 20 * 4000 * ratio / 3 / steps  # forward: a third
     assert f"{passes:,}, as much work as {own:.1f} trainings of the student" in source
     assert f"With {answers:.1f} for the outputs and 1 for the student that arm costs" in source
-    whole, longer = only(r"that arm costs (\d\.\d); labels for 240 epochs cost (\d)\.", source)
+    whole, longer = only(r"that arm costs about (\d\.\d); labels for 240 epochs cost (\d)\.", source)
     assert longer == 240 / 60 and whole == round(round(own, 1) + round(answers, 1) + 1, 1)
     assert abs(whole - own - answers - 1) < 0.1, "the sum of rounded numbers"
     assert 120 / 60 < whole == pytest.approx(longer, rel=0.1), "less; and about as much"
