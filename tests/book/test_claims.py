@@ -408,7 +408,8 @@ def test_the_cost_that_chapter_1_states():
     own, answers = passes * ratio / steps, 20 * 4000 * ratio / 3 / steps  # forward: a third
     assert f"{passes:,}, as much work as {own:.1f} trainings of the student" in source
     assert f"With {answers:.1f} for the outputs and 1 for the student that arm costs" in source
-    whole, longer = only(r"that arm costs about (\d\.\d); labels for 240 epochs cost (\d)\.", source)
+    whole, longer = only(
+        r"that arm costs about (\d\.\d); labels for 240 epochs cost (\d)\.", source)
     assert longer == 240 / 60 and whole == round(round(own, 1) + round(answers, 1) + 1, 1)
     assert abs(whole - own - answers - 1) < 0.1, "the sum of rounded numbers"
     assert 120 / 60 < whole == pytest.approx(longer, rel=0.1), "less; and about as much"
