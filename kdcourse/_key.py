@@ -22,6 +22,7 @@ import re
 import sys
 import sysconfig
 import textwrap
+import threading
 import tokenize
 import types
 from pathlib import Path
@@ -40,6 +41,7 @@ _PLAIN = (complex, bytes, torch.dtype, torch.device, torch.Size, torch.memory_fo
 _INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) + os.sep
                    for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _HEAPTYPE = 1 << 9  # CPython's flag of a class that a class statement defined
+_ANNOTATIONS = ("__annotate__", "__annotate_func__")  # functions that Python adds since 3.14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,8 +277,11 @@ class _Reader:
 
     def attributes(self, thing, place: str):
         skipped = _SKIPPED.union(*map(_private, filter(_ours, type(thing).__mro__)))
+        values = vars(thing)
+        if isinstance(thing, functools.cached_property):
+            values = values | {"lock": threading.RLock()}  # Python 3.11 has it, 3.12 has not
         with self.lenient(_installed(type(thing))):
-            return self.pairs([(name, value) for name, value in sorted(vars(thing).items())
+            return self.pairs([(name, value) for name, value in sorted(values.items())
                                if name not in skipped], place)
 
     @contextlib.contextmanager
@@ -295,8 +300,15 @@ class _Reader:
         bases, body = self.each(kind.__bases__, place), []
         for name, value in sorted(vars(kind).items()):
             value = getattr(value, "__func__", getattr(value, "fget", value))
+            if name in _ANNOTATIONS or _by_dataclass(value):
+                continue  # other versions of Python write other ones
             if isinstance(value, types.FunctionType) or not name.startswith(("__", "_abc_")):
                 body.append([name, self.read(value, place)])
+        if "__dataclass_params__" in vars(kind):  # what those methods are made from
+            params, fields = kind.__dataclass_params__, dataclasses.fields(kind)
+            made = [[params.eq, params.order, params.frozen, params.unsafe_hash], *(
+                [field.name, field.init, field.default_factory] for field in fields)]
+            body.append(["dataclass", self.read(made, place)])
         return ["class", kind.__qualname__, bases, body]
 
     def function(self, function, place: str):
@@ -323,6 +335,13 @@ def _names(code, *operations: str) -> set[str]:
     names = {step.argval for step in dis.get_instructions(code) if step.opname in operations}
     return names.union(*(_names(inner, *operations) for inner in code.co_consts
                          if isinstance(inner, types.CodeType)))
+
+
+def _by_dataclass(value) -> bool:
+    """Return whether a method was written by `dataclasses.dataclass`."""
+    value = inspect.unwrap(value)
+    return isinstance(value, types.FunctionType) and (
+        value.__module__ == "dataclasses" or "__create_fn__" in value.__code__.co_qualname)
 
 
 def _functions(owner) -> dict[str, types.FunctionType]:

@@ -34,9 +34,10 @@ def style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def probabilities(image, rows: dict[str, np.ndarray], classes, top: int = 6, axes=None):
+def probabilities(image, rows: dict[str, np.ndarray], classes, top: int = 6, axes=None,
+                  colors=CYCLE):
     """Draw an image [C, H, W] in [0, 1] and, beside it, for each named row of probabilities [K] the
-    `top` classes of the last row, largest first, as bars.
+    `top` classes of the last row, largest first, as bars; `colors` has one for each row, in turn.
     """
     if axes is None:
         axes = plt.subplots(1, 1 + len(rows), figsize=(1.9 * (1 + len(rows)), 2.3),
@@ -45,12 +46,14 @@ def probabilities(image, rows: dict[str, np.ndarray], classes, top: int = 6, axe
     axes[0].set_axis_off()
     table = _array(list(rows.values()))
     order = np.argsort(-table[-1], kind="stable")[:top]
-    for ax, name, p, color in zip(axes[1:], rows, table[:, order], itertools.cycle(CYCLE)):
+    for ax, name, p, color in zip(axes[1:], rows, table[:, order], itertools.cycle(colors)):
         bars = ax.barh(range(len(p)), p, color=color)
-        ax.bar_label(bars, [f"{100 * value:.3g}" for value in p], padding=2, fontsize=10)
+        ax.bar_label(bars, [f"{100 * value:.3g}" if value >= 1e-4 else "<0.01" for value in p],
+                     padding=2, fontsize=10)
         ax.set_yticks(range(len(p)), [classes[k] for k in order])
         ax.set_xticks([0, 0.5, 1], ["0", "50", "100"])
         ax.set(xlim=(0, 1.35), title=name, xlabel="probability, %")
+        ax.spines["bottom"].set_bounds(0, 1)  # beyond it are numbers only
         ax.invert_yaxis()
         ax.grid(visible=False)
     return axes

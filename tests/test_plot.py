@@ -209,6 +209,8 @@ def test_answers_show_the_likeliest_classes_first(channels):
         assert ax.get_xlabel()
     ours = plt.subplots(1, 2)[1]
     assert plot.probabilities(np.zeros((1, 4, 4)), {"p": p}, "abc", axes=ours) is ours
+    assert plot.probabilities(np.zeros((1, 4, 4)), {"p": np.array([1 - 5e-5, 5e-5])}, "ab",
+                              colors=["#123456"])[1].texts[1].get_text() == "<0.01"
 
 
 def test_a_diagram_shows_every_box_and_its_arrows_begin_and_end_at_boxes():

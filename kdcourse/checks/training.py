@@ -111,6 +111,8 @@ def distillation_step(step, T: float = 4.0, alpha: float = 0.9) -> None:
              f"T = {T:g}")
     wrong = {
         "one of the labels only: the teacher's output is not in the loss": expected(at(T), 0.0),
+        "one of the labels' term alone: the teacher is called, but its term is not in the loss":
+            expected(lambda logits: 0 * logits.sum()),
         "one with the weights exchanged: α is the teacher's": expected(at(T), 1 - alpha),
         "one without labels": expected(at(T), 1.0),
         "one at T = 1": expected(at(1.0)),

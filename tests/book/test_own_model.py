@@ -117,17 +117,19 @@ def recorded(where, seeds: int) -> float:
 
 
 def best(where) -> float:
-    """The highest mean over the settings of rate and weight decay that the chapter has tried."""
+    """The highest mean over the settings of rate and weight decay that the chapter's first search
+    has tried; a later one has rates that are a factor of 2 apart."""
     found = json.loads((ROOT / "kdcourse" / "results" / "01.json").read_text("utf-8"))["rows"]
     tried = {re.search(r"lr=[^,]*, weight_decay=[^,]*,", row["recipe"])[0] for row in found
              if row["split"] == "val" and "train=4000," in row["data"] and all(
-                 piece in f"{row['scheme']} {row['recipe']} {row['data']} " for piece in where)}
+                 piece in f"{row['scheme']} {row['recipe']} {row['data']} " for piece in where)
+             and any(f"lr={0.32 * 4.0**n:g}," in row["recipe"] for n in range(-4, 3))}
     return max(recorded([*where, setting], 2) for setting in tried)
 
 
 TEACHER = ("0.1 * CE() + 0.9 * KD(T=4)", "teacher=Cached(teacher('glyphs'))")
 LABELS = ("Supervised", " CE())")
-PLAIN, AUGMENTED = "size=28) ", "views=20"
+PLAIN, AUGMENTED = "size=28) ", "'degrees': 11}, views=20"
 
 
 def test_the_numbers_of_the_recipe_are_those_of_recorded_rows():
@@ -139,8 +141,9 @@ def test_the_numbers_of_the_recipe_are_those_of_recorded_rows():
     assert (f"bring {plain:.1f} points on plain images; with augmentation for both, {fair:.1f}."
             in page)
 
+    setting, of_own = (f"lr=0.32, weight_decay={decay}," for decay in (0.002, 0.01))
     one, other = (
-        rows([*arm, AUGMENTED, "epochs=60,"], "test") for arm in (TEACHER, LABELS))
+        rows([*arm, AUGMENTED, "epochs=60,", setting], "test") for arm in (TEACHER, LABELS))
     differences = [one[seed] - other[seed] for seed in range(5)]
     low, high = stats.t.interval(0.95, 4, fmean(differences), stats.sem(differences))
     assert (f"chapter 1, {fmean(differences):.1f} points (95 % interval {low:.1f} to {high:.1f}, "
@@ -148,16 +151,17 @@ def test_the_numbers_of_the_recipe_are_those_of_recorded_rows():
     own = (TEACHER[0], "teacher=Cached(teacher('glyphs-4000'))")
     for epochs, said in (("60", "0.8 points (0.4 to 1.1), and"),
                          ("120", "0.5 points (−0.1 to 1.0) when")):
-        one, other = (rows([*arm, AUGMENTED, f"epochs={epochs},"], "test") for arm in (own, LABELS))
+        one, other = (rows([*arm, AUGMENTED, f"epochs={epochs},", at], "test")
+                      for arm, at in ((own, of_own), (LABELS, setting)))
         differences = [one[seed] - other[seed] for seed in range(5)]
         low, high = stats.t.interval(0.95, 4, fmean(differences), stats.sem(differences))
         text = f"{fmean(differences):.1f} points ({low:.1f} to {high:.1f})".replace("-", "−")
         assert said.startswith(text) and said in page
 
-    setting = ("lr=0.32,", "weight_decay=0.002,", AUGMENTED, TEACHER[1])  # the teacher's best
+    best_of_teacher = (setting, AUGMENTED, TEACHER[1])
     terms = {"T": ("0.9 * KD(T=2)", "0.9 * KD(T=4)", "0.9 * KD(T=8)"),
              "α": ("0.25 * KD(T=4)", "0.5 * KD(T=4)", "0.9 * KD(T=4)", "size=28), KD(T=4)")}
-    means = {name: [recorded([term, *setting], 3) for term in found]
+    means = {name: [recorded([term, *best_of_teacher], 3) for term in found]
              for name, found in terms.items()}
     spread = {name: max(found) - min(found) for name, found in means.items()}
     assert f"T from 2 to 8 changes the accuracy by {spread['T']:.1f} points" in page

@@ -243,6 +243,49 @@ def test_functions_without_source_and_what_they_enclose(one, other):
     assert key_of(made(one)) == key_of(made(one)) != key_of(made(other))
 
 
+DATACLASS = """
+    import dataclasses
+    @dataclasses.dataclass({arguments})
+    class Views:
+        strong: bool = {default}
+        mix: {annotation} = dataclasses.field(default_factory={factory})
+        def share(self):
+            return {number}
+"""
+FROZEN = {"arguments": "frozen=True, order=True", "default": False, "annotation": "list",
+          "factory": "list", "number": 1}
+
+
+def test_the_methods_that_a_dataclass_gets_are_its_fields(monkeypatch):
+    """Every version of Python writes others, and rows must be found under all of them."""
+    def refuse(code):
+        raise AssertionError(f"bytecode of {code.co_qualname} in a key")
+
+    monkeypatch.setattr("kdcourse._key._bytecode", refuse)
+    monkeypatch.setattr("kdcourse._key._source", lambda function: (
+        refuse(function.__code__) if "__create_fn__" in function.__code__.co_qualname
+        else list(function.__code__.co_consts)))
+    first = key_of(made(DATACLASS.format(**FROZEN)))
+    for change, same in (({}, True), ({"annotation": "tuple"}, True), ({"default": True}, False),
+                         ({"arguments": "order=True"}, False), ({"factory": "dict"}, False),
+                         ({"number": 2}, False)):
+        other = made(DATACLASS.format(**FROZEN | change))
+        assert (key_of(other) == first) is same, change
+
+
+def test_a_cached_property_has_the_key_of_python_3_11():
+    class Later:
+        @functools.cached_property
+        def stored(self):
+            return 1
+
+    first = key_of(Later)
+    kept = vars(Later)["stored"]
+    if "lock" in vars(kept):
+        del kept.lock  # as since Python 3.12
+    assert key_of(Later) == first
+
+
 def test_lines_of_a_string_count_also_where_they_look_like_comments(tmp_path, monkeypatch):
     def of(name, text):
         (tmp_path / f"{name}.py").write_text(text)

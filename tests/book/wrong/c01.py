@@ -54,6 +54,16 @@ def my_step(student, teacher, x, y, optimizer):
     loss.backward()
     optimizer.zero_grad()
 """, "none of its weights moved"),
+    ("my_step", """
+def my_step(student, teacher, x, y, optimizer):
+    teacher.eval()
+    with torch.no_grad():
+        teacher(x)
+    loss = 0.1 * F.cross_entropy(student(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+""", "its term is not in the loss"),
     ("fewer_images", """
 def fewer_images():
     few = kd.augmented(kd.data.glyphs(train=1000, seed=0), views=20, shift=0.1)
