@@ -11,6 +11,11 @@ def label_probability(gap, K, T):
     top = np.exp(gap) / T
     return top / (top + K - 1)
 """, "Divide by T first"),
+    ("label_probability", """
+def label_probability(gap, K, T):
+    top = np.exp(gap / T)
+    top / (top + K - 1)
+""", "got None"),
     ("keep_three", """
 def keep_three(rest):
     top = rest.topk(3, dim=1)
@@ -33,7 +38,7 @@ def keep_three(rest):
 def three_enough():
     longer = kd.Recipe(epochs=100, lr=0.32, weight_decay=0.002, validate_every=5)
     arms = {"all": taught(given), "three": taught(given)}
-    return kd.compare(arms, augmented, {"all": budget["this image / this image"], "three": longer},
+    return kd.compare(arms, augmented, {"all": recipe(*chosen[whole]), "three": longer},
                       range(5), teacher=teacher)
 """, "the same budget for 'three'"),
 ]
