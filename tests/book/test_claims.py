@@ -1056,9 +1056,9 @@ def test_chapter_11_what_did_not_work():
         assert np.allclose(rows[name], controls(printed("01"))[name][0], atol=0.051), name
     theirs = differences(printed("01"))["Teacher of the same 4,000"]
     assert np.allclose(rows["teacher of the same 4,000"], theirs, atol=0.051)
-    # READ: do the class averages differ from those of chapter 1? Predicted: no.
+    # On one machine the class averages above are those of chapter 1, run for run.
     here = only(rf"no gain over labels only is shown: {POINTS}\.", text)
-    assert here[0] == pytest.approx(rows["class averages"][0], abs=0.3)
+    assert np.allclose(here, rows["class averages"], atol=0.051)
     assert "smallest share tried, 0.01, was best" in text
 
 
