@@ -9,6 +9,7 @@ import copy
 import functools
 import json
 import math
+import types
 import warnings
 from pathlib import Path
 
@@ -167,11 +168,12 @@ def test_in_half_precision_a_sum_is_infinite_and_p_log_p_undefined():
 def plain_doctor():
     path = next((Path(__file__).parents[2] / "notebooks").glob("03_*.ipynb"))
     cells = json.loads(path.read_text("utf-8"))["cells"]
-    (source,) = ["".join(cell["source"]) for cell in cells
-                 if "".join(cell["source"]).startswith("def plain_doctor(")]
+    sources = ["".join(cell["source"]) for cell in cells if "".join(cell["source"]).startswith(
+        ("def same_gradient(", "def plain_doctor("))]
     names = {"torch": torch, "F": F, "copy": copy}
-    exec(source, names)
-    assert len(source.splitlines()) <= 21
+    exec("\n".join(sources), names)
+    assert len(sources) == 2
+    assert sum(len(source.splitlines()) for source in sources) == 20, "as the chapter says"
     return names["plain_doctor"]
 
 
@@ -180,14 +182,16 @@ def examined(loss=lambda z, v: losses.kd(z, v, T), told=lambda v: v, ask=lambda 
     """The doctor on a student, and a teacher that is right for all images."""
     x, y = images(32), torch.arange(32) % 4
     noise = torch.rand(32, 4, generator=torch.Generator().manual_seed(0))
-    v = 3 * F.one_hot(y, 4) + noise
+    v = 5 * F.one_hot(y, 4) + noise
     student = student or network(0).train()
-    return plain_doctor()(loss, student, told(v), lambda x: ask(v), x, y, **settings)
+    return plain_doctor()(loss, student, told(v), lambda x: ask(v), x,
+                          types.SimpleNamespace(x=x, y=y), **settings)
 
 
 def test_the_plain_doctor_finds_nothing_in_a_right_set_up():
     assert examined() == []
     assert examined(told=lambda v: v.bfloat16().float()) == [], "stored in half precision"
+    assert examined(lambda z, v: losses.soft_cross_entropy(z, v, T)) == [], "the same gradient"
 
 
 def test_the_plain_doctor_leaves_the_student_as_it_is():
@@ -199,24 +203,37 @@ def test_the_plain_doctor_leaves_the_student_as_it_is():
 
 
 def test_the_plain_doctor_takes_the_accuracy_that_is_known():
-    """A teacher that is right for three images of four, as on CIFAR-100."""
+    """A teacher that is right for three images of four in each class, as on CIFAR-100."""
     def told(v):
-        return torch.cat([v[:24], v[24:].roll(1, 1)])
+        return torch.cat([v[:24], v[24:].roll(1, 1)]) / 3  # and about as confident
 
-    assert examined(told=told, ask=told, floor=0.7) == []
-    assert examined(told=told, ask=told) == ["the teacher's outputs are often wrong"]
+    assert examined(told=told, ask=told) == []
+    assert examined(told=told, ask=told, floor=0.8) == ["the teacher is wrong about a class"]
+
+
+def without_statistics():
+    """A student in train mode, but for its batch normalisation."""
+    student = network(0).train()
+    student[1].eval()
+    return student
 
 
 @pytest.mark.filterwarnings("ignore:reduction")
 @pytest.mark.parametrize(("word", "changed"), [
-    ("T² Σ", {"loss": lambda z, v: T**2 * F.kl_div(*soft(z, v))}),
-    ("T² Σ", {"loss": lambda z, v: losses.kd(z, v, T) / T**2}),
-    ("T² Σ", {"loss": lambda z, v: losses.reverse_kl(z, v, T)}),
-    ("both agree", {"loss": lambda z, v: losses.soft_cross_entropy(z, v, T)}),
-    ("probabilities", {"told": lambda v: v.softmax(1), "ask": lambda v: v.softmax(1)}),
-    ("often wrong", {"told": lambda v: v.roll(1, 1), "ask": lambda v: v.roll(1, 1)}),
-    ("something else", {"told": lambda v: v.roll(4, 0)}),
+    ("gradient", {"loss": lambda z, v: T**2 * F.kl_div(*soft(z, v))}),
+    ("gradient", {"loss": lambda z, v: losses.kd(z, v, T) / T**2}),
+    ("gradient", {"loss": lambda z, v: losses.reverse_kl(z, v, T)}),
+    ("gradient", {"loss": lambda z, v: losses.kd(z.detach(), v, T)}),
+    ("gradient", {"loss": lambda z, v: losses.kd(v, v, T)}),
+    ("gradient", {"loss": lambda z, v: losses.kd(z, v, T) * math.nan}),
+    ("confidence", {"told": lambda v: v.softmax(1), "ask": lambda v: v.softmax(1)}),
+    ("confidence", {"told": lambda v: v / 4, "ask": lambda v: v / 4}),
+    ("about a class", {"told": lambda v: v.roll(1, 1), "ask": lambda v: v.roll(1, 1)}),
+    ("about a class", {"told": lambda v: v[:, [1, 0, 2, 3]], "ask": lambda v: v[:, [1, 0, 2, 3]]}),
+    ("outputs for x", {"told": lambda v: v.roll(4, 0)}),
+    ("outputs for x", {"told": lambda v: v * math.nan}),
     ("eval mode", {"student": network(0).eval()}),
+    ("eval mode", {"student": without_statistics()}),
     ("frozen", {"student": network(0).requires_grad_(False)}),
 ])
 def test_the_plain_doctor_names(word, changed):
