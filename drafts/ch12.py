@@ -182,14 +182,10 @@ def soft_labels(index, view, mix, smooth, of="student"):
 
 
 # %% tags=["hide-cell"]
-@dataclasses.dataclass(frozen=True)
 class Views(Augmented):
     """Augmented views that may also be strengthened and mixed; smooth: of the labels."""
 
-    strong: bool = False
-    mix: bool = False
-    smooth: float = 0.0
-    of: str = "student"
+    strong, mix, smooth, of = False, False, 0.0, "student"
 
     def identity(self):
         return [*super().identity(), self.strong, self.mix, self.smooth, self.of]
@@ -218,8 +214,10 @@ def images(strong, mix, smooth=0.0, views=20, of="student"):
     """The data in these views."""
     made = moved(strong, of)
     seen = made.train
-    train = Views(seen.x, seen.y, seen.augment, views, seen.seed, strong, mix, smooth, of)
-    kept = {"strong": strong, "mix": mix, "smooth": smooth, "views": views}
+    kept = {"strong": strong, "mix": mix, "smooth": smooth}
+    kind = type("Views", (Views,), kept | {"of": of})  # with these attributes
+    train = kind(seen.x, seen.y, seen.augment, views, seen.seed)
+    kept["views"] = views
     return dataclasses.replace(made, train=train, made="", params=made.params | kept)
 
 
@@ -263,23 +261,8 @@ class Later(kd.teachers.Teacher):
         super().__init__()
         self.network, self.asked, self.seen = network, asked, (strong, mix, views)
 
-    @functools.cached_property
-    def stored(self):
-        strong, mix, views = self.seen
-        seen = images(strong, mix, views=views)
-        with torch.enable_grad():  # a teacher's outputs have no gradient, its training does
-            network = self.network()
-        if self.asked == "same":
-            return kd.Cached(network, seen)
-        if self.asked == "plain":
-            logits = kd.models.predict(network, data.train.x)
-            return kd.Cached.of(logits.expand(views, -1, -1), seen, repr(self))
-        unmixed = kd.Cached(network, images(strong, False, views=views)).logits.softmax(2)
-        return kd.Cached.of(torch.stack([mixed_up(p, view) for view, p in enumerate(unmixed, 1)]),
-                            seen, repr(self))
-
     def forward(self, batch, paths=()):
-        return self.stored.to(batch.x.device)(batch, paths)
+        return stored(self).to(batch.x.device)(batch, paths)
 
     def predict(self, x, y=None):
         return kd.models.predict(self.network(), x)
@@ -289,6 +272,24 @@ class Later(kd.teachers.Teacher):
 
     def __repr__(self):
         return f"{self.network.__name__} (strong, mix, views: {self.seen}, asked {self.asked})"
+
+
+# %% tags=["hide-cell"]
+@functools.cache
+def stored(later):
+    """The outputs of a `Later`, which are computed now."""
+    strong, mix, views = later.seen
+    seen = images(strong, mix, views=views)
+    with torch.enable_grad():  # a teacher's outputs have no gradient, its training does
+        network = later.network()
+    if later.asked == "same":
+        return kd.Cached(network, seen)
+    if later.asked == "plain":
+        logits = kd.models.predict(network, data.train.x)
+        return kd.Cached.of(logits.expand(views, -1, -1), seen, repr(later))
+    unmixed = kd.Cached(network, images(strong, False, views=views)).logits.softmax(2)
+    return kd.Cached.of(torch.stack([mixed_up(p, view) for view, p in enumerate(unmixed, 1)]),
+                        seen, repr(later))
 
 
 # %% tags=["hide-cell"]
@@ -345,7 +346,7 @@ def accuracies(seed):
                           ("own 4,000", of_the_4000)):
         made[name] = {"validation": right(network(), data.val)}
         for kind, (strong, mix) in KINDS.items():
-            logits = kd.Cached(network(), images(strong, mix)).logits
+            logits = stored(given(strong, mix, network=network)).logits
             made[name][kind] = labelled(logits, mix)
         made[name] |= {f"both {view}": both_named(logits, view) for view in (1, 2)}
     for view in (3, 2):
@@ -1278,8 +1279,8 @@ kd.explore.question(
 # Published ImageNet results of a ResNet-50 at 224 pixels, and ours:
 
 # %% tags=["hide-input"]
-source = "https://github.com/Deci-AI/super-gradients/blob/00bb65a5e1faa137a268f6cb9cfe35223c1fa312"
-kd_page, labels_page = (f"{source}/src/super_gradients/recipes/imagenet_resnet50{kind}.yaml"
+library = "https://github.com/Deci-AI/super-gradients/blob/00bb65a5e1faa137a268f6cb9cfe35223c1fa312"
+kd_page, labels_page = (f"{library}/src/super_gradients/recipes/imagenet_resnet50{kind}.yaml"
                         for kind in ("_kd", ""))
 bit_page = ("https://github.com/google-research/big_vision/blob/"
             "2f3f493af048dbfd97555ff6060f31a0e686f17f/big_vision/configs/proj/distill/README.md")
