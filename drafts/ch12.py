@@ -252,7 +252,7 @@ def of_the_4000():
 
 # %% tags=["hide-cell"]
 class Later(kd.teachers.Teacher):
-    """A network's outputs for these views, computed when a run first needs them.
+    """A network's outputs for these views, each computed when a run first needs it.
 
     asked: with the "same" image, each of the two "apart", or the "plain" one.
     """
@@ -262,7 +262,8 @@ class Later(kd.teachers.Teacher):
         self.network, self.asked, self.seen = network, asked, (strong, mix, views)
 
     def forward(self, batch, paths=()):
-        return stored(self).to(batch.x.device)(batch, paths)
+        logits = outputs(self, batch.view)[batch.index.cpu()]
+        return kd.Output(logits.to(batch.x.device), index=batch.index)
 
     def predict(self, x, y=None):
         return kd.models.predict(self.network(), x)
@@ -276,20 +277,17 @@ class Later(kd.teachers.Teacher):
 
 # %% tags=["hide-cell"]
 @functools.cache
-def stored(later):
-    """The outputs of a `Later`, which are computed now."""
-    strong, mix, views = later.seen
-    seen = images(strong, mix, views=views)
+def outputs(later, view):
+    """The logits of a `Later` for all training images in a view, [N, K]."""
     with torch.enable_grad():  # a teacher's outputs have no gradient, its training does
         network = later.network()
-    if later.asked == "same":
-        return kd.Cached(network, seen)
+    strong, mix, views = later.seen
     if later.asked == "plain":
-        logits = kd.models.predict(network, data.train.x)
-        return kd.Cached.of(logits.expand(views, -1, -1), seen, repr(later))
-    unmixed = kd.Cached(network, images(strong, False, views=views)).logits.softmax(2)
-    return kd.Cached.of(torch.stack([mixed_up(p, view) for view, p in enumerate(unmixed, 1)]),
-                        seen, repr(later))
+        return kd.models.predict(network, data.train.x)
+    if later.asked == "apart":
+        unmixed = outputs(given(strong, False, views, later.network), view)
+        return mixed_up(unmixed.softmax(1), view)
+    return kd.models.predict(network, images(strong, mix, views=views).train.seen(every, view))
 
 
 # %% tags=["hide-cell"]
@@ -319,7 +317,8 @@ def example(view, about=0.6):
 
 
 def labelled(logits, mix):
-    """How often the largest logit [V, N, K] is that of the label, or of the larger share."""
+    """How often the largest logit, [N, K] in each view, is that of the label, or of the larger
+    share."""
     found = []
     for view, v in enumerate(logits, 1):
         first = mask(every, view).mean((1, 2, 3)) >= 0.5 if mix else torch.ones(len(y)).bool()
@@ -346,7 +345,7 @@ def accuracies(seed):
                           ("own 4,000", of_the_4000)):
         made[name] = {"validation": right(network(), data.val)}
         for kind, (strong, mix) in KINDS.items():
-            logits = stored(given(strong, mix, network=network)).logits
+            logits = [outputs(given(strong, mix, network=network), view) for view in range(1, 5)]
             made[name][kind] = labelled(logits, mix)
         made[name] |= {f"both {view}": both_named(logits, view) for view in (1, 2)}
     for view in (3, 2):
@@ -392,9 +391,9 @@ lines = "\n".join(
                       ("a control: no augmentation", "no augmentation"),
                       ("a control: a ResNet, the student's own 4,000 images", "own 4,000")))
 Markdown(f"""
-How often each teacher is right. The last three columns are the student's training images, in the
-standard views of this course, in the stronger ones, and in these when mixed, where the class of the
-larger share counts as right.
+How often each teacher is right. The last three columns are the student's training images in four
+views each: the standard ones of this course, the stronger ones, and these when mixed, where the
+class of the larger share counts as right.
 
 | trained on | validation images | standard views | stronger views | mixed |
 |---|---|---|---|---|
