@@ -655,9 +655,9 @@ def recipe(parts, rate, decay):
 
 
 # %% [markdown]
-# **The search**, on the validation images with two seeds, moves from a setting to a better neighbour until none is left: learning rate × 2 and / 2, decay × 5 and / 5. Nine arms have one each: plain and full, each with the teacher and with labels only; both again with the optimisers exchanged, and with mixing added or removed; and chapter 1's loss, $T = 4$ with α 0.9, in the plain recipe. Recorded runs are loaded; a run of other code, data or settings is computed.
+# **The search**, on the validation images with two seeds, moves from a setting to a better neighbour until none is left: learning rate × 2 and / 2, decay × 5 and / 5. Each arm has one of its own: plain and full, both with each part exchanged, both with labels only, these with mixing exchanged, and chapter 1's loss, $T = 4$ with α 0.9, in the plain recipe. Recorded runs are loaded; a run of other code, data or settings is computed.
 #
-# All other arms have the settings of their end. That favours the ends: a part added to plain may look weaker than it is, and a part removed from full may look stronger.
+# Averages, label smoothing and the controls below have the settings of the arm with which they are compared.
 
 # %% tags=["hide-cell"]
 def trained(parts, setting, seeds, split="val", of=None, **also):
@@ -711,10 +711,14 @@ as_in_1 = dataclasses.replace(plain, T=4, alpha=0.9)
 at = {name: search(*end) for name, end in ENDS.items()}
 at["plain, T = 4"] = search(as_in_1, LAST, at["plain"][0])
 for end, (parts, place, _) in ENDS.items():
-    at[f"{end}, labels only"] = search(without_teacher(parts), place, at[end][0])
-    for name, start in (("MixUp, CutMix", end), ("LAMB for AdamW", OTHER[end])):
+    for name in CHANGED:
         arm, swapped = changed(end, name)
+        start = OTHER[end] if name == "LAMB for AdamW" else end
         at[arm] = search(swapped, place, at[start][0])
+    name, on_labels = f"{end}, labels only", without_teacher(parts)
+    at[name] = search(on_labels, place, at[end][0])
+    at[f"{name} {SIGN[end]} MixUp, CutMix"] = search(
+        dataclasses.replace(on_labels, mix=not parts.mix), place, at[name][0])
 
 # %% tags=["hide-input"]
 Markdown("<details><summary>The settings that were found</summary>\n\n"
