@@ -307,7 +307,8 @@ class _Reader:
         if "__dataclass_params__" in vars(kind):  # what those methods are made from
             params, fields = kind.__dataclass_params__, dataclasses.fields(kind)
             made = [[params.eq, params.order, params.frozen, params.unsafe_hash], *(
-                [field.name, field.init, field.default_factory] for field in fields)]
+                [field.name, field.init, field.compare, field.hash, field.kw_only, field.default,
+                 field.default_factory] for field in fields)]
             body.append(["dataclass", self.read(made, place)])
         return ["class", kind.__qualname__, bases, body]
 
@@ -339,9 +340,10 @@ def _names(code, *operations: str) -> set[str]:
 
 def _by_dataclass(value) -> bool:
     """Return whether a method was written by `dataclasses.dataclass`."""
-    value = inspect.unwrap(value)
-    return isinstance(value, types.FunctionType) and (
-        value.__module__ == "dataclasses" or "__create_fn__" in value.__code__.co_qualname)
+    if not isinstance(value, types.FunctionType):
+        return False
+    code = inspect.unwrap(value).__code__  # __repr__ is wrapped
+    return value.__module__ == "dataclasses" or "__create_fn__" in code.co_qualname
 
 
 def _functions(owner) -> dict[str, types.FunctionType]:

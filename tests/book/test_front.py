@@ -46,6 +46,8 @@ def test_numbers_are_those_that_the_chapter_prints(front):
     _, low, high = (float(value.replace("−", "-"))
                     for value in re.findall(r"[−\d.]+\d", shown["gain in 120, same"]))
     assert low < 0 < high, "the interval of the first contains 0"
+    _, low, high = forest_of_chapter_1()["+ teacher of the same 4,000", "finer rates"]
+    assert low < 0 < high, "and so it does in finer steps"
     assert number(shown["gain in 120, teacher"].partition("(")[2]) > 0
     errors = only(r"student, labels only \| ([\d.]+) \([^|]*\| ([\d.]+)", text)[1]
     assert number(shown["labels"]) == pytest.approx(100 - errors, abs=0.051)

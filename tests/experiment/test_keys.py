@@ -268,9 +268,13 @@ def test_the_methods_that_a_dataclass_gets_are_its_fields(monkeypatch):
     first = key_of(made(DATACLASS.format(**FROZEN)))
     for change, same in (({}, True), ({"annotation": "tuple"}, True), ({"default": True}, False),
                          ({"arguments": "order=True"}, False), ({"factory": "dict"}, False),
-                         ({"number": 2}, False)):
+                         ({"factory": "list, compare=False"}, False), ({"number": 2}, False)):
         other = made(DATACLASS.format(**FROZEN | change))
         assert (key_of(other) == first) is same, change
+    slots = FROZEN | {"arguments": "slots=True"}  # no default is an attribute of the class then
+    one, other = (key_of(made(DATACLASS.format(**slots | {"default": default})))
+                  for default in (False, True))
+    assert one != other
 
 
 def test_a_cached_property_has_the_key_of_python_3_11():
