@@ -1034,12 +1034,6 @@ SPREAD = {  # bias, variance, sum and Brier score, minus labels only
     "first term only": (0, -1, -1, -1)}
 
 
-def sign(found: tuple[float, ...]) -> int:
-    """1 where an interval (mean, low, high) is above 0, -1 where it is below, else 0."""
-    _, low, high = found
-    return (low > 0) - (high < 0)
-
-
 GROUPS = ("all", "other 32", "1, I, 0, O")
 SEVERAL = rf"((?: [^|]*{PAIR} \|)+)".replace(N, r"[+-]\d+\.\d+")
 
