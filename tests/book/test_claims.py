@@ -2104,7 +2104,7 @@ def gap(arm: str, other: str) -> tuple[float, float, float]:
     return points(of_arm(arm), of_arm(other))
 
 
-def sign(found) -> str:
+def mark(found) -> str:
     _, low, high = found
     return "+" if low > 0 else "-" if high < 0 else "0"
 
@@ -2205,7 +2205,7 @@ def test_chapter_12_full_minus_plain():
             "the sum minus the whole": rf"; minus the whole that is {POINTS}\."}
     for name, pattern in said.items():
         assert agree(only(pattern, text), computed[name]), name
-    found = {name: sign(triple) for name, triple in computed.items()}
+    found = {name: mark(triple) for name, triple in computed.items()}
     assert found == signs
 
 
@@ -2222,7 +2222,7 @@ def test_chapter_12_beside_the_recipe_of_chapter_1():
     assert agree(numbers[1:-1], np.ravel(list(computed.values())))
     assert agree([numbers[0], numbers[-1]], [
         100 * of_arm(arm).mean() for arm in ("chapter 1", "chapter 1, labels only")])
-    found = {name: sign(triple) for name, triple in computed.items()}
+    found = {name: mark(triple) for name, triple in computed.items()}
     assert found == signs
 
 
@@ -2298,7 +2298,7 @@ def test_chapter_12_what_the_teacher_adds():
     assert agree(list(map(float, numbers)), [
         100 * best.mean(), *computed["smoothing in plain"], *computed["smoothing in full"],
         *computed["full more than plain"], *computed["the recipe without a teacher"]])
-    found = {name: sign(computed[name]) for name in signs}
+    found = {name: mark(computed[name]) for name in signs}
     assert found == signs
     assert arm == chosen
 
@@ -2321,8 +2321,8 @@ def test_chapter_12_mixing_with_and_without_a_teacher():
             for end in ("plain", "full")]
     numbers = rf"With the teacher minus on labels: {POINTS} in plain, {POINTS} in full\."
     assert agree(only(numbers, text), np.ravel(more))
-    found = {name: sign(points(gained)) for name, gained in brought.items()} | {
-        f"{end}: with the teacher minus on labels": sign(triple)
+    found = {name: mark(points(gained)) for name, gained in brought.items()} | {
+        f"{end}: with the teacher minus on labels": mark(triple)
         for end, triple in zip(("plain", "full"), more, strict=True)}
     assert found == signs
 
@@ -2342,11 +2342,11 @@ def test_chapter_12_controls():
         start = UNMIXED if name.startswith(UNMIXED) else "full"
         assert other == start, "compared with the arm that differs in this alone"
         assert agree(list(map(float, numbers)), gap(name, other)), name
-        found[name] = sign(gap(name, other))
+        found[name] = mark(gap(name, other))
     same_data = gap("full, teacher of the 4,000", "full, labels only")
     assert agree(only(rf"The teacher of the 4,000 minus full with labels only: {POINTS}\.", text),
                  same_data)
-    found["teacher of the 4,000 minus full with labels only"] = sign(same_data)
+    found["teacher of the 4,000 minus full with labels only"] = mark(same_data)
     assert found == signs
 
 
@@ -2380,7 +2380,7 @@ def test_chapter_12_distances_to_the_teacher():
     train, test, _ = (by_seed["full"] - by_seed["plain"]).T
     for name, values in (("distance on training images", train),
                          ("distance on test images", test), ("test minus training", test - train)):
-        found[f"full minus plain, {name}"] = sign(kd.measure.interval(list(values)))
+        found[f"full minus plain, {name}"] = mark(kd.measure.interval(list(values)))
     assert {name: found[name] for name in signs} == signs
 
 
