@@ -1054,9 +1054,8 @@ def effects_of_chapter_11() -> dict[str, list[tuple[float, ...]]]:
     return found
 
 
-CLASSES = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TWINS = [CLASSES.index(k) for k in "1I0O"]
-OTHERS = [k for k in range(36) if k not in TWINS]
+THE_32 = [k for k in range(36) if k not in TWINS]
 
 
 def points_by_class(arm: str) -> np.ndarray:
@@ -1102,7 +1101,7 @@ def test_chapter_11_by_groups_of_classes():
     assert 0.35 < part / whole < 0.65, "the quiz: about half"
     assert whole == pytest.approx(rest[0], abs=0.051)
     assert part == pytest.approx(found["1, I, 0, O"][1][0] * 4 / 36, abs=0.1)
-    for group, classes in (("other 32", OTHERS), ("1, I, 0, O", TWINS)):
+    for group, classes in (("other 32", THE_32), ("1, I, 0, O", TWINS)):
         for effect, printed_one in zip((SURE_OF, WITH_EVEN), found[group]):
             values = of_each_class(effect)[:, classes].mean(1)
             assert np.allclose(kd.measure.interval(list(values)), printed_one, atol=0.06), group
@@ -1128,7 +1127,7 @@ def test_chapter_11_effects_at_each_level():
              "rest of this image instead of the class's, mean": exchanged("this image", "class")}
     assert list(found) == list(lines)
     for name, minus in lines.items():
-        for printed_one, classes in zip(found[name], (range(36), OTHERS, TWINS), strict=True):
+        for printed_one, classes in zip(found[name], (range(36), THE_32, TWINS), strict=True):
             values = of_each_class(minus)[:, classes].mean(1)
             assert np.allclose(kd.measure.interval(list(values)), printed_one, atol=0.07), name
 
@@ -1150,12 +1149,12 @@ def test_chapter_11_the_figure_of_the_grid():
 
     rests = ("even", "class", "this image")
     for rest in rests:
-        gap = above(f"this image / {rest}", OTHERS) - above(f"same for all / {rest}", OTHERS)
+        gap = above(f"this image / {rest}", THE_32) - above(f"same for all / {rest}", THE_32)
         assert 1 < gap.mean() < 2, f"left: about one and a half points, {rest}"
         gap = above(f"this image / {rest}", TWINS) - above(f"same for all / {rest}", TWINS)
         assert gap.mean() < 0, f"right: the blue line lies below, {rest}"
     for sure, steps in (("this image", 10), ("same for all", 6)):
-        first, _, last = (above(f"{sure} / {rest}", OTHERS).mean() for rest in rests)
+        first, _, last = (above(f"{sure} / {rest}", THE_32).mean() for rest in rests)
         assert last > first + 0.5, "left: both lines rise"
         steep = above(f"{sure} / class", TWINS) - above(f"{sure} / even", TWINS)
         assert steep.mean() == pytest.approx(steps, abs=0.6), "right"
@@ -1169,9 +1168,9 @@ def test_chapter_11_the_figure_of_the_classes():
     told = {"I": (capital_i, -5, 22), "0": (zero, -11, 8), "O": (capital_o, 2, 10),
             "1": (one, 3, 6)}
     assert all(found == pytest.approx(about, abs=1) for found, *about in told.values()), told
-    assert min(rest[TWINS]) > max(rest[OTHERS]), "the title: most from the rest"
+    assert min(rest[TWINS]) > max(rest[THE_32]), "the title: most from the rest"
     for effect, low, high in ((sure, 0, 4), (rest, -1, 5)):
-        assert sum(low <= value <= high for value in effect[OTHERS]) > 24, "most classes"
+        assert sum(low <= value <= high for value in effect[THE_32]) > 24, "most classes"
 
 
 def test_chapter_11_image_or_class():
