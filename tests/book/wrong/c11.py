@@ -50,4 +50,9 @@ def three_enough():
     arms = {"whole output": taught(given), "three": taught(given)}
     return kd.compare(arms, augmented, recipe(*chosen[whole]), range(5), teacher=teacher)
 """, "Expected the arms all and three"),
+    ("three_enough", """
+def three_enough():
+    return kd.compare({"all": taught(given), "three": taught(given)}, augmented,
+                      recipe(*chosen[whole]), range(5), teacher=teacher, results="11")
+""", "Expected another target for three"),
 ]
