@@ -9,6 +9,7 @@ import copy
 import functools
 import json
 import math
+import types
 import warnings
 from pathlib import Path
 
@@ -118,10 +119,36 @@ def test_each_mistake_breaks_its_law(law):
     assert law in checks.broken_laws(MISTAKES[law])
 
 
+def test_the_gradient_of_a_right_loss():
+    """T (q - p) / B, as the chapter states and its plain doctor compares."""
+    student, teacher = pair()
+    z = student.clone().requires_grad_()
+    losses.kd(z, teacher, T).backward()
+    expected = T * ((student / T).softmax(1) - (teacher / T).softmax(1)) / len(z)
+    torch.testing.assert_close(z.grad, expected)
+
+
+def one_side(z, v):
+    return T**2 * F.kl_div(F.log_softmax(z, 1), F.softmax(v / T, 1), reduction="batchmean")
+
+
+def over_the_batch(z, v):
+    return T**2 * F.kl_div(F.log_softmax(z / T, 1), F.softmax(v / T, 0), reduction="batchmean")
+
+
 def test_T_on_one_side_is_not_0_where_both_agree():
     _, teacher = pair()
-    log_q, p = F.log_softmax(teacher, 1), F.softmax(teacher / T, 1)
-    assert F.kl_div(log_q, p, reduction="batchmean") > 0.1
+    assert one_side(teacher, teacher) > 0.1
+
+
+def test_T_on_one_side_is_at_rest_where_logits_are_T_times_too_small():
+    """So a student that has learned it is repaired by a factor T at test time."""
+    _, teacher = pair()
+    z = (teacher / T).requires_grad_()
+    assert one_side(z, teacher).abs() < 1e-9
+    (pull,) = torch.autograd.grad(one_side(z, teacher), z)
+    assert pull.norm() < 1e-9
+    assert losses.kd(T * z.detach(), teacher, T).abs() < 1e-9
 
 
 def test_a_softmax_over_the_batch_gives_targets_that_do_not_sum_to_1():
@@ -129,6 +156,8 @@ def test_a_softmax_over_the_batch_gives_targets_that_do_not_sum_to_1():
     sums = F.softmax(teacher / T, 0).sum(1)
     assert (sums - 1).abs().max() > 0.1
     torch.testing.assert_close(sums.sum(), torch.tensor(10.0).double())  # one for each class
+    _, teacher = pair(3, count=64)  # more images than classes: most targets sum to less than 1
+    assert over_the_batch(T * F.log_softmax(teacher / T, 0), teacher) < 0, "so it can be negative"
 
 
 def test_a_second_softmax_is_nearly_uniform():
@@ -167,11 +196,12 @@ def test_in_half_precision_a_sum_is_infinite_and_p_log_p_undefined():
 def plain_doctor():
     path = next((Path(__file__).parents[2] / "notebooks").glob("03_*.ipynb"))
     cells = json.loads(path.read_text("utf-8"))["cells"]
-    (source,) = ["".join(cell["source"]) for cell in cells
-                 if "".join(cell["source"]).startswith("def plain_doctor(")]
+    sources = ["".join(cell["source"]) for cell in cells if "".join(cell["source"]).startswith(
+        ("def same_gradient(", "def plain_doctor("))]
     names = {"torch": torch, "F": F, "copy": copy}
-    exec(source, names)
-    assert len(source.splitlines()) <= 21
+    exec("\n".join(sources), names)
+    assert len(sources) == 2
+    assert sum(len(source.splitlines()) for source in sources) == 20, "as the chapter says"
     return names["plain_doctor"]
 
 
@@ -180,14 +210,16 @@ def examined(loss=lambda z, v: losses.kd(z, v, T), told=lambda v: v, ask=lambda 
     """The doctor on a student, and a teacher that is right for all images."""
     x, y = images(32), torch.arange(32) % 4
     noise = torch.rand(32, 4, generator=torch.Generator().manual_seed(0))
-    v = 3 * F.one_hot(y, 4) + noise
+    v = 5 * F.one_hot(y, 4) + noise
     student = student or network(0).train()
-    return plain_doctor()(loss, student, told(v), lambda x: ask(v), x, y, **settings)
+    return plain_doctor()(loss, student, told(v), lambda x: ask(v), x,
+                          types.SimpleNamespace(x=x, y=y), **settings)
 
 
 def test_the_plain_doctor_finds_nothing_in_a_right_set_up():
     assert examined() == []
     assert examined(told=lambda v: v.bfloat16().float()) == [], "stored in half precision"
+    assert examined(lambda z, v: losses.soft_cross_entropy(z, v, T)) == [], "the same gradient"
 
 
 def test_the_plain_doctor_leaves_the_student_as_it_is():
@@ -199,28 +231,63 @@ def test_the_plain_doctor_leaves_the_student_as_it_is():
 
 
 def test_the_plain_doctor_takes_the_accuracy_that_is_known():
-    """A teacher that is right for three images of four, as on CIFAR-100."""
+    """A teacher that is right for three images of four in each class, as on CIFAR-100."""
     def told(v):
-        return torch.cat([v[:24], v[24:].roll(1, 1)])
+        return torch.cat([v[:24], v[24:].roll(1, 1)]) / 3  # and about as confident
 
-    assert examined(told=told, ask=told, floor=0.7) == []
-    assert examined(told=told, ask=told) == ["the teacher's outputs are often wrong"]
+    assert examined(told=told, ask=told) == []
+    assert examined(told=told, ask=told, floor=0.8) == ["the teacher is wrong about a class"]
+
+
+def without_statistics():
+    """A student in train mode, but for its batch normalisation."""
+    student = network(0).train()
+    student[1].eval()
+    return student
 
 
 @pytest.mark.filterwarnings("ignore:reduction")
 @pytest.mark.parametrize(("word", "changed"), [
-    ("T² Σ", {"loss": lambda z, v: T**2 * F.kl_div(*soft(z, v))}),
-    ("T² Σ", {"loss": lambda z, v: losses.kd(z, v, T) / T**2}),
-    ("T² Σ", {"loss": lambda z, v: losses.reverse_kl(z, v, T)}),
-    ("both agree", {"loss": lambda z, v: losses.soft_cross_entropy(z, v, T)}),
-    ("probabilities", {"told": lambda v: v.softmax(1), "ask": lambda v: v.softmax(1)}),
-    ("often wrong", {"told": lambda v: v.roll(1, 1), "ask": lambda v: v.roll(1, 1)}),
-    ("something else", {"told": lambda v: v.roll(4, 0)}),
+    ("gradient", {"loss": lambda z, v: T**2 * F.kl_div(*soft(z, v))}),
+    ("gradient", {"loss": lambda z, v: losses.kd(z, v, T) / T**2}),
+    ("gradient", {"loss": lambda z, v: losses.reverse_kl(z, v, T)}),
+    ("gradient", {"loss": one_side}),
+    ("gradient", {"loss": over_the_batch}),
+    ("gradient", {"loss": lambda z, v: losses.kd(z.detach(), v, T)}),
+    ("gradient", {"loss": lambda z, v: losses.kd(v, v, T)}),
+    ("gradient", {"loss": lambda z, v: losses.kd(z, v, T) * math.nan}),
+    ("confidence", {"told": lambda v: v.softmax(1), "ask": lambda v: v.softmax(1)}),
+    ("confidence", {"told": lambda v: v / 4, "ask": lambda v: v / 4}),
+    ("about a class", {"told": lambda v: v.roll(1, 1), "ask": lambda v: v.roll(1, 1)}),
+    ("about a class", {"told": lambda v: v[:, [1, 0, 2, 3]], "ask": lambda v: v[:, [1, 0, 2, 3]]}),
+    ("outputs for x", {"told": lambda v: v.roll(4, 0)}),
+    ("outputs for x", {"told": lambda v: v * math.nan}),
     ("eval mode", {"student": network(0).eval()}),
+    ("eval mode", {"student": without_statistics()}),
     ("frozen", {"student": network(0).requires_grad_(False)}),
 ])
 def test_the_plain_doctor_names(word, changed):
     assert any(word in finding for finding in examined(**changed))
+
+
+def test_the_plain_doctor_misses_logits_that_are_a_little_too_small():
+    """As the chapter says of logits divided by 2: the confidence changes too little."""
+    assert examined(told=lambda v: v / 1.5, ask=lambda v: v / 1.5) == []
+
+
+def test_the_plain_doctor_speaks_up_where_anything_is_not_a_number():
+    """Each check is written so that NaN, which compares as false, is a finding."""
+    nothing = lambda v: v * math.nan  # noqa: E731
+    found = examined(lambda z, v: losses.kd(z, v, T) * math.nan, told=nothing, ask=nothing)
+    assert {"another gradient", "the teacher is wrong about a class",
+            "the teacher's confidence is off", "not the teacher's outputs for x"} <= set(found)
+
+
+def test_the_plain_doctor_calls_other_right_losses_another_gradient():
+    """Its false alarms, as the chapter says: it knows one loss."""
+    for loss in (lambda z, v: losses.dkd(z, v, v.argmax(1), T=T),
+                 lambda z, v: losses.reverse_kl(z, v, T)):
+        assert examined(loss) == ["another gradient"]
 
 
 def test_a_mixture_of_divergences_jumps_at_its_ends():

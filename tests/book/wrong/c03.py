@@ -17,9 +17,26 @@ def my_evaluate(model, x, y):
 """, "the mode of each"),
     ("my_evaluate", """
 def my_evaluate(model, x, y):
+    before = model.training
+    model.eval()
+    with torch.no_grad():
+        right = (model(x).argmax(1) == y).float().mean().item()
+    model.train(before)
+    return right
+""", "the mode of each"),
+    ("my_evaluate", """
+def my_evaluate(model, x, y):
     with torch.no_grad():
         return (model(x).argmax(1) == y).float().mean().item()
 """, "batch statistics"),
+    ("my_evaluate", """
+def my_evaluate(model, x, y):
+    modes = {part: part.training for part in model.modules()}
+    right = (model.eval()(x).argmax(1) == y).float().mean().item()
+    for part, mode in modes.items():
+        part.training = mode
+    return right
+""", "torch.no_grad"),
     ("share_that_belong", """
 def share_that_belong(told, teacher, x):
     with torch.no_grad():
@@ -31,16 +48,25 @@ def share_that_belong(told, teacher, x):
     now = kd.models.predict(teacher, x)
     return (told.argmax(1) == now.argmax(1)).float().mean()
 """, "compare whole rows"),
+    ("share_that_belong", """
+def share_that_belong(told, teacher, x):
+    now = kd.models.predict(teacher, x)
+    return ((told - now).norm(dim=1) < 1e-3).float().mean()
+""", "half precision.*find the nearest"),
     ("two_mistakes", """
 def two_mistakes():
-    arms = {"labels only": known["labels only"], "other images": mistakes["other images"]}
-    return kd.compare(arms, augmented, best, range(5), teacher=teacher)
-""", "other images and both"),
+    return mistakes["other images"]
+""", "36 times too small"),
     ("two_mistakes", """
 def two_mistakes():
-    mixed = told(logits[:, other], "other images")
-    arms = {"labels only": known["labels only"], "other images": mistakes["other images"],
-            "both": taught(mean_over_classes, mixed)}
-    return kd.compare(arms, augmented, best, range(1), teacher=teacher)
-""", "seed"),
+    return mistakes["mean over classes"]
+""", "the outputs of other images"),
+    ("two_mistakes", """
+def two_mistakes():
+    return taught(no_T2, told(logits[:, other], "other images"))
+""", "got 16.0 times"),
+    ("two_mistakes", """
+def two_mistakes():
+    return taught(mean_over_classes, told(logits.roll(1, 1), "other images"))
+""", "the outputs of other images"),
 ]
