@@ -8,11 +8,31 @@ def matched_temperature(v, T):
     ("matched_temperature", """
 def matched_temperature(v, T):
     return T / v.std(1)
-""", "dividing by their product"),
+""", "3 times as much for 3 v, got 0.33"),
+    ("matched_temperature", """
+def matched_temperature(v, T):
+    return v.std(1) / T
+""", "twice the value of T = 1, got 0.50"),
+    ("matched_temperature", """
+def matched_temperature(v, T):
+    return T * v.std(1, unbiased=False)
+""", "torch.std divides by K − 1"),
+    ("matched_temperature", """
+def matched_temperature(v, T):
+    return T * v.std().expand(len(v))
+""", "σ of each image"),
     ("my_dkd", """
 def my_dkd(student, teacher, labels, beta, T):
     return L.dkd(student, teacher, labels, 1, beta, T) / T**2
 """, "Is T² there"),
+    ("my_dkd", """
+def my_dkd(student, teacher, labels, beta, T):
+    return len(student) * L.dkd(student, teacher, labels, 1, beta, T)
+""", "the mean, not the sum"),
+    ("my_dkd", """
+def my_dkd(student, teacher, labels, beta, T):
+    return L.dkd(teacher, student, labels, 1, beta, T)
+""", "teacher first"),
     ("my_dkd", """
 def my_dkd(student, teacher, labels, beta, T):
     return (1 + beta) * L.kd(student, teacher, T=T)
@@ -34,12 +54,17 @@ def my_dkd(student, teacher, labels, beta, T):
     target = L.dkd(student, teacher, labels, 1, 0, T)
     return target + beta * L.kd(student, teacher, T=T)
 """, "Take the label out"),
-    ("standardised_dkd", """
-def standardised_dkd():
-    beta, lr, wd = best["DKD"]
-    longer = kd.Recipe(epochs=100, lr=lr, weight_decay=wd, validate_every=5)
-    arms = {"DKD": taught("DKD", beta), "z-scores": taught("DKD", beta)}
-    return kd.compare(arms, augmented, {"DKD": recipe(lr, wd), "z-scores": longer}, range(3),
-                      teacher=teacher)
-""", "the same budget for 'z-scores'"),
+    ("sizes_by_rate", """
+def sizes_by_rate():
+    term, quick = KD(T=4), kd.Recipe(epochs=9)
+    return kd.compare({"KD": lambda seed: kd.Distiller(net(seed), outputs, term)}, data, quick,
+                      range(2))
+""", "Expected the arms"),
+    ("sizes_by_rate", """
+def sizes_by_rate():
+    arms = {f"{name}, {lr:g}": lambda seed: kd.Distiller(net(seed), outputs, KD(T=4))
+            for name in ("KD", "standardised") for lr in (0.02, 0.08, 0.32)}
+    recipes = {name: kd.Recipe(epochs=8 if "0.08" in name else 9) for name in arms}
+    return kd.compare(arms, data, recipes, range(2), also={"σ": lambda scheme, split: 1.0})
+""", "the same budget for 'KD, 0.08'"),
 ]
