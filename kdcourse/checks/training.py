@@ -210,8 +210,8 @@ def _in_memory(cached, train, samples: int):
     places = torch.linspace(0, N - 1, min(samples, N)).long()
     few = train[places]
     for view, stored_NK in enumerate(stored_VNK, start=1):
-        x = train.seen(places, view) if augmented else few.x
-        yield Batch(x, few.y, places, view), torch.arange(N), stored_NK, places
+        few = train.at(places, view) if augmented else few
+        yield Batch(few.x, few.y, places, view), torch.arange(N), stored_NK, places
 
 
 def _by_id(cached, train, samples: int):

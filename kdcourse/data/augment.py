@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from kdcourse import _files
 from kdcourse._random import generator
-from kdcourse._trees import each
+from kdcourse._trees import each, select
 from kdcourse.data.dataset import Batch, Dataset, Split, check_dataset, with_digest
 from kdcourse.data.loaders import Stream
 
@@ -187,6 +187,11 @@ class Augmented(Split):
             drawn_N7 = _uniform(len(self.x), generator(self.seed, "view", view))
             self._drawn[view] = drawn_N7.to(self.x.device)
         return self.augment(self.x[index], self._drawn[view][index])
+
+    def at(self, index: torch.Tensor, view: int) -> Split:
+        """Return the samples `index` in that view, with their labels."""
+        index = index.to(self.x.device)
+        return Split(self.seen(index, view), select(self.y, index), task=self.task)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

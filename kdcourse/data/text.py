@@ -170,7 +170,11 @@ def _joined(pieces: Sequence[_Piece]) -> _Piece:
 @functools.cache
 def _austen(vocabulary: int):
     """Learn a tokenizer; return it, and the pieces of each novel."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    try:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Expected the package tokenizers, which learns the vocabulary, "
+                                  'got none. pip install "kdcourse[language]"') from error
 
     novels = _novels()
     tokenizer = Tokenizer(models.BPE())

@@ -313,7 +313,7 @@ def _check_views(data: Dataset) -> None:
     """Raise `ValueError` for data that have a new view in every epoch."""
     if getattr(data.train, "views", 1) is None:
         raise ValueError("Expected data with a stated number of views to store answers for, "
-                         "got ever new ones. Use kd.augmented(data, views=…), or Live(teacher).")
+                         "got ever new ones. Make the data with views=…, or use Live(teacher).")
 
 
 def _lasting(params: dict) -> dict:
@@ -380,10 +380,7 @@ def _logits(teacher: Teacher, train: Split, places: torch.Tensor, view: int) -> 
     CPU."""
     index, device = places.to(first(train.x).device), device_of(teacher)
     number = view + 1 if isinstance(train, Augmented) else 0
-    split = train[index]
-    if number:
-        split = dataclasses.replace(split, x=train.seen(index, number))
-    split = split.to(device)
+    split = (train.at(index, number) if number else train[index]).to(device)
     batch = Batch(split.x, split.y, index.to(device), number, split.task)
     with running("teacher", batch.x):
         return teacher(batch).logits.float().cpu()
