@@ -88,8 +88,8 @@ PACKAGED = {
         "what": "50 news texts, and how similar people found each of their 1,225 pairs",
         "licence": "none stated for the texts, which are a research set (the package: LGPL-2.1)",
         "origin": "Lee, Pincombe & Welsh 2005 (Proceedings of CogSci)",
-        "use": "a text in each line of lee.cor (Latin-1); numpy.loadtxt of similarities0-1.txt, [50, 50], "
-               "above the diagonal",
+        "use": "a text in each line of lee.cor (Latin-1); numpy.loadtxt of similarities0-1.txt, "
+               "[50, 50], above the diagonal",
         "sha256": {
             "lee.cor": "a878f9a58f6743c32985c56c2f2f75988386216b38a4023a01fd3bcf7884d93e",
             "similarities0-1.txt":

@@ -423,7 +423,7 @@ def test_networks_learn_from_text_and_rows_are_found_again(objective, home, caps
     answers = data.val.y[data.val.y >= 0]
     assert history["val_accuracy"][-1] > 1.4 * answers.bincount().max() / len(answers)
     scheme = kd.Distiller(network(1, causal), teacher, losses.KD(T=1))
-    kd.fit(scheme, data, recipe)
+    kd.fit(scheme, data, kd.Recipe(epochs=1, batch=20))
     report = kd.report(scheme, data)
     assert "agree" in str(report)
 
@@ -431,7 +431,8 @@ def test_networks_learn_from_text_and_rows_are_found_again(objective, home, caps
         return {"KD": lambda seed: kd.Distiller(network(seed, causal), teacher, losses.KD(T=1))}
 
     capsys.readouterr()
-    runs = [kd.compare(arms(), again, kd.Recipe(epochs=1, batch=20), seeds=range(2))
+    runs = [kd.compare(arms(), again, kd.Recipe(epochs=1, batch=20), seeds=range(2),
+                       results="text")
             for again in (data, text(**settings))]
     said = capsys.readouterr().out
     assert "0 loaded, 2 computed" in said and "2 loaded, 0 computed" in said
