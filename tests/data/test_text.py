@@ -266,6 +266,7 @@ def test_a_teacher_stores_its_answers_to_every_view():
     kd.checks.aligned(cached, data)
     for number in range(3):
         batch = next(data.train.batches(16, seed=0, epoch=number))
+        assert torch.equal(data.train.seen(batch.index, batch.view), batch.x)
         found = [kd.Distiller(student, one, losses.KD(T=2))(batch).loss
                  for one in (cached, kd.Live(teacher))]
         torch.testing.assert_close(*found)
