@@ -88,9 +88,12 @@ def select(small: nn.Module, big: nn.Module, layers: str = "first", heads: bool 
             raise ValueError(f"Expected a larger network with a tensor such as {name!r}, got "
                              f"{'none' if value is None else list(value.shape)} at {name_big!r}. "
                              "Take two of one kind, or leave this module out: without=[…].")
-        if taken.setdefault(id(target), id(value)) != id(value):
-            raise ValueError(f"Expected {name!r} to be shared in the larger network as in the "
-                             "small one. Make both tied, or neither.")
+        if id(target) in taken:  # under another name
+            if taken[id(target)] is not value:
+                raise ValueError(f"Expected {name!r} to be shared in the larger network as in the "
+                                 "small one. Make both tied, or neither.")
+            continue
+        taken[id(target)] = value
         module, module_big = small.get_submodule(path), big.get_submodule(paths[path])
         if type(module) is not type(module_big):
             raise ValueError(f"Expected layers of one kind, got {type(module).__name__} at {path!r}"
