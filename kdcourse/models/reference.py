@@ -27,7 +27,7 @@ def by_seed(build):
         settings = {k: v for k, v in bound.arguments.items() if k != "seed" and v is not None}
         for name, value in settings.items():
             numbers = value if isinstance(value, (tuple, list)) else [value]
-            if not isinstance(value, str) and min(numbers, default=1) < 1:
+            if not isinstance(value, (str, bool, float)) and min(numbers, default=1) < 1:
                 raise ValueError(f"Expected {name} of at least 1, got {value}.")
         with seeded(seed):
             model = build(**bound.arguments)
