@@ -159,10 +159,12 @@ class ExaminedTeacher:
         return [module for module in found if module not in inner]
 
     def answer(self, batch: Batch) -> torch.Tensor | None:
-        """Return the logits [B, K] for training samples; None where a plain network has none."""
+        """Return the logits [B, K] for training samples; None where a plain network has none,
+        and where they are not of all classes."""
         if isinstance(self.module, Teacher):
             with contextlib.suppress(Exception):  # whatever its own code raises
-                return self.module(batch).logits.float().cpu()
+                output = self.module(batch)
+                return output.logits.float().cpu() if output.kept is None else None
         return None
 
     def predict(self, x: torch.Tensor, y=None) -> torch.Tensor | None:

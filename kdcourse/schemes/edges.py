@@ -82,11 +82,12 @@ class Edge:
                 term.needs_teacher and not term.student_paths and not term.teacher_paths
                 for term in on_rows):
             ours, theirs = task.outputs(self.student.logits), task.outputs(self.teacher.logits)
-            if ours != theirs:
+            if ours != theirs and self.teacher.kept is None:
                 raise ValueError(
                     f"Expected student and teacher to have the same classes, got {ours} and "
                     f"{theirs}. Give the student {theirs} outputs, or take a teacher for {ours} "
-                    "classes.")
+                    "classes. Language models with one tokenizer and other numbers of outputs: "
+                    "kd.teachers.Vocabulary(teacher, theirs, ours).")
         for term in on_rows:
             self._check_paths(term, task)
 
@@ -96,7 +97,7 @@ class Edge:
         if len(term.student_paths) > 1 or len(term.teacher_paths) > 1:
             return
         sides = [(self.student, term.student_paths, "student")]
-        if term.needs_teacher and self.teacher is not None:
+        if term.needs_teacher and self.teacher is not None and self.teacher.kept is None:
             sides.append((self.teacher, term.teacher_paths, "teacher"))
         elif not task.plain and self.student.has_logits:
             sides.append((self.student, (), "student"))
