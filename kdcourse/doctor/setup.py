@@ -19,6 +19,7 @@ from kdcourse._trees import each, first, pieces
 from kdcourse.data import Batch, Split
 from kdcourse.doctor.findings import Diagnosis, Finding
 from kdcourse.taps import copied, device_of, logits_of
+from kdcourse.tasks import Classes
 from kdcourse.teachers import Ensemble, Teacher
 
 
@@ -187,7 +188,7 @@ class ExaminedTeacher:
 
 def labelled(part):
     """Give the samples of a batch or a split that have a label: all, where every one has."""
-    known = part.task.weight(part.x, part.y) if part.task.partly else None
+    known = part.task.weight(part.x, part.y) if isinstance(part.task, Classes) else None
     return part if known is None else part[known.nonzero()[:, 0]]
 
 

@@ -39,6 +39,7 @@ class Loss(nn.Module):
     on_rows = True  # compares rows [M, K], one per label; else what was tapped, as it is
     softened = False  # compares softmax(logits / T), and keeps its meaning where classes are merged
     linear = False  # the teacher's probabilities enter linearly, but for what has no gradient
+    same_classes = True  # compares outputs of student and teacher class by class
     masks = False  # `values` takes mask_BN, by which tokens that are padding do not count
     by_labels = False  # divides by what depends on the labels: of the whole batch, not of a part
     needs_classes = True  # takes a row for the logits of classes, not for any numbers
