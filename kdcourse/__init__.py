@@ -19,7 +19,7 @@ from kdcourse.doctor import doctor
 from kdcourse.experiment import compare
 from kdcourse.measure import report
 from kdcourse.outputs import Logits, Output
-from kdcourse.schemes import Distiller, MultiExit, Mutual, Supervised, export
+from kdcourse.schemes import Distiller, MultiExit, Mutual, OnPolicy, Supervised, export
 from kdcourse.taps import taps
 from kdcourse.teachers import EMA, Cached, Ensemble, Live
 from kdcourse.training import History, Recipe, fastest, fit
@@ -27,7 +27,7 @@ from kdcourse.zoo import teacher
 
 __all__ = [
     "EMA", "Cached", "Distiller", "Ensemble", "History", "Live", "Logits", "MultiExit", "Mutual",
-    "Output", "Recipe", "Supervised", "augmented", "checks", "compare", "data",
+    "OnPolicy", "Output", "Recipe", "Supervised", "augmented", "checks", "compare", "data",
     "default_device", "doctor", "experiment", "explore", "export", "fastest", "fit", "losses",
     "measure", "models", "plot", "report", "taps", "tasks", "teacher",
 ]

@@ -1,12 +1,14 @@
 """The output of any network: its logits, and which of several entries they are.
 
-Shapes: B batch, K classes.
+Shapes: B batch, K classes, M rows, k classes that were kept.
 """
 
 import contextlib
 import dataclasses
+import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from kdcourse._trees import each
@@ -14,13 +16,77 @@ from kdcourse.layouts import Layout
 from kdcourse.tasks import Rows
 
 
+def with_rest(logits_MK: torch.Tensor, places_Mk: torch.Tensor, T: float = 1.0) -> torch.Tensor:
+    """Give the logits of these classes, and of all others as one more class, [M, k + 1].
+
+    softmax(· / T) are the same probabilities, those of the others added up. places_Mk: the numbers
+    of k distinct classes for each row.
+
+    >>> with_rest(torch.tensor([[3.0, 1.0, 1.0]]).log(), torch.tensor([[0]])).exp()
+    tensor([[3.0000, 2.0000]])
+    """
+    logits_MK = logits_MK if logits_MK.dtype == torch.float64 else logits_MK.float()
+    others = (logits_MK if T == 1 else logits_MK / T).scatter(1, places_Mk, -math.inf)
+    empty = others.detach().amax(1, keepdim=True) == -math.inf  # logsumexp's gradient were NaN
+    rest = others.masked_fill(empty, 0).logsumexp(1, keepdim=True).masked_fill(empty, -math.inf)
+    return torch.cat([logits_MK.gather(1, places_Mk), T * rest], 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What a teacher's logits are of, where not of each class that the student has.
+
+    places: [B, …, k], the numbers of k distinct classes: the logits [B, …, k + 1] are of those, and
+        the last one of all other classes together. None: of all classes.
+    T: the only temperature at which softmax(logits / T) is the teacher's; None: any.
+    drawn: True where the probabilities are shares of draws from the teacher.
+    common: [C], True for each class number that stands for the same on both sides; None: for all.
+    """
+
+    places: torch.Tensor | None = None
+    T: float | None = None
+    drawn: bool = False
+    common: torch.Tensor | None = None
+
+    def check(self, term) -> None:
+        """Raise `ValueError` where these logits are not enough for a term."""
+        T = self.T
+        if self.places is None:
+            return
+        if not term.softened or getattr(term, "T", T) != T:
+            raise ValueError(
+                f"Expected a loss on softmax(logits / {T:g}) for the largest logits of a teacher, "
+                f"stored with T={T:g} and the others as one class, got {term!r}. Use a loss such "
+                f"as KD(T={T:g}), make Cached(…, top=…, T=…) for the temperature of this one, or "
+                "store all logits.")
+        if self.drawn and not term.linear:
+            raise ValueError(
+                f"Expected a loss that is linear in the teacher's probabilities for draws from "
+                f"them, such as KD(T={T:g}), got {term!r}: of it they give no unbiased estimate. "
+                "Use Cached(…, top=…).")
+
+    def matched(self, student_MK: torch.Tensor, teacher_MC: torch.Tensor):
+        """Give logits of both sides for the same classes. What only one side has is -inf on both
+        sides, so that it has no probability: a 0 would be a logit like any other."""
+        if self.common is not None:
+            K = student_MK.shape[1]
+            missing_K = ~F.pad(self.common, (0, K - len(self.common)))
+            student_MK = student_MK.masked_fill(missing_K, -math.inf)
+            if self.places is None:
+                teacher_MC = F.pad(teacher_MC, (0, K - teacher_MC.shape[1]), value=-math.inf)
+                teacher_MC = teacher_MC.masked_fill(missing_K, -math.inf)
+        if self.places is not None:
+            student_MK = with_rest(student_MK, self.places.flatten(0, -2), self.T)
+        return student_MK, teacher_MC
+
+
 @dataclasses.dataclass(repr=False)
 class Output:
     """The result of a model for a batch: `logits` [B, K] (in another task of another shape), tapped
     tensors by module path, the sample ids `index` [B] where they are known, the `rows` that the
     logits were cut into, where they are none by themselves, and the `layouts` of tapped tensors
-    that the model states. T: the only temperature at which softmax(logits / T) is that of a teacher
-    of which the largest logits were stored; None: any.
+    that the model states. kept: of a teacher, which classes the logits are of; None: all. mask:
+    [B, N], 0 for tokens that are padding; None where none is stated.
 
     A model whose output has no logits, or several tensors that could be logits, still has taps:
     only reading `logits` raises `TypeError`, with what was found (see `Logits`).
@@ -31,7 +97,8 @@ class Output:
     index: torch.Tensor | None = None
     rows: Rows | None = None
     layouts: dict[str, Layout] = dataclasses.field(default_factory=dict)
-    T: float | None = None
+    kept: Kept | None = None
+    mask: torch.Tensor | None = None
     _why = None  # not annotated, so no field: the reason for which there are no logits
     has_logits = True  # False where the model's output had no logits, or several
 
@@ -42,7 +109,7 @@ class Output:
             taps[name] = tensor.detach()
         if not self.has_logits:
             return Output(None, taps, self.index, layouts=self.layouts).without_logits(self._why)
-        return Output(self.logits.detach(), taps, self.index, layouts=self.layouts, T=self.T)
+        return Output(self.logits.detach(), taps, self.index, layouts=self.layouts, kept=self.kept)
 
     def without_logits(self, why: str) -> "Output":
         """Take the logits away; reading them raises `TypeError` with this sentence."""
@@ -52,10 +119,15 @@ class Output:
 
     def with_rows(self, rows: Rows) -> "Output":
         """Give the same output, cut into rows."""
-        layouts = self.layouts
+        return self.replaced(rows=rows)
+
+    def replaced(self, **fields) -> "Output":
+        """Give the same output with other fields than these."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+                 if field.name != "logits"} | fields
         if not self.has_logits:
-            return Output(None, self.taps, self.index, rows, layouts).without_logits(self._why)
-        return Output(self.logits, self.taps, self.index, rows, layouts, self.T)
+            return Output(None, **found).without_logits(self._why)
+        return Output(self.logits, **found)
 
     def __getattr__(self, name):  # called for an attribute that is not there
         if name == "logits" and not self.has_logits:
@@ -74,6 +146,9 @@ def _shown(value) -> str:
         return str(list(value.shape))
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name!r}: {_shown(one)}' for name, one in value.items())}}}"
+    if isinstance(value, Kept):
+        parts = [f"{name}={_shown(one)}" for name, one in vars(value).items() if one is not None]
+        return f"Kept({', '.join(parts)})"
     if isinstance(value, Rows):
         parts = zip(value._fields, value, strict=True)
         return f"Rows({', '.join(f'{name}={_shown(one)}' for name, one in parts)})"

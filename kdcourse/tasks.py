@@ -20,7 +20,8 @@ class Rows(NamedTuple):
     logits: [M, K]. labels: [M], or soft [M, K]; None without labels. weight: [M], 0 where padded or
     ignored; None where all rows count. total: a scalar by which weighted sums are divided; None
     for the sum of `weight`. task: the task whose rows they are. whole: of a part of a batch, labels
-    and weight of all rows of the batch, and the part's share of the samples.
+    and weight of all rows of the batch, and the part's share of the samples. others: weight and
+    total for terms that read no labels, where the task is `partly`.
     """
 
     logits: torch.Tensor
@@ -29,6 +30,7 @@ class Rows(NamedTuple):
     total: torch.Tensor | None = None
     task: "Task | None" = None
     whole: tuple | None = None
+    others: tuple = (None, None)
 
     def counted(self) -> "Rows":
         """Keep the rows that count. Synchronises with the device: not for a training step."""
@@ -39,11 +41,10 @@ class Rows(NamedTuple):
         return self._replace(logits=self.logits[kept], labels=labels, weight=None)
 
     def without_labels(self) -> "Rows":
-        """Give the rows as terms get them that read no labels: where some samples have no label,
-        all count."""
+        """Give the rows for terms that read no labels: those without a label count, too."""
         if self.task is None or not self.task.partly:
             return self
-        return self._replace(labels=None, weight=None, total=None, whole=None)
+        return self._replace(labels=None, weight=self.others[0], total=self.others[1], whole=None)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Compute the weighted mean of one value per row, [M]; 0 where no row counts."""
@@ -62,13 +63,14 @@ class Task:
     shape, axis: shape of an output, and its axis of classes. plain: an output is rows already.
     has_classes: whether rows are logits of classes. keeps_inputs: integers stay integers (token
     ids), and sequences of vectors [N, L, D] stay as they are. column: the score's, in a history.
+    mask: the entry of a dict of inputs that is 0 for padding.
     ignore: the label of rows without one; None: every row has a label. partly: such a row still
     counts in terms that read no labels.
     """
 
     shape, axis = "[B, K]", 1
     plain, has_classes, keeps_inputs, partly = False, True, False, False
-    column = "val_accuracy"
+    column, mask = "val_accuracy", "attention_mask"
     ignore = None
 
     @property
@@ -111,7 +113,10 @@ class Task:
                                  "F.interpolate(logits, size)).")
         if labels is not None and weight is not None and not labels.is_floating_point():
             labels = labels.masked_fill(weight == 0, 0)  # any class: the row does not count
-        return Rows(flat, labels, weight, total, self)
+        others = (self.weight(x, None) if self.partly else None, None)
+        if total is not None and total.ndim:  # of rows with a label, and of all
+            total, others = total[0], (others[0], total[1])
+        return Rows(flat, labels, weight, total, self, others=others)
 
     def outputs(self, output: torch.Tensor) -> int:
         """Count the classes of an output."""
@@ -194,8 +199,7 @@ class Task:
             f" Where {label} means no label, pass task=kd.tasks.{name}(ignore={label}).")
 
     def sums(self, rows: Rows) -> torch.Tensor:
-        """Compute the sums that `score` takes; those of several batches are added up. Here: the
-        number of right rows, and of all."""
+        """Compute the sums that `score` takes, added up over batches: of right rows, and of all."""
         labels = rows.labels if rows.labels.ndim == 1 else rows.labels.argmax(1)
         # A row with NaN has no answer, while `argmax` takes NaN for the largest.
         right = (rows.logits.argmax(1) == labels) & ~rows.logits.isnan().any(1)
@@ -216,30 +220,22 @@ class Classes(Task):
         Terms that read labels, scores and measures leave these samples out; terms that compare with
         the teacher have all samples. None: every label must be that of a class.
 
-    A term that reads labels has `needs_labels` (see `kdcourse.losses.Loss`). Its mean is over the
-    samples with a label in the whole batch; without any it is 0.
+    A term that reads labels (`needs_labels`) has the mean over the samples with one, or 0.
 
     >>> Classes(ignore=-100).rows(torch.rand(3, 7), y=torch.tensor([4, -100, 0])).weight
     tensor([1., 0., 1.])
     """
 
     ignore: int | None = None
+    # An output is rows already, with a label each; or some have none, and count without.
+    plain = property(lambda self: self.ignore is None)
+    partly = property(lambda self: self.ignore is not None)
 
     def __post_init__(self):
         if self.ignore is not None and (isinstance(self.ignore, bool)
                                         or not isinstance(self.ignore, int)):
             raise ValueError(f"Expected ignore as a whole number, the label of samples without "
                              f"one, or None, got {self.ignore!r}. Often it is -100.")
-
-    @property
-    def plain(self) -> bool:
-        """Whether an output is rows already, with a label each."""
-        return self.ignore is None
-
-    @property
-    def partly(self) -> bool:
-        """Whether some rows have no label, and count in terms that read none."""
-        return self.ignore is not None
 
     def __repr__(self):
         return f"Classes({'' if self.plain else f'ignore={self.ignore}'})"
@@ -278,15 +274,21 @@ class Dense(Task):
 class Tokens(Dense):
     """A label for each token: logits [B, N, K], labels [B, N], or soft [B, N, K].
 
-    ignore: the label of tokens that do not count, such as padding.
-    mask: the entry [B, N] of a dict of inputs that is 0 for tokens that do not count; read where
-        there are no labels.
+    ignore: the label of tokens that do not count, such as padding. mask: the entry [B, N] of a
+        dict of inputs that is 0 for tokens that do not count; read where there are no labels.
+    partly: True for masked language models: terms that read no labels then count all tokens that
+        `mask` lets through, with a label or without.
 
     The labels of a language model are the next tokens: shift them by one yourself.
     """
 
     mask: str = "attention_mask"
+    partly: bool = False
     shape, axis, keeps_inputs = "[B, N, K]", 2, True
+
+    def __repr__(self):
+        more = ", partly=True" if self.partly else ""
+        return f"Tokens(ignore={self.ignore}, mask={self.mask!r}{more})"
 
     def weight(self, x, y):
         if y is None and isinstance(x, dict) and self.mask in x:
@@ -336,8 +338,8 @@ class Entries(Task):
 
 @dataclasses.dataclass(frozen=True)
 class Labels(Entries):
-    """Several labels per sample, or per pixel: logits z [B, K] or [B, K, H, W], labels of the same
-    shape that are 0 or 1, or probabilities. A single sigmoid is K = 1.
+    """Several labels per sample or pixel: logits z [B, K] or [B, K, H, W], labels of this shape
+    that are 0 or 1, or probabilities. A single sigmoid is K = 1.
 
     Each label is a row of two logits (0, z), whose softmax is (1 - sigmoid(z), sigmoid(z)). So `CE`
     is the binary cross-entropy and `KD` the KL divergence of two Bernoulli distributions.
@@ -391,7 +393,7 @@ class Numbers(Entries):
                              "make [N, 1, H, W], y[:, None].")
 
     def sums(self, rows):
-        # On the CPU, as not every device has float64, which the variance of large numbers needs.
+        # On the CPU: not every device has float64, which the variance of large numbers needs.
         z, y = rows.logits.cpu().double(), rows.labels.cpu().double()
         count = torch.full_like(y[0], len(y))
         return torch.stack([(z - y).square().sum(0), y.square().sum(0), y.sum(0), count])

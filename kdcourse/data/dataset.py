@@ -30,7 +30,8 @@ class Batch:
     view: the number of the augmentation; 0 is the sample as it is.
     task: how outputs and labels are cut into rows, see `kdcourse.tasks`.
     total: for a part of a batch, the number by which sums over its rows are divided, so that the
-        parts' losses, weighted by their shares of the samples, add up to that of the batch.
+        parts' losses, weighted by their shares of the samples, add up to that of the batch; of
+        tokens of which some real ones have no label two, of those with a label and of all.
     whole: for a part of a batch, the labels of the whole batch, the part's share of the samples and
         its labels, where a term divides by what depends on labels (`CE(weight=…)`); None else.
     ids: of a loader's batch, `index` on the CPU, so that a table on disk is read without waiting

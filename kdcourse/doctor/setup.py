@@ -19,6 +19,7 @@ from kdcourse._trees import each, first, pieces
 from kdcourse.data import Batch, Split
 from kdcourse.doctor.findings import Diagnosis, Finding
 from kdcourse.taps import copied, device_of, logits_of
+from kdcourse.tasks import Classes
 from kdcourse.teachers import Ensemble, Teacher
 
 
@@ -159,10 +160,12 @@ class ExaminedTeacher:
         return [module for module in found if module not in inner]
 
     def answer(self, batch: Batch) -> torch.Tensor | None:
-        """Return the logits [B, K] for training samples; None where a plain network has none."""
+        """Return the logits [B, K] for training samples; None where a plain network has none,
+        and where they are not of all classes."""
         if isinstance(self.module, Teacher):
             with contextlib.suppress(Exception):  # whatever its own code raises
-                return self.module(batch).logits.float().cpu()
+                output = self.module(batch)
+                return output.logits.float().cpu() if output.kept is None else None
         return None
 
     def predict(self, x: torch.Tensor, y=None) -> torch.Tensor | None:
@@ -185,7 +188,7 @@ class ExaminedTeacher:
 
 def labelled(part):
     """Give the samples of a batch or a split that have a label: all, where every one has."""
-    known = part.task.weight(part.x, part.y) if part.task.partly else None
+    known = part.task.weight(part.x, part.y) if isinstance(part.task, Classes) else None
     return part if known is None else part[known.nonzero()[:, 0]]
 
 

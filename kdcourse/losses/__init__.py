@@ -28,6 +28,7 @@ from kdcourse.losses.response.divergences import jensen_shannon, JS, reverse_kl,
 from kdcourse.losses.response.divergences import total_variation, TV
 from kdcourse.losses.response.divergences import skew_kl, SkewKL, skew_reverse_kl, SkewReverseKL
 from kdcourse.losses.response.divergences import symmetric_kl, SymmetricKL
+from kdcourse.losses.response.uld import uld, ULD
 from kdcourse.losses.response.labels import cross_entropy, CE, label_smoothing, LabelSmoothing
 from kdcourse.losses.response.tf_kd import virtual_teacher, TfKD
 from kdcourse.losses.response.numbers import squared_error, SquaredError

@@ -37,7 +37,10 @@ class Loss(nn.Module):
     needs_labels = False  # reads the labels; without a teacher True, unless a class says otherwise
     needs_paths = False  # compares inner tensors, never the logits
     on_rows = True  # compares rows [M, K], one per label; else what was tapped, as it is
-    softened = False  # reads logits only as softmax(logits / T), or the largest one
+    softened = False  # compares softmax(logits / T), and keeps its meaning where classes are merged
+    linear = False  # the teacher's probabilities enter linearly, but for what has no gradient
+    same_classes = True  # compares outputs of student and teacher class by class
+    masks = False  # `values` takes mask_BN, by which tokens that are padding do not count
     by_labels = False  # divides by what depends on the labels: of the whole batch, not of a part
     needs_classes = True  # takes a row for the logits of classes, not for any numbers
     omitted: tuple[str, ...] = ()  # settings that the repr leaves out while they are None
@@ -78,19 +81,21 @@ class Loss(nn.Module):
         """Give the settings by name, as they are now."""
         return {name: getattr(self, name) for name in self._settings}
 
-    def values(self, student, teacher=None, labels=None) -> torch.Tensor:
+    def values(self, student, teacher=None, labels=None, **more) -> torch.Tensor:
         """Compute one loss per sample, [B]; a scalar where `per_sample` is False. Takes tensors."""
-        settings = {"reduction": "none"} if self.per_sample else {}
+        settings = more | ({"reduction": "none"} if self.per_sample else {})
         for name in self._settings:
             settings[name] = getattr(self, name)
         return self.function(student, teacher if self.needs_teacher else labels, **settings)
 
     def forward(self, student, teacher=None, labels=None) -> torch.Tensor:
         rows = self._rows(student)
+        mask = student.mask if self.masks and isinstance(student, Output) else None
         student, teacher = self.pick(student, teacher)
         try:
             if rows is None:
-                return self.reduced(self.values(student, teacher, labels), labels)
+                more = {} if mask is None else {"mask_BN": mask}
+                return self.reduced(self.values(student, teacher, labels, **more), labels)
             if not self.per_sample and rows.weight is not None:
                 kept = rows.weight > 0  # one number for all rows has no weights; synchronises
                 if not kept.any():
@@ -105,7 +110,7 @@ class Loss(nn.Module):
         """Give the rows that this term compares, with what it reads of their labels; None where
         there are none, or where it compares tensors as they are."""
         rows = student.rows if isinstance(student, Output) else None
-        if rows is None or not (self.on_rows or rows.task.partly):
+        if rows is None or not (self.on_rows or (rows.task.partly and self.needs_labels)):
             return None
         return rows if self.needs_labels else rows.without_labels()
 
@@ -124,21 +129,16 @@ class Loss(nn.Module):
                     output = self._tapped(output, paths, who)
                     output = output if rows is None else rows.task.flat(output)
                 else:
-                    if output.T is not None and self.needs_teacher:
-                        self._check_T(output.T)
+                    if output.kept is not None and self.needs_teacher:
+                        output.kept.check(self)
                     # A teacher that is not compared need not have logits.
                     needed = who == "student" or self.needs_teacher or output.has_logits
                     output = rows.logits if rows is not None else output.logits if needed else None
             picked.append(output)
+        if (isinstance(teacher, Output) and teacher.kept is not None and self.needs_teacher
+                and not (self.teacher_paths or self.needs_paths)):
+            picked = teacher.kept.matched(*picked)
         return tuple(picked)
-
-    def _check_T(self, T: float) -> None:
-        """Raise `ValueError` for logits that are the teacher's at another temperature only."""
-        if not self.softened or getattr(self, "T", T) != T:
-            raise ValueError(
-                f"Expected a loss on softmax(logits / {T:g}) for the largest logits of a teacher, "
-                f"stored with T={T:g}, got {self!r}. Use a loss such as KD(T={T:g}), make "
-                "Cached(…, top=…, T=…) for the temperature of this one, or store all logits.")
 
     def _tapped(self, output, paths, who):
         if not paths:

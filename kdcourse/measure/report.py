@@ -18,7 +18,7 @@ from kdcourse.data import SPLITS, Dataset, check_dataset
 from kdcourse.measure import efficiency, quality
 from kdcourse.measure.passes import check_same_order, marked_split
 from kdcourse.taps import device_of, predict
-from kdcourse.tasks import ONE_LABEL, Numbers, Task
+from kdcourse.tasks import ONE_LABEL, Classes, Numbers, Task
 from kdcourse.teachers import Teacher
 
 
@@ -133,7 +133,8 @@ def report(scheme, data: Dataset, split: str = "test", batch: int = 128) -> Repo
         partner = next(iter(teachers)) if len(teachers) == 1 else "its teachers"
     kind = ("samples" if data.task.plain or not data.task.has_classes else
             f"rows of {data.task!r}")
-    kind = "samples with a label" if data.task.partly and labels is not None else kind
+    if isinstance(data.task, Classes) and data.task.partly and labels is not None:
+        kind = "samples with a label"
     title = f"{data.name}, {max(map(len, logits.values())):,} {kind} of the {split} split"
     unit = "images" if not isinstance(data.shape, dict) and len(data.shape) == 3 else "samples"
     return Report(title, rows, partner, batch, device.type, torch.get_num_threads(), unit)

@@ -5,8 +5,9 @@ A scheme lists its edges; `forward`, `build` and `check` are written once, in `S
 
 from kdcourse.schemes.base import Distiller, Scheme, Supervised, check_scheme, export
 from kdcourse.schemes.edges import Edge, Outcome, outcome
+from kdcourse.schemes.on_policy import OnPolicy, continued
 from kdcourse.schemes.online import Mutual
 from kdcourse.schemes.self import MultiExit
 
-__all__ = ["Distiller", "Edge", "MultiExit", "Mutual", "Outcome", "Scheme", "Supervised",
-           "check_scheme", "export", "outcome"]
+__all__ = ["Distiller", "Edge", "MultiExit", "Mutual", "OnPolicy", "Outcome", "Scheme",
+           "Supervised", "check_scheme", "continued", "export", "outcome"]

@@ -36,6 +36,8 @@ class Edge:
         """Compute the unweighted loss of each term by name. Logits and labels that are not rows by
         themselves are cut into rows here, once for all terms."""
         student, teacher, task = self.student, self.teacher, batch.task
+        if isinstance(batch.x, dict) and task.mask in batch.x:
+            student = student.replaced(mask=batch.x[task.mask])
         on_rows = [] if task.plain and batch.whole is None else [
             term for term in self.objective.terms.values()
             if term.on_rows or (task.partly and term.needs_labels)]
@@ -80,13 +82,14 @@ class Edge:
         on_rows = [term for term in self.objective.terms.values() if term.on_rows]
         if self.teacher is not None and any(
                 term.needs_teacher and not term.student_paths and not term.teacher_paths
-                for term in on_rows):
+                and term.same_classes for term in on_rows):
             ours, theirs = task.outputs(self.student.logits), task.outputs(self.teacher.logits)
-            if ours != theirs:
+            if ours != theirs and self.teacher.kept is None:
                 raise ValueError(
                     f"Expected student and teacher to have the same classes, got {ours} and "
                     f"{theirs}. Give the student {theirs} outputs, or take a teacher for {ours} "
-                    "classes.")
+                    "classes. Language models with one tokenizer and other numbers of outputs: "
+                    "kd.teachers.Vocabulary(teacher, theirs, ours); with two tokenizers: ULD().")
         for term in on_rows:
             self._check_paths(term, task)
 
@@ -96,7 +99,7 @@ class Edge:
         if len(term.student_paths) > 1 or len(term.teacher_paths) > 1:
             return
         sides = [(self.student, term.student_paths, "student")]
-        if term.needs_teacher and self.teacher is not None:
+        if term.needs_teacher and self.teacher is not None and self.teacher.kept is None:
             sides.append((self.teacher, term.teacher_paths, "teacher"))
         elif not task.plain and self.student.has_logits:
             sides.append((self.student, (), "student"))

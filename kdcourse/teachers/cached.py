@@ -3,13 +3,12 @@
 Shapes: V views, N samples, B batch, K classes.
 """
 
-import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import nn
 
 from kdcourse import _files, _store
@@ -25,12 +24,14 @@ from kdcourse.outputs import running
 from kdcourse.taps import Output, device_of
 from kdcourse.tasks import Classes, Tokens
 from kdcourse.teachers.base import Teacher
+from kdcourse.teachers.kept import EVERYTHING, Storage
 from kdcourse.teachers.live import as_teacher
 from kdcourse.teachers.stored import Table
 from kdcourse.teachers.streamed import (
     GivenRows,
     check_inputs,
     fill,
+    finished_parts,
     in_view,
     kept_when_stopped,
     numbers_of,
@@ -42,7 +43,7 @@ COMPARED = 8  # samples for which loaded logits are compared with the teacher's
 
 
 class Cached(Teacher):
-    """A teacher's logits for the training samples, computed once and stored by sample and view.
+    r"""A teacher's logits for the training samples, computed once and stored by sample and view.
 
     Several times faster than `Live`: the teacher runs once instead of once per epoch, and the
     training is the same to rounding. With augmentation the data must have a stated number of views
@@ -60,17 +61,28 @@ class Cached(Teacher):
     these ids, and `path` is a folder, read by memory mapping. The loader must give the same inputs
     for an id each time, so without augmentation that is drawn anew: augment by `kd.augmented(data,
     views=8)`, or use `Live`. Under several processes make it once before, with a loader of all
-    samples. Further arguments, for loaders only:
+    samples.
 
-    top: keep the k largest logits of each sample (with `kd.tasks.Tokens()` of each token), and the
-        probability of the others together. They are restored as logits that are equal for all
-        others: the probabilities softmax(z / T) are the teacher's for the k largest, and what is
-        left is shared equally ("marginal smoothing" of Shen & Xing 2022, arXiv:2112.01528, who take
-        k = 5 and T = 1). That holds at this T alone, and not for losses on the logits themselves:
-        others are refused. A student learns from this target; its loss is not that of the whole
-        teacher.
-    T: the temperature of the loss, such as 4 for `KD(T=4)`.
-    dtype: float32, or float16, for half of the disk and 11 bits of each logit.
+    top: keep the k most probable classes of each sample (with `kd.tasks.Tokens()` of each token),
+        and what is left as *one more class*: the log-probabilities at T, and the class numbers. A
+        loss then compares k + 1 classes, of which the last has the probabilities of all others
+        added up, on both sides. With q, p of student and teacher, and r the classes left out,
+
+        .. math:: \mathrm{KL}(p \,\|\, q) = \mathrm{KL}_{k+1}(p \,\|\, q)
+            + p_r\,\mathrm{KL}(p_{|r} \,\|\, q_{|r}),
+
+        so what is lost is known, and at least 0. (The k largest alone, renormalised to 1, would
+        pull the student's whole probability into them.) For losses on softmax(z / T) at this T:
+        `KD`, `ReverseKL`, `JS`, `TV`, `SkewKL`; others are refused.
+    draws: keep n classes drawn from softmax(z / T) instead, n up to 255 (Anshumann et al. 2025,
+        arXiv:2503.16870, with 12 and T = 1): their shares are an unbiased estimate of p, so the
+        gradient of `KD` is one of the whole teacher's, and the only loss that is taken. They are
+        the same in every epoch. seed: of the draws.
+    T: the temperature of the loss, such as 4 for `KD(T=4)`. It cannot be changed afterwards, as
+        what is left was added up at this one.
+    dtype: float32, or float16: half of the disk, and 11 bits of each number. None: float16 with
+        `top` or `draws`, which then take 4 or 5 bytes a class (6 or 7 of more than 65,536 classes);
+        else float32. In memory all logits are in float32. The repr tells the bytes of a row.
 
     >>> from kdcourse import models
     >>> from kdcourse.data import glyphs
@@ -80,13 +92,16 @@ class Cached(Teacher):
     """
 
     def __init__(self, teacher, data: Dataset, path=None, *, top: int | None = None, T: float = 1.0,
-                 dtype: torch.dtype = torch.float32):
+                 dtype: torch.dtype | None = None, draws: int | None = None, seed: int = 0):
         super().__init__()
         teacher = as_teacher(teacher)
         check_dataset(data)
         path = Path(path) if path is not None else None
-        self._check_arguments(data, path, top, T, dtype)
-        self._describe(data, repr(teacher), teacher)
+        if dtype is None:
+            dtype = torch.float16 if top or draws else torch.float32
+        storage = Storage(top, draws, T, dtype, seed)
+        self._check_arguments(data, path, storage)
+        self._describe(data, repr(teacher), teacher, storage)
         teacher.check(data)
         settings = {"teacher": named(teacher), "data": repr(data), "inputs": self._inputs,
                     "smoke": _files.smoke()}
@@ -95,48 +110,41 @@ class Cached(Teacher):
         if not isinstance(data.train, Split):
             settings |= {"data": repr(_lasting(data.params)), "inputs": "by sample id"}
             with FileLock(_files.make_folder(path) / "lock"):  # one process computes, others wait
-                self._table = Table(path, settings, top, T, dtype, views_of(data.train))
+                self._table = Table(path, settings, storage, views_of(data.train))
                 fill(self._table, teacher, data.train)
             check_inputs(self._table, data.train, teacher)
             self._compare_table(path, data)
         elif path is not None and path.exists():
-            self._keep(_store.load(path, KIND, settings)[1]["logits"])
+            header, stored = _store.load(path, KIND, settings | storage.in_memory())
+            self._keep(stored, header.get("classes"))
             self._compare(path, data)
         else:
-            with _parts(path, settings) as table:
-                self._keep(_computed(teacher, data, table))
+            with finished_parts(path, settings, storage) as table:
+                self._keep(*_computed(teacher, data, table, storage))
                 if path is None:
                     return
                 with _files.warn_if_not_kept("The teacher's answers were computed but not kept."):
-                    _store.save(path, KIND, {"logits": self._logits_VNK}, settings)
+                    _store.save(path, KIND, self._stored(), settings | storage.in_memory(),
+                                classes=self._classes)
                     if table is not None:
                         shutil.rmtree(table.folder, ignore_errors=True)
 
     @staticmethod
-    def _check_arguments(data: Dataset, path, top, T, dtype) -> None:
+    def _check_arguments(data: Dataset, path, storage: Storage) -> None:
         stream = not isinstance(data.train, Split)
         _check_views(data)
-        if not stream and (top is not None or T != 1 or dtype != torch.float32):
-            raise ValueError("Expected data from loaders for top, T and dtype, got data in memory, "
-                             "for which all logits are kept in float32: they are smaller than the "
-                             "samples, mostly. Leave them out, or use kd.data.from_loaders with "
-                             "batches (x, y, index).")
+        if not stream and storage.k is None and storage.dtype != torch.float32:
+            raise ValueError("Expected data from loaders for dtype, got data in memory, for which "
+                             "all logits are kept in float32: they are smaller than the samples, "
+                             "mostly. Leave it out, keep top=… or draws=…, or use "
+                             "kd.data.from_loaders with batches (x, y, index).")
         if stream and path is None:
             raise ValueError("Expected path=…, a folder on disk, for the answers to data from a "
                              "loader, got none.")
         if stream and path.is_file():
             raise ValueError(f"Expected a folder for answers by sample id at {path}, got a file. "
                              "Name another path.")
-        if top is not None and not isinstance(data.task, (Classes, Tokens)):
-            raise ValueError(f"Expected one label per sample or token for top=…, got "
-                             f"{data.task!r}. Leave top out, which keeps all logits.")
-        if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
-            raise ValueError(f"Expected top as a number of classes of at least 1, got {top!r}.")
-        if not 0 < T < float("inf") or (T != 1 and top is None):
-            raise ValueError(f"Expected a temperature T above 0, together with top=…, got T={T} "
-                             f"and top={top}.")
-        if dtype not in (torch.float32, torch.float16):
-            raise ValueError(f"Expected dtype torch.float32 or torch.float16, got {dtype}.")
+        storage.check(data.task)
 
     @classmethod
     def of(cls, logits: torch.Tensor, data: Dataset, name: str) -> "Cached":
@@ -171,11 +179,14 @@ class Cached(Teacher):
         self = cls.__new__(cls)
         Teacher.__init__(self)
         self._describe(data, name, None)
-        self._keep(logits.view(-1, *expected).detach())
+        self._keep({"logits": logits.view(-1, *expected).detach()})
         return self
 
-    def _describe(self, data: Dataset, name: str, source: Teacher | None) -> None:
+    def _describe(self, data: Dataset, name: str, source: Teacher | None,
+                  storage: Storage = EVERYTHING) -> None:
         self.params, self._name, self._data = data.params, name, data.identity()
+        self._storage, self._classes, self._names = storage, None, ()
+        self.register_buffer("_common", getattr(source, "common", None), persistent=False)
         self._table = self._inputs = self._labels = None
         if isinstance(data.train, Split):
             self._inputs = fingerprint(data.train.x)
@@ -185,8 +196,18 @@ class Cached(Teacher):
         # lie in the memory of a GPU.
         self._source = (source,)
 
-    def _keep(self, logits_VNK: torch.Tensor) -> None:
-        self.register_buffer("_logits_VNK", logits_VNK.contiguous(), persistent=False)
+    def _keep(self, stored: dict[str, torch.Tensor], classes: int | None = None) -> None:
+        """Keep tensors [V, N, …] by name; classes: K."""
+        self._names, self._classes = tuple(stored), classes
+        for name, tensor in stored.items():
+            self.register_buffer(f"_{name}_VN", tensor.contiguous(), persistent=False)
+
+    def _stored(self, view: int | None = None, places: torch.Tensor | None = None) -> dict:
+        """Give the stored tensors, or the rows of these places in a view."""
+        found = {name: getattr(self, f"_{name}_VN") for name in self._names}
+        if places is None:
+            return found
+        return {name: tensor[view].index_select(0, places) for name, tensor in found.items()}
 
     @property
     def source(self) -> Teacher | None:
@@ -196,26 +217,32 @@ class Cached(Teacher):
     @property
     def logits(self) -> torch.Tensor:
         """The stored logits, on the CPU: [N, K], or with augmentation [V, N, K]."""
-        if self._table is not None:
-            raise ValueError("Expected logits in memory, got answers by sample id on disk. Call "
-                             "the teacher with a batch: cached(batch).logits.")
-        stored_VNK = self._logits_VNK.cpu()  # a training moves them
+        if self._table is not None or self._storage.k:
+            kept = "answers by sample id on disk" if self._table else str(self._storage)
+            raise ValueError(f"Expected all logits in memory, got {kept}. Call the teacher with a "
+                             "batch: cached(batch).logits.")
+        stored_VNK = self._logits_VN.cpu()  # a training moves them
         return stored_VNK if "views" in self.params else stored_VNK[0]
 
     @property
     def top(self) -> int | None:
-        """How many of the largest logits of a sample are stored; None: all."""
-        return getattr(self._table, "top", None)
+        """How many classes of a sample are stored; None: all."""
+        return self._storage.k
 
     def _compare(self, path: Path, data: Dataset) -> None:
         """Raise `ValueError` unless the teacher has the stored logits for a few samples."""
-        V, N = self._logits_VNK.shape[:2]
+        V, N = next(iter(self._stored().values())).shape[:2]
         places = torch.linspace(0, N - 1, min(COMPARED, N)).long()
         for view in {0, V - 1}:
-            stored_BK = self._logits_VNK[view, places]
-            now_BK = _logits(self.source, data.train, places, view)
-            if now_BK.shape != stored_BK.shape or not _close(now_BK, stored_BK):
+            stored, now = self._stored(view, places), _logits(self.source, data.train, places, view)
+            if not self._same(stored, now, view * N + places):
                 raise _changed(path)
+
+    def _same(self, stored: dict, now: torch.Tensor, numbers: torch.Tensor) -> bool:
+        """Tell whether logits are those of a stored answer, for the classes that are stored."""
+        found = self._storage.of(now, numbers, stored)
+        return all(found[name].shape == values.shape and _close(found[name], values)
+                   for name, values in stored.items() if name not in ("places", "counts"))
 
     def _compare_table(self, path: Path, data: Dataset) -> None:
         """Raise `ValueError` unless the teacher has the stored logits for a few samples."""
@@ -223,12 +250,9 @@ class Cached(Teacher):
         train = data.train.to(device_of(self.source))
         for view in {1, V}:
             batch = in_view(train, plain, view)
-            stored = self._table.raw(numbers_of(batch, V))
-            now = self.source(batch).logits.float().cpu()
-            same = list(now.shape[1:]) == self._table.shape
-            found = self._table.of(now, stored.get("places")) if same else stored
-            if not same or not all(_close(found[name], values) for name, values in stored.items()
-                                   if name != "places"):
+            numbers, now = numbers_of(batch, V), self.source(batch).logits.float().cpu()
+            if list(now.shape[1:]) != self._table.shape or not self._same(
+                    self._table.raw(numbers), now, numbers):
                 raise _changed(path)
 
     def tap(self, paths: tuple[str, ...]) -> None:
@@ -247,12 +271,16 @@ class Cached(Teacher):
                 "you train on, or use Live(teacher).")
         if self._table is not None:
             return self._by_id(batch, V)
-        places = batch.index.to(self._logits_VNK.device)
-        if V == 1:
-            return Output(self._logits_VNK[0].index_select(0, places), index=batch.index)
-        logits_BK = fed(lambda: self._logits_VNK[view_of(batch) - 1].index_select(0, places),
-                        places.device, reads=places)
-        return Output(logits_BK, index=batch.index)
+        places = batch.index.to(next(iter(self._stored().values())).device)
+
+        def read():
+            return self._storage.packed(self._stored(max(view_of(batch), 1) - 1, places))
+
+        return self._output(read() if V == 1 else fed(read, places.device, reads=places), batch)
+
+    def _output(self, packed: torch.Tensor, batch: Batch) -> Output:
+        logits, kept = self._storage.unpacked(packed, self._common)
+        return Output(logits, index=batch.index, kept=kept)
 
     def _by_id(self, batch: Batch, views: int) -> Output:
         ids = batch.index if batch.ids is None else batch.ids
@@ -261,8 +289,7 @@ class Cached(Teacher):
             seen = dataclasses.replace(batch, view=view_of(batch))
             return self._table.read(numbers_of(seen, views))
 
-        logits = fed(read, first(batch.x).device, reads=ids)
-        return Output(logits, index=batch.index, T=None if self.top is None else self._table.T)
+        return self._output(fed(read, first(batch.x).device, reads=ids), batch)
 
     def predict(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor | None:
         """Compute logits for any inputs with the teacher; None without one."""
@@ -271,12 +298,14 @@ class Cached(Teacher):
     def identity(self):
         """Give the data and the teacher, or the name and the logits that came from elsewhere, by
         which recorded results are found."""
-        if self._table is None:
-            return [self._data, self.source or [self._name, self._logits_VNK]]
-        table = self._table
+        kept, table = self._storage, self._table
+        part = [kept.draws, kept.seed, "rest"] if kept.draws else ["rest"] if kept.top else []
+        if table is None:
+            part = [kept.top, kept.T, str(kept.dtype), *part] if kept.k else []
+            return [self._data, self.source or [self._name, self._logits_VN], *part]
         given = None if self.source else table.logits if "views" in self.params else table.logits[0]
-        return [self._data, self.source or [self._name, given],
-                table.top, table.T, str(table.dtype)]
+        return [self._data, self.source or [self._name, given], kept.top, kept.T,
+                str(kept.dtype) if self.source else "None", *part]
 
     def networks(self) -> list[nn.Module]:
         """List the networks of the teacher."""
@@ -305,8 +334,11 @@ class Cached(Teacher):
                 "them. Make Cached(teacher, data) again.")
 
     def __repr__(self):
-        kept = "" if self.top is None else f", top={self.top}, T={self._table.T:g}"
-        return f"Cached({self._name}{kept})"
+        if self.top is None:
+            return f"Cached({self._name})"
+        classes = self._table.shape[-1] if self._table else self._classes
+        size = self._storage.bytes([classes])
+        return f"Cached({self._name}, {self._storage}, {size} bytes a row)"
 
 
 def _check_views(data: Dataset) -> None:
@@ -323,6 +355,7 @@ def _lasting(params: dict) -> dict:
 
 def _close(now: torch.Tensor, stored: torch.Tensor) -> bool:
     # Another device or precision changes logits by less than 2 % of their spread.
+    now, stored = now.float(), stored.float()
     close = 0.02 * float(stored[stored.isfinite()].std(correction=0))
     return bool(torch.isclose(now, stored, rtol=0, atol=close, equal_nan=True).all())
 
@@ -334,45 +367,32 @@ def _changed(path: Path) -> ValueError:
         "of its outputs changed since? Delete the file, or name another.")
 
 
-@contextlib.contextmanager
-def _parts(path: Path | None, settings: dict):
-    """Open the table of finished parts beside a file; None without a file, where another process
-    has it open, and in a folder that cannot be written to."""
-    if path is None:
-        yield None
-        return
-    folder = path.with_name(f"{path.name}.parts")
-    try:
-        lock = FileLock(_files.make_folder(folder) / "lock", timeout=0)
-        lock.acquire()
-    except (OSError, Timeout):
-        yield None
-        return
-    try:
-        yield Table(folder, settings)
-    finally:
-        lock.release()
-
-
-def _computed(teacher: Teacher, data: Dataset, table: Table | None) -> torch.Tensor:
-    """Compute [V, N, K]: the logits of the plain samples, or of every view. table: keeps finished
-    parts, by view * N + place."""
+def _computed(teacher: Teacher, data: Dataset, table: Table | None, storage: Storage) -> tuple:
+    """Compute what is stored of the plain samples, or of every view, [V, N, …] by name, and K.
+    table: keeps finished parts, by view * N + place."""
     train = data.train
     N, views = len(train), train.views if isinstance(train, Augmented) else 1
-    found = []
+    # Whole logits of about 500 rows at a time: of long texts with a large vocabulary they are huge.
+    size = max(1, 500 // first(train.x).shape[1]) if isinstance(data.task, Tokens) else 500
+    found, classes = [], None
     with progress(views * N, "teacher", "sample") as bar, kept_when_stopped(table):
         for view in range(views):
-            for places in torch.arange(N).split(500):
+            for places in torch.arange(N).split(size):
                 ids = view * N + places
                 if table is not None and (table.places(ids) >= 0).all():
-                    found.append(table.read(ids))
+                    found.append(table.raw(ids))
+                    classes = table.shape[-1]
                 else:
-                    found.append(_logits(teacher, train, places, view))
+                    logits = _logits(teacher, train, places, view)
+                    found.append(storage.of(logits, ids))
+                    classes = logits.shape[-1]
                     if table is not None:
                         with _files.warn_if_not_kept("A part of the answers was not kept."):
-                            table.add(ids, ids, found[-1])
+                            table.add(ids, ids, logits)
                 bar.update(len(places))
-    return torch.cat(found).view(views, N, *found[0].shape[1:])
+    joined = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+    return {name: tensor.view(views, N, *tensor.shape[1:])
+            for name, tensor in joined.items()}, classes
 
 
 def _logits(teacher: Teacher, train: Split, places: torch.Tensor, view: int) -> torch.Tensor:

@@ -68,9 +68,10 @@ class Ensemble(Teacher):
             raise ValueError(f'Expected weights "mean" or numbers for {batch.task!r}, got '
                              '"confidence", which needs one label per sample, for all samples.')
         outputs = [teacher(batch) for teacher in self.teachers]
-        if any(output.T is not None for output in outputs):
+        if any(output.kept is not None for output in outputs):
             raise ValueError("Expected all logits of each teacher in an ensemble, got stored ones "
-                             "with top=…. Make Cached(Ensemble(…), data, path, top=…).")
+                             "with top=…, or another vocabulary. Make Cached(Ensemble(…), data, "
+                             "path, top=…), or Vocabulary(Ensemble(…), …).")
         return Output(self._averaged([output.logits for output in outputs], batch.y),
                       index=batch.index)
 

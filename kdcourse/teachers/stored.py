@@ -1,11 +1,9 @@
 """Answers on disk, found by sample id: for data that do not fit into memory.
 
-Shapes: M stored samples, B batch, N tokens, K classes, k the number of largest logits that are
-kept.
+Shapes: M stored samples, B batch, N tokens, K classes.
 """
 
 import hashlib
-import math
 import os
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 
 from kdcourse import _files, _store
+from kdcourse.teachers.kept import EVERYTHING, Storage
 
 KIND = "stored answers by sample id"
 PART_BYTES, PART_SECONDS = 64e6, 60  # what is written at once, at most
@@ -26,18 +25,15 @@ class Table:
     Rows are written in parts: first a part is added to "rows.bin", then the index is replaced as a
     whole. So after a kill at any moment whole parts are there, and the rest is computed again.
 
-    top: how many of the largest logits are kept; None: all. T: see `Cached`. dtype: float32 or
-    float16, of the logits on disk. views: V, where an id stands for one of V views of a sample, as
+    storage: what is kept of logits. views: V, where an id stands for one of V views of a sample, as
     sample * V + view - 1.
 
     Raises `ValueError` for a folder of other settings, one with other files, and an altered one.
     """
 
-    def __init__(self, folder: Path, settings: dict, top: int | None = None, T: float = 1.0,
-                 dtype: torch.dtype = torch.float32, views: int = 1):
-        self.folder, self.settings = folder, settings | {
-            "top": top, "T": None if top is None else T, "dtype": str(dtype)}
-        self.top, self.T, self.dtype, self.views = top, T, dtype, views
+    def __init__(self, folder: Path, settings: dict, storage: Storage = EVERYTHING, views: int = 1):
+        self.folder, self.settings = folder, settings | storage.settings()
+        self.storage, self.views = storage, views
         self.rows_file, self.index_file = folder / "rows.bin", folder / "index.safetensors"
         self.shape, self.parts, self.complete = None, [], False
         self.ids = self.prints = torch.zeros(0, dtype=torch.int64)
@@ -60,7 +56,7 @@ class Table:
         if list(logits.shape[1:]) != self.shape:
             raise ValueError(f"Expected outputs of one shape {self.shape} to store, got "
                              f"{list(logits.shape[1:])}. Use Live(teacher).")
-        self._waiting.append((ids, prints, self._encoded(logits)))
+        self._waiting.append((ids, prints, self._encoded(ids, logits)))
         size = sum(rows.nbytes for *_, rows in self._waiting)
         if size >= PART_BYTES or time.monotonic() - self._since >= PART_SECONDS:
             self.flush()
@@ -99,22 +95,14 @@ class Table:
         return self._order[near].masked_fill(self._sorted[near] != ids_B, -1)
 
     def read(self, ids_B: torch.Tensor) -> torch.Tensor:
-        """Return the logits of these ids, [B, K] in float32, on the CPU.
+        """Return the answers of these ids as `Storage.packed` gives them, on the CPU.
 
-        Of the k largest alone: the others, all equal, have their probability at T together.
         Raises `ValueError` for an id that was not stored.
         """
-        found = self.raw(ids_B)
-        if self.top is None:
-            return found["logits"]
-        K = self.shape[-1]
-        others = self.T * (found["rest"] - math.log(K - self.top))[..., None]
-        others = others.expand(*found["rest"].shape, K)
-        return others.scatter(-1, found["places"].long(), found["values"])
+        return self.storage.packed(self.raw(ids_B))
 
     def raw(self, ids_B: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return what is stored for these ids: the logits; or values and places of the largest,
-        and the log of the sum of exp(logit / T) over the rest."""
+        """Return what is stored for these ids, by `Storage.of`."""
         places = self.places(ids_B)
         if (places < 0).any():
             missing = (ids_B[places < 0] // self.views)[:3].tolist()
@@ -124,40 +112,17 @@ class Table:
         if self._map is None:
             self._map = np.memmap(self.rows_file, self._row(), "r", shape=(len(self),))
         rows = self._map[places.numpy()]
-        return {name: torch.from_numpy(np.ascontiguousarray(rows[name])).to(
-            torch.int32 if name == "places" else torch.float32) for name in rows.dtype.names}
+        return {name: torch.from_numpy(np.ascontiguousarray(rows[name]))
+                for name in rows.dtype.names}
 
-    def of(self, logits: torch.Tensor, places: torch.Tensor | None = None) -> dict:
-        """Return what is stored of logits [B, K] or [B, N, K], for the largest ones or for these
-        places."""
-        if self.top is None:
-            return {"logits": logits}
-        places = logits.topk(self.top, -1).indices if places is None else places.long()
-        rest = (logits / self.T).scatter(-1, places, -math.inf).logsumexp(-1)
-        return {"values": logits.gather(-1, places), "places": places.int(), "rest": rest}
-
-    def _encoded(self, logits: torch.Tensor) -> np.ndarray:
-        if self.top is not None and (logits.ndim < 2 or not self.top < logits.shape[-1]):
-            raise ValueError(f"Expected logits [B, K] with more than top={self.top} classes, got "
-                             f"{list(logits.shape)}. Leave top out to keep all.")
+    def _encoded(self, ids: torch.Tensor, logits: torch.Tensor) -> np.ndarray:
         rows = np.empty(len(logits), self._row())
-        for name, values in self.of(logits).items():
-            kept = values.to(self.dtype) if name in ("logits", "values") else values
-            if (kept.isinf() != values.isinf()).any():
-                raise ValueError(f"Expected logits up to 65504 for dtype={self.dtype}, got "
-                                 f"{float(values[kept.isinf()].abs().max()):.3g}. Use "
-                                 "dtype=torch.float32.")
-            rows[name] = kept.numpy()
+        for name, values in self.storage.of(logits, ids).items():
+            rows[name] = values.numpy()
         return rows
 
     def _row(self) -> np.dtype:
-        """Describe a row on disk: little-endian numbers."""
-        kind = "<f2" if self.dtype == torch.float16 else "<f4"
-        if self.top is None:
-            return np.dtype([("logits", kind, tuple(self.shape))])
-        rows = tuple(self.shape[:-1])
-        return np.dtype([("values", kind, (*rows, self.top)), ("places", "<i4", (*rows, self.top)),
-                         ("rest", "<f4", rows)])
+        return np.dtype(self.storage.fields(self.shape))
 
     def _load(self) -> None:
         header, tensors = _store.load(self.index_file, KIND, self.settings,

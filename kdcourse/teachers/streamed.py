@@ -6,15 +6,19 @@ the sample's id, else id * V + view - 1.
 
 import contextlib
 import dataclasses
+from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
+from kdcourse import _files
 from kdcourse._machine import progress
 from kdcourse._trees import each
 from kdcourse.data import Batch
 from kdcourse.data.augment import AugmentedStream
 from kdcourse.outputs import running
 from kdcourse.taps import device_of
+from kdcourse.teachers.kept import EVERYTHING, Storage
 from kdcourse.teachers.stored import Table, prints_of
 
 AUGMENTED = ("Two samples have one id, or the loader augments anew each time: then its answers "
@@ -25,7 +29,7 @@ AUGMENTED = ("Two samples have one id, or the loader augments anew each time: th
 class GivenRows:
     """Logits [V, M, K] from elsewhere, a row for each sample id."""
 
-    top, T, dtype = None, 1.0, None
+    storage = EVERYTHING
 
     def __init__(self, logits: torch.Tensor):
         self.logits = logits
@@ -134,3 +138,23 @@ def check_inputs(table, train, source) -> None:
     if differs.any():
         raise ValueError(f"Expected the inputs that were cached, got others for sample id "
                          f"{int(batch.ids[differs][0])}. {AUGMENTED}")
+
+
+@contextlib.contextmanager
+def finished_parts(path: Path | None, settings: dict, storage: Storage):
+    """Open the table of finished parts beside a file; None without a file, where another process
+    has it open, and in a folder that cannot be written to."""
+    if path is None:
+        yield None
+        return
+    folder = path.with_name(f"{path.name}.parts")
+    try:
+        lock = FileLock(_files.make_folder(folder) / "lock", timeout=0)
+        lock.acquire()
+    except (OSError, Timeout):
+        yield None
+        return
+    try:
+        yield Table(folder, settings, storage)
+    finally:
+        lock.release()

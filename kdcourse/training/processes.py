@@ -114,7 +114,9 @@ class Team:
         pieces = self.share(batch).split(recipe.accumulate)
         weight = batch.task.weight(batch.x, batch.y)
         if weight is not None:  # by the rows that count in the whole batch
-            rows = self.sum(weight.sum()) if self.sharded else weight.sum()
+            real = batch.task.weight(batch.x, None) if batch.task.partly else None
+            rows = weight.sum() if real is None else torch.stack([weight.sum(), real.sum()])
+            rows = self.sum(rows) if self.sharded else rows
         labels = batch.y if self.by_labels else None
         if labels is not None and self.sharded:
             labels = torch.cat(self.gather(labels.contiguous()))

@@ -361,6 +361,11 @@ def tv(s, t, of):
                          - np.exp(log_softmax(t["logits"]))).sum(1).mean()
 
 
+def sorted_probabilities(s, t, of):
+    q, p = (np.sort(np.exp(log_softmax(x["logits"])), 1) for x in (s, t))
+    return 1.5 * np.abs(q - p).sum(1).mean()
+
+
 PUBLISHED = {
     "FitNets": hint, "AT": lambda s, t, of: 1000 * sum(at(i, s, t) for i in (1, 2, 3)),
     "AT, the paper": at_of_the_paper, "FSP": fsp, "NST": nst, "VID": vid, "OFD": ofd,
@@ -379,6 +384,7 @@ PUBLISHED = {
     "Tf-KD, MobileNetV2": functools.partial(virtual, alpha=0.95, T=40, multiplier=1),
     "Logits": lambda s, t, of: squares(s["logits"], t["logits"]), "DeiT": deit,
     "Skewed KL": skewed, "Skewed reverse KL": functools.partial(skewed, reverse=True), "TV": tv,
+    "ULD": sorted_probabilities,
 }
 WITHOUT_LABELS = {  # or with labels of another weight or kind
     "FSP", "TinyBERT", "MiniLM", "AB", "SimKD", "MiniLMv2", "OFA", "CTKD", "MLKD",

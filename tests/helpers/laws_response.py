@@ -3,7 +3,7 @@
 import torch
 
 from helpers import oracles
-from helpers.laws import Law, randn
+from helpers.laws import Law, logits, randn
 from kdcourse import losses
 
 
@@ -13,6 +13,12 @@ def same(teacher):
 
 def soft_labels(B=5, seed=0, K=7):
     return randn(B, K, seed=seed + 1, scale=2), None, randn(B, K, seed=seed + 3).softmax(1)
+
+
+def two_vocabularies(more):
+    """An example maker: a teacher with so many classes more."""
+    return lambda B=5, seed=0: (randn(B, 7, seed=seed + 1, scale=2),
+                                randn(B, 7 + more, seed=seed + 2, scale=2), torch.arange(B) % 7)
 
 
 def numbers(B=5, seed=0, D=3):
@@ -88,6 +94,14 @@ ROWS = [
            (0, 0.1, 0.6)),
           (losses.symmetric_kl, oracles.symmetric_kl, losses.SymmetricKL, "beta", (0, 0.5, 0.9))]
       for share, T in zip(shares, (2, 1, 3), strict=True)],
+    *[Law("uld", f"T={T}" if more == 0 else f"{more} more classes of the teacher",
+          call=lambda s, t, y, T=T: losses.uld(s, t, T),
+          values=lambda s, t, y, T=T: losses.uld(s, t, T, "none"),
+          oracle=lambda s, t, y, T=T: oracles.uld(s, t, T),
+          example=logits if more == 0 else two_vocabularies(more),
+          term=lambda T=T: losses.ULD(T), equal=same, classes=more == 0,
+          kind="logits" if more == 0 else "two vocabularies")
+      for T, more in ((1, 0), (3.0, 0), (1, 3), (1, -2))],
     *[Law("total_variation", f"T={T}",
           call=lambda s, t, y, T=T: losses.total_variation(s, t, T),
           values=lambda s, t, y, T=T: losses.total_variation(s, t, T, "none"),

@@ -143,6 +143,17 @@ def total_variation(student, teacher, T):
     ])
 
 
+def uld(student, teacher, T=1.0):
+    """Boizard et al. 2024: sum of |q - p| of the sorted probabilities, one value per sample."""
+    found = []
+    for s, t in zip(student, teacher, strict=True):
+        q, p = (sorted(softmax([z / T for z in x]), reverse=True) for x in (s, t))
+        count = max(len(q), len(p))
+        q, p = q + [0.0] * (count - len(q)), p + [0.0] * (count - len(p))
+        found.append(sum(abs(a - b) for a, b in zip(q, p, strict=True)))
+    return np.array(found)
+
+
 def dkd_parts(student, teacher, labels, T):
     """TCKD and NCKD of Zhao et al. 2022, equations 2 to 7, without T²; one pair per sample."""
     pairs = []

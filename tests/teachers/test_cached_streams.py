@@ -333,8 +333,8 @@ def test_settings_that_cannot_be(data, tmp_path, settings, message):
 
 
 def test_data_in_memory_keep_all_logits(data):
-    with pytest.raises(ValueError, match="data from loaders for top, T and dtype, got data in mem"):
-        kd.Cached(restless(), data, top=5)
+    with pytest.raises(ValueError, match="data from loaders for dtype, got data in memory"):
+        kd.Cached(restless(), data, dtype=torch.float16)
 
 
 @pytest.mark.parametrize("other", ["loader", "pair", "tensor"])
@@ -364,14 +364,11 @@ def test_logits_that_half_precision_cannot_hold(data, tmp_path):
 # --- the k largest ------------------------------------------------------------------------------
 
 
-def smoothed(logits, k, T):
-    """The target as a loop in float64: the k largest probabilities at T, the rest shared."""
-    z = logits.double().numpy() / T
-    p = np.exp(z - z.max())
-    p /= p.sum()
+def merged(logits, k, T):
+    """Probabilities at T as a loop in float64: of the k largest, and of the rest together."""
+    p = softmax(logits, T)
     largest = sorted(range(len(p)), key=lambda i: -p[i])[:k]
-    rest = 1 - sum(p[i] for i in largest)
-    return np.array([p[i] if i in largest else rest / (len(p) - k) for i in range(len(p))])
+    return largest, np.array([*p[largest], 1 - sum(p[i] for i in largest)])
 
 
 def kl(p, q):
@@ -387,34 +384,43 @@ def softmax(logits, T):
 @pytest.mark.parametrize("k", [1, 5, 35])
 @pytest.mark.parametrize("T", [1.0, 4.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_student_is_trained_with_the_smoothed_target(data, tmp_path, k, T, dtype):
-    teacher = restless()
+@pytest.mark.parametrize("kind", ["stream", "memory"])
+def test_the_rest_is_one_more_class(data, tmp_path, k, T, dtype, kind):
+    """Value and gradient, for all the student's logits, against loops."""
+    teacher, one = restless(), stream(data) if kind == "stream" else data
     teacher[-1].weight.data.mul_(3)
-    cached = kd.Cached(teacher, stream(data), tmp_path / "answers", top=k, T=T, dtype=dtype)
-    assert repr(cached).endswith(f", top={k}, T={T:g})")
-    batch = stream(data).train.one(2)
+    cached = kd.Cached(teacher, one, tmp_path / "answers", top=k, T=T, dtype=dtype)
+    again = kd.Cached(teacher, one, tmp_path / "answers", top=k, T=T, dtype=dtype)
+    assert f", top={k}, T={T:g}, {(dtype.itemsize + 2) * k + dtype.itemsize} bytes a row)" in repr(
+        cached)
+    batch = next(one.train.batches(36, 2))
     live, student = kd.Live(teacher)(batch).logits, network()
-    expected = np.stack([smoothed(row, k, T) for row in live])
-    close = 2e-3 if dtype == torch.float16 else 1e-5
-    output = cached(batch)
-    np.testing.assert_allclose((output.logits.double() / T).softmax(1), expected, rtol=close,
-                               atol=1e-9)
-    assert torch.equal(output.logits.argmax(1), live.argmax(1))
-    logits = student.eval()(batch.x)
-    q = [softmax(row, T) for row in logits.detach()]
-    loss = np.mean([T**2 * kl(a, b) for a, b in zip(expected, q, strict=True)])
-    term = losses.KD(T=T)
-    ours = term(kd.Output(logits), output)
-    assert float(ours.detach()) == pytest.approx(loss, rel=5 * close, abs=1e-6)
-    (gradient,) = torch.autograd.grad(ours, logits)  # T / B (q - p)
-    np.testing.assert_allclose(gradient, T / len(q) * (np.stack(q) - expected), atol=close * T)
+    found, logits = cached(batch), student.eval()(batch.x)
+    assert torch.equal(again(batch).logits, found.logits)
+    close = 3e-3 if dtype == torch.float16 else 1e-5
+    losses_, slopes = [], []
+    for row, z in zip(live, logits.detach(), strict=True):
+        (largest, p), q = merged(row, k, T), softmax(z, T)
+        rest = [i for i in range(36) if i not in largest]
+        both = np.array([*q[largest], q[rest].sum()])
+        losses_.append(T**2 * kl(p, both))
+        slope = np.empty(36)
+        slope[largest] = q[largest] - p[:-1]
+        slope[rest] = (both[-1] - p[-1]) * q[rest] / both[-1]
+        slopes.append(T / 36 * slope)
+    ours = losses.KD(T=T)(kd.Output(logits), found)
+    assert float(ours.detach()) == pytest.approx(np.mean(losses_), rel=10 * close, abs=1e-6)
+    (gradient,) = torch.autograd.grad(ours, logits)
+    np.testing.assert_allclose(gradient, np.stack(slopes), atol=close * T / 36)
 
 
 @pytest.mark.parametrize("term", [
     lambda: losses.KD(T=1), lambda: losses.KD(T=2), lambda: losses.ReverseKL(T=1),
     lambda: losses.LogitMSE(), lambda: losses.LogitStd(T=4), lambda: losses.DIST(),
+    lambda: losses.DKD(T=4), lambda: losses.HardLabel(), lambda: losses.OFA(),
     lambda: losses.RKDDistance(), lambda: losses.CRD(samples=144, negatives=8)],
-    ids=["KD at 1", "KD at 2", "ReverseKL", "LogitMSE", "LogitStd", "DIST", "RKD", "CRD"])
+    ids=["KD at 1", "KD at 2", "ReverseKL", "LogitMSE", "LogitStd", "DIST", "DKD",
+         "HardLabel", "OFA", "RKD", "CRD"])
 def test_losses_for_which_the_largest_logits_are_not_enough_are_refused(data, tmp_path, term):
     cached = kd.Cached(restless(), stream(data), tmp_path / "answers", top=5, T=4.0)
     with pytest.raises(ValueError, match=r"softmax\(logits / 4\) for the largest .* KD\(T=4\)"):
@@ -422,8 +428,9 @@ def test_losses_for_which_the_largest_logits_are_not_enough_are_refused(data, tm
 
 
 @pytest.mark.parametrize("term", [
-    lambda: losses.KD(T=4), lambda: losses.DKD(T=4), lambda: losses.ReverseKL(T=4),
-    lambda: losses.HardLabel(), lambda: losses.JS(T=4), lambda: losses.TV(T=4)])
+    lambda: losses.KD(T=4), lambda: losses.ReverseKL(T=4), lambda: losses.JS(T=4),
+    lambda: losses.TV(T=4), lambda: losses.SkewKL(T=4), lambda: losses.SkewReverseKL(T=4),
+    lambda: losses.SymmetricKL(T=4)])
 def test_losses_on_the_softened_output_take_the_largest_logits(data, tmp_path, term):
     cached = kd.Cached(restless(), stream(data), tmp_path / "answers", top=5, T=4.0)
     scheme = kd.Distiller(network(), cached, losses.CE() + term())
@@ -439,7 +446,7 @@ def test_a_temperature_that_changes_during_the_training_is_refused(data, tmp_pat
         scheme.objective.terms["KD"].T = 5.0
 
     scheme.after_step = warmer
-    with pytest.raises(ValueError, match="largest logits of a teacher, stored with T=4, got KD"):
+    with pytest.raises(ValueError, match="stored with T=4 and the others as one class, got KD"):
         kd.fit(scheme, stream(data), RECIPE)
 
 
@@ -507,13 +514,16 @@ def test_the_largest_logits_of_each_token(tmp_path, k, T, dtype):
     live, output = kd.Live(teacher)(batch).logits, cached(batch)
     assert torch.equal(again(batch).logits, output.logits)
     close = 2e-3 if dtype == torch.float16 else 1e-5
-    expected = np.stack([smoothed(row, k, T) for row in live.flatten(0, 1)])
-    np.testing.assert_allclose((output.logits.double() / T).softmax(2).flatten(0, 1), expected,
-                               rtol=5 * close, atol=1e-9)
+    expected = [merged(row, k, T) for row in live.flatten(0, 1)]
+    np.testing.assert_allclose((output.logits.double() / T).softmax(2).flatten(0, 1),
+                               np.stack([p for _, p in expected]), rtol=5 * close, atol=1e-9)
     scheme = kd.Distiller(student, cached, losses.KD(T=T))
     q = [softmax(row, T) for row in student(**batch.x).detach().flatten(0, 1)]
+    q = [np.array([*b[places], 1 - b[places].sum()])
+         for b, (places, _) in zip(q, expected, strict=True)]
     counted = (batch.y.flatten() != -100).tolist()
-    loss = np.mean([T**2 * kl(a, b) for a, b, one in zip(expected, q, counted, strict=True) if one])
+    loss = np.mean([T**2 * kl(p, b) for (_, p), b, one in zip(expected, q, counted, strict=True)
+                    if one])
     assert float(scheme(batch).loss.detach()) == pytest.approx(loss, rel=5 * close, abs=1e-6)
     with pytest.raises(ValueError, match="for the largest logits of a teacher"):
         kd.Distiller(Language(2), cached, losses.LogitMSE())(batch)

@@ -3,12 +3,12 @@
 import torch  # noqa: F401 - for the example
 
 from kdcourse.losses import inputs
-from kdcourse.losses.attention.pairs import HiddenLoss, tokens_pair
+from kdcourse.losses.attention.pairs import HiddenLoss, mean_of_real, token_mask, tokens_pair
 from kdcourse.losses.numerics import unit
 
 
 @inputs.full_precision
-def hidden_cosine(student_BND, teacher_BND, reduction: str = "mean"):
+def hidden_cosine(student_BND, teacher_BND, reduction: str = "mean", mask_BN=None):
     r"""Compute one minus the cosine between hidden states.
 
     .. math:: L = \frac{1}{N} \sum_n \left(1 -
@@ -19,6 +19,8 @@ def hidden_cosine(student_BND, teacher_BND, reduction: str = "mean"):
 
     student_BND, teacher_BND: hidden states [B, N, D], of one shape. A map [B, C, H, W] counts as H
         W tokens, a vector [B, D] as one. The cosine of a token of zeros counts as 0.
+    mask_BN: 0 for tokens that are padding: the mean is over the real ones of each sample. (The
+        authors' code takes one mean over all real tokens of a batch, so long texts count more.)
 
     >>> states = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
     >>> hidden_cosine(states, torch.tensor([[[5.0, 0.0], [5.0, 0.0]]]))  # (0 + 1) / 2
@@ -26,6 +28,9 @@ def hidden_cosine(student_BND, teacher_BND, reduction: str = "mean"):
     """
     student_BND, teacher_BND = tokens_pair(student_BND, teacher_BND)
     cosine_BN = (unit(student_BND) * unit(teacher_BND)).sum(2)
+    if mask_BN is not None:
+        mask_BN = token_mask(mask_BN, student_BND)
+        return inputs.reduce(mean_of_real(1 - cosine_BN, mask_BN), reduction)
     return inputs.reduce((1 - cosine_BN).mean(1), reduction)
 
 

@@ -1,16 +1,19 @@
 """MiniLM: attention, relations of values. B batch, A heads, N tokens, D features, d of a head."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
 from kdcourse.losses import inputs
 from kdcourse.losses.attention.fused import looks_fused, separated, stated
-from kdcourse.losses.attention.pairs import attention_pair, check_softmax
+from kdcourse.losses.attention.pairs import attention_pair, check_softmax, mean_of_real, token_mask
 from kdcourse.losses.base import FeatureLoss
 from kdcourse.losses.numerics import kl
 
 
-def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: str = "mean"):
+def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: str = "mean",
+                 mask_BN=None):
     r"""Compute the Kullback-Leibler divergence between attention distributions.
 
     .. math:: L = \frac{1}{A N} \sum_{a, n} D_{KL}(A^T_{a n} \,\|\, A^S_{a n})
@@ -23,6 +26,8 @@ def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: st
     scores: False takes probabilities, rows that sum to 1, and adds q - p to each summand, so that
         none is below 0 after rounding. True takes scores before the softmax. A key that only the
         student rules out makes the loss large but finite with probabilities, +inf with scores.
+    mask_BN: 0 for tokens that are padding: they do not count as queries, and scores of them as keys
+        are taken for -inf. (Probabilities of such keys are 0 already in a model that masks them.)
 
     >>> uniform, sure = torch.full((1, 1, 1, 2), 0.5), torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
     >>> attention_kl(uniform, sure)  # 1 log(1 / 0.5) = log 2
@@ -30,16 +35,27 @@ def attention_kl(student_BANN, teacher_BANN, scores: bool = False, reduction: st
     """
     student, teacher = attention_pair(student_BANN, teacher_BANN)
     if scores:
-        return _kl_of_scores(student, teacher, reduction)
+        return _kl_of_scores(student, teacher, reduction, mask_BN)
     smallest = torch.finfo(student_BANN.dtype).tiny
     log_ratio = teacher.clamp(min=smallest).log() - student.clamp(min=smallest).log()
     divergence = (teacher * log_ratio - teacher + student).sum(3)
-    return inputs.reduce(divergence.mean((1, 2)), reduction)
+    return _mean_over_queries(divergence, reduction, mask_BN)
 
 
-def _kl_of_scores(student, teacher, reduction):
+def _kl_of_scores(student, teacher, reduction, mask_BN=None):
+    if mask_BN is not None:
+        keys = token_mask(mask_BN, student)[:, None, None]
+        keys = keys | ~keys.any(-1, keepdim=True)  # a softmax of -inf alone is NaN
+        student, teacher = (x.masked_fill(~keys, -math.inf) for x in (student, teacher))
     divergence = kl(F.log_softmax(teacher, -1), F.log_softmax(student, -1))
-    return inputs.reduce(divergence.mean((1, 2)), reduction)
+    return _mean_over_queries(divergence, reduction, mask_BN)
+
+
+def _mean_over_queries(divergence_BAN, reduction, mask_BN):
+    if mask_BN is None:
+        return inputs.reduce(divergence_BAN.mean((1, 2)), reduction)
+    queries_B1N = token_mask(mask_BN, divergence_BAN[..., None])[:, None]
+    return inputs.reduce(mean_of_real(divergence_BAN, queries_B1N), reduction)
 
 
 class AttentionKL(FeatureLoss, function=attention_kl):
@@ -50,6 +66,8 @@ class AttentionKL(FeatureLoss, function=attention_kl):
     3.2, equation 10, where both are added, and section 4.1).
     """
 
+    masks = True
+
     def __init__(self, student=None, teacher=None, *, scores: bool = False):
         super().__init__(student, teacher, scores=bool(scores))
 
@@ -58,7 +76,7 @@ class AttentionKL(FeatureLoss, function=attention_kl):
 
 
 @inputs.full_precision
-def value_relation(student_BANd, teacher_BANd, reduction: str = "mean"):
+def value_relation(student_BANd, teacher_BANd, reduction: str = "mean", mask_BN=None):
     r"""Compute the Kullback-Leibler divergence between relations of values to each other.
 
     .. math:: L = \frac{1}{A N} \sum_{a, n} D_{KL}(R^T_{a n} \,\|\, R^S_{a n}), \qquad
@@ -76,7 +94,7 @@ def value_relation(student_BANd, teacher_BANd, reduction: str = "mean"):
     """
     pair = attention_pair(student_BANd, teacher_BANd, "values", "d", agree=(0, 1, 2))
     student, teacher = (x @ x.transpose(2, 3) / x.shape[3] ** 0.5 for x in pair)
-    return _kl_of_scores(student, teacher, reduction)
+    return _kl_of_scores(student, teacher, reduction, mask_BN)
 
 
 class ValueRelation(FeatureLoss):
@@ -97,7 +115,7 @@ class ValueRelation(FeatureLoss):
     Raises `ValueError` for features that cannot be cut so.
     """
 
-    omitted = ("fused",)
+    omitted, masks = ("fused",), True
 
     def __init__(self, student=None, teacher=None, *, heads: int | None = None, fused=None):
         if heads is not None:
@@ -112,9 +130,9 @@ class ValueRelation(FeatureLoss):
                     'fused=None. Write fused="concatenated" (timm\'s ViT, GPT-2) or "per head" '
                     "(GPT-NeoX, BLOOM), or fused=False for values alone.")
 
-    def values(self, student, teacher=None, labels=None):
+    def values(self, student, teacher=None, labels=None, mask_BN=None):
         return value_relation(self._cut(student, "student", self._fused[0]),
-                              self._cut(teacher, "teacher", self._fused[1]), "none")
+                              self._cut(teacher, "teacher", self._fused[1]), "none", mask_BN)
 
     def _cut(self, x, who, fused):
         """Cut out the values of each head, [B, A, N, d]."""

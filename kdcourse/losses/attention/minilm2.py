@@ -8,7 +8,7 @@ from kdcourse.losses.attention.minilm import value_relation
 from kdcourse.losses.base import FeatureLoss
 
 
-def self_relation(students, teachers, reduction: str = "mean"):
+def self_relation(students, teachers, reduction: str = "mean", mask_BN=None):
     r"""Compute the Kullback-Leibler divergences of relations of queries, keys and values.
 
     .. math:: L = \sum_{X \in \{Q, K, V\}} \frac{1}{A N} \sum_{a, n}
@@ -16,11 +16,12 @@ def self_relation(students, teachers, reduction: str = "mean"):
         R_{X, a} = \mathrm{softmax}\left(\frac{X_a X_a^\top}{\sqrt d}\right)
 
     Wang et al. 2021 (MiniLMv2, arXiv:2012.15828), section 3: each summand is `value_relation` of
-    MiniLM. Sum over keys, mean over heads and queries, in nats; padded tokens count as all others.
-    Raises `ValueError` for shapes that do not fit.
+    MiniLM. Sum over keys, mean over heads and queries, in nats. Raises `ValueError` for shapes that
+    do not fit.
 
     students, teachers: tuples of as many tensors, such as (Q, K, V), each [B, A, N, d]: as many
         relation heads A and tokens on both sides, any widths d. `SelfRelation` cuts [B, N, D].
+    mask_BN: 0 for tokens that are padding, which then count neither as queries nor as keys.
 
     >>> student, teacher = torch.zeros(1, 1, 2, 3), torch.tensor([[[[2.0], [0.0]]]])
     >>> self_relation((student, student), (teacher, teacher))  # twice value_relation's 0.3015
@@ -32,7 +33,7 @@ def self_relation(students, teachers, reduction: str = "mean"):
     if len(students) != len(teachers):
         raise ValueError(f"Expected as many tensors of student and teacher, got {len(students)} "
                          f"and {len(teachers)}.")
-    values = [value_relation(s, t, "none") for s, t in zip(students, teachers)]
+    values = [value_relation(s, t, "none", mask_BN) for s, t in zip(students, teachers)]
     return inputs.reduce(sum(values), reduction)
 
 
@@ -58,7 +59,7 @@ class SelfRelation(FeatureLoss):
     examples/model_compression/minilmv2/general_distill.py).
     """
 
-    omitted = ("fused",)
+    omitted, masks = ("fused",), True
 
     def __init__(self, student=None, teacher=None, *, heads: int | None = None,
                  relations: str = "qkv", fused=None):
@@ -73,9 +74,9 @@ class SelfRelation(FeatureLoss):
             inputs.check(len(paths) in (0, 1, 3), f"one path of the {who}, of queries, keys and "
                          "values together, or three", list(paths))
 
-    def values(self, student, teacher=None, labels=None):
+    def values(self, student, teacher=None, labels=None, mask_BN=None):
         return self_relation(self._cut(student, "student", self._fused[0]),
-                             self._cut(teacher, "teacher", self._fused[1]), "none")
+                             self._cut(teacher, "teacher", self._fused[1]), "none", mask_BN)
 
     def _cut(self, x, who, fused) -> list[torch.Tensor]:
         """Cut out queries, keys and values of each relation head, [B, A, N, d], as asked for."""

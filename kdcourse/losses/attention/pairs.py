@@ -11,7 +11,7 @@ from kdcourse.losses.feature.projections import projected
 class HiddenLoss(FeatureLoss):
     """Compare hidden states, the student's behind a matrix if `project` asks for one."""
 
-    takes = "places"
+    takes, masks = "places", True
 
     def __init__(self, student=None, teacher=None, *, project: bool | None = None):
         inputs.check(project in (True, False, None), "project True, False or None", repr(project))
@@ -24,11 +24,12 @@ class HiddenLoss(FeatureLoss):
             self.projection = self.seeded(seed, student, lambda: nn.Linear(
                 student.shape[2], teacher.shape[2], bias=False))
 
-    def values(self, student, teacher=None, labels=None):
+    def values(self, student, teacher=None, labels=None, mask_BN=None):
+        given = student  # a vector for each sample, or a map, has no padding
         student, teacher = tokens_pair(student, teacher, width=self.project is False)
         if self._projects(student, teacher):
             student = projected(student, self.projection)
-        return self.function(student, teacher, "none")
+        return self.function(student, teacher, "none", mask_BN if given.ndim == 3 else None)
 
     def _projects(self, student, teacher) -> bool:
         return student.shape[2] != teacher.shape[2] if self.project is None else self.project
@@ -68,6 +69,24 @@ def attention_pair(student, teacher, what: str = "attention", last: str = "N",
         raise inputs.shape_error(f"{what} with as many samples, heads and tokens", student, teacher,
                                  advice)
     return inputs.floats(student), inputs.floats(inputs.fixed(student, teacher))
+
+
+def token_mask(mask_BN, like: torch.Tensor) -> torch.Tensor:
+    """Check a mask [B, N] of the tokens of hidden states [B, N, D] or attention [B, A, N, N]; give
+    it as booleans. Raises `ValueError` for another shape."""
+    expected = [len(like), like.shape[-2]]
+    if not isinstance(mask_BN, torch.Tensor) or list(mask_BN.shape) != expected:
+        raise ValueError(f"Expected a mask of shape {expected}, 0 for tokens that are padding, got "
+                         f"{inputs.described(mask_BN)}. Where the tokens are not those of the mask "
+                         "(images beside a text), give that entry of the inputs another name.")
+    return mask_BN != 0
+
+
+def mean_of_real(values, mask) -> torch.Tensor:
+    """Compute the mean of values [B, …] over the places where a mask of their shape, or one that
+    expands to it, is True: [B]. 0 where there is none, and no gradient from the other places."""
+    counts = mask.expand_as(values)
+    return values.masked_fill(~counts, 0).flatten(1).sum(1) / counts.flatten(1).sum(1).clamp(min=1)
 
 
 def check_softmax(student_BANN, teacher_BANN, scores: bool | None = None) -> None:

@@ -45,8 +45,6 @@ class HardLabel(Loss, function=hard_label):
     classes.
     """
 
-    softened = True
-
     def __init__(self, smoothing: float = 0.0, student=None, teacher=None):
         inputs.check_share("smoothing", smoothing)
         super().__init__(student, teacher, smoothing=smoothing)

@@ -144,6 +144,8 @@ class SkewKL(Loss, function=skew_kl):
     `--lm-coef` of arguments.py).
     """
 
+    softened = True
+
     def __init__(self, alpha: float = 0.1, T: float = 1.0, student=None, teacher=None):
         _check_skew(alpha, T)
         super().__init__(student, teacher, alpha=alpha, T=T)
@@ -176,6 +178,8 @@ class SkewReverseKL(Loss, function=skew_reverse_kl):
     on each of 16 GPUs, and GPT-2 (0.7B), batch 4 (jongwooko/distillm, scripts/gpt2/distillm/); for
     OPT and OpenLLaMA, too (scripts/opt/, scripts/openllama2/).
     """
+
+    softened = True
 
     def __init__(self, alpha: float = 0.1, T: float = 1.0, student=None, teacher=None):
         _check_skew(alpha, T)
@@ -231,6 +235,8 @@ class SymmetricKL(Loss, function=symmetric_kl):
 
     No published weight: no script of jongwooko/distillm uses it (distillm/losses.py, beta = 0.9).
     """
+
+    softened = True
 
     def __init__(self, beta: float = 0.5, T: float = 1.0, student=None, teacher=None):
         _check_symmetric(beta, T)

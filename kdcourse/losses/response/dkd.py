@@ -63,7 +63,7 @@ class DKD(Loss):
 
     omitted = ("standardize",)
 
-    softened = needs_labels = True
+    needs_labels = True
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, T: float = 4.0,
                  student=None, teacher=None, *, standardize: str | None = None):

@@ -47,7 +47,7 @@ class KD(Loss, function=kd):
     (RepDistiller, scripts/run_cifar_distill.sh; mdistiller, mdistiller/engine/cfg.py): `hinton`.
     """
 
-    softened = True
+    softened = linear = True
 
     def __init__(self, T: float = 4.0, student=None, teacher=None):
         inputs.check_temperature(T)
