@@ -229,7 +229,15 @@ def test_the_page_on_errors_names_these_laws():
     laws = {"DistillKit: mean of means": "accumulation", "TRL: count": "length",
             "TRL: processes": "processes"} | {name: law for name, (law, *_) in FAULTS.items()}
     del laws["ends"]  # on purpose: a decision of the paper
+    assert rows.pop(0) == ("library", "law")
     assert sorted(rows) == sorted((name.partition(":")[0], law) for name, law in laws.items())
+
+
+def test_the_example_on_the_page_breaks_one_law():
+    scope = {"kd": kd}
+    (code,) = re.findall(r"^```python\n(def per_token.*?)^print", PAGE, re.S | re.M)
+    exec(code, scope)
+    assert list(checks.broken_sequence_laws(scope["per_token"], total="total")) == ["empty"]
 
 
 def test_a_right_step_passes(capsys):
