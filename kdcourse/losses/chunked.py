@@ -54,8 +54,8 @@ def chunked(loss, hidden, weight, teacher_hidden=None, teacher_weight=None, labe
     tensor(0.5016)
     """
     inputs.check_count("chunk", chunk)
-    student = _Side("hidden", hidden, weight, bias)
-    teacher = None if teacher_hidden is None else _Side("teacher_hidden", teacher_hidden,
+    student = Side("hidden", hidden, weight, bias)
+    teacher = None if teacher_hidden is None else Side("teacher_hidden", teacher_hidden,
                                                         teacher_weight, teacher_bias)
     shape = hidden.shape[:-1]
     for given, what in ((labels, "labels"), (None if teacher is None else teacher_hidden[..., 0],
@@ -76,7 +76,7 @@ def chunked(loss, hidden, weight, teacher_hidden=None, teacher_weight=None, labe
 @torch.compiler.disable
 def terms_by_chunk(objective, student, teacher, labels, total=None, chunk: int = 256, whole=None):
     """Compute the weighted sum of terms over selected rows, with gradients, and the terms [n] by
-    themselves, unweighted and without. student, teacher: a `_Side`. whole: as in `Rows`."""
+    themselves, unweighted and without. student, teacher: a `Side`. whole: as in `Rows`."""
     by_labels = [term for term in objective.terms.values() if term.by_labels]
     if by_labels and whole is None:
         if total is not None:
@@ -108,7 +108,7 @@ def terms_by_chunk(objective, student, teacher, labels, total=None, chunk: int =
                                               student.bias)
 
 
-class _Side:
+class Side:
     """Rows [M, D], and the linear layer that makes logits of them; None for logits as rows."""
 
     def __init__(self, name: str, hidden, weight, bias):
