@@ -74,7 +74,7 @@ class Heads:
         return HeadEdge(student, answers, scheme.objective, sides=sides)
 
     def _compare(self, output, layer, who: str) -> None:
-        x, logits = output.taps[self.inputs(who)], output.logits
+        x, logits = output.taps[self.inputs(who)].detach(), output.logits.detach()
         made = F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
         if made.shape != logits.shape or not torch.allclose(
                 made.float(), logits.float(), rtol=1e-2, atol=1e-2 * float(logits.abs().max())):
@@ -96,8 +96,8 @@ class HeadEdge(Edge):
         weights = self.objective.weights
         on_rows = {name: term for name, term in terms.items() if term.on_rows}
         if y is not None and not task.hard(y):
-            raise ValueError(f"Expected token ids [B, N] as labels with head=…, got {list(y.shape)} "
-                             f"of {y.dtype}. Soft labels are as large as the logits: leave it out.")
+            raise ValueError("Expected token ids [B, N] as labels with head=…, got soft ones "
+                             f"{list(y.shape)}, as large as the logits. Leave head=… out.")
         labels = None if y is None else y.flatten()
         counts, sides = task.weight(batch.x, y), dict(self.sides)
         if counts is not None:

@@ -3,6 +3,8 @@
 Shapes: B batch, K classes.
 """
 
+import contextlib
+
 from torch import nn
 
 from kdcourse import losses
@@ -31,12 +33,17 @@ class OneStudent(Scheme):
     def tap(self, *paths: str) -> None:
         super().tap(*paths, *([self.heads.inputs("student")] if self.heads else []))
 
-    def build(self, batch: Batch, seed: int) -> None:
-        self._whole = True  # a few samples, of which all logits fit
+    @contextlib.contextmanager
+    def whole_logits(self):
+        before, self._whole = self._whole, True
         try:
-            super().build(batch, seed)
+            yield
         finally:
-            self._whole = False
+            self._whole = before
+
+    def build(self, batch: Batch, seed: int) -> None:
+        with self.whole_logits():  # of a few samples, so they fit
+            super().build(batch, seed)
 
 
 class Supervised(OneStudent):
