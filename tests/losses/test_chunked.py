@@ -226,6 +226,17 @@ def test_half_precision_is_that_of_the_products_alone(autocast):
         assert (a - b).norm() < 0.02 * b.norm()
 
 
+def test_a_function_gets_logits_in_float32():
+    student, teacher, labels = sides(dtype=torch.bfloat16)
+    seen = []
+
+    def loss(s, t, y):
+        seen.extend([s.dtype, t.dtype])
+        return (s - t).square().sum(1)
+    ours(loss, student, teacher, labels)
+    assert set(seen) == {torch.float32}
+
+
 def test_the_weight_s_gradient_is_summed_in_float32():
     """Of 4,096 equal rows, one at a time: a sum in bfloat16 stops at 256."""
     h = torch.ones(4096, 1, dtype=torch.bfloat16, device=DEVICE)
