@@ -28,7 +28,8 @@ def examine(setup) -> bool:
     states = [copy.deepcopy(network.state_dict()) for network in setup.networks]
     setup.called.clear()
     try:
-        outcome = setup.scheme.train()(setup.batch)
+        with setup.scheme.whole_logits():
+            outcome = setup.scheme.train()(setup.batch)
     except Exception as error:
         setup.report(f"The first step fails: {_message(error)}", "fit() stops there, too.", "")
         return False

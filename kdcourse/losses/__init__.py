@@ -12,6 +12,7 @@ as kd` calls the package: write `kd.losses.kd`, or import it by its name.
 
 from kdcourse.losses.base import FeatureLoss, Loss, Objective, as_objective
 from kdcourse.losses.inputs import as_map, as_tokens, as_vectors
+from kdcourse.losses.chunked import chunked
 
 # response: the output
 from kdcourse.losses.response.hinton import kd, KD, hinton, soft_cross_entropy

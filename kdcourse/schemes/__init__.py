@@ -3,8 +3,9 @@
 A scheme lists its edges; `forward`, `build` and `check` are written once, in `Scheme`.
 """
 
-from kdcourse.schemes.base import Distiller, Scheme, Supervised, check_scheme, export
+from kdcourse.schemes.base import Scheme, check_scheme, export
 from kdcourse.schemes.edges import Edge, Outcome, outcome
+from kdcourse.schemes.offline import Distiller, Supervised
 from kdcourse.schemes.on_policy import OnPolicy, continued
 from kdcourse.schemes.online import Mutual
 from kdcourse.schemes.self import MultiExit

@@ -1,4 +1,4 @@
-"""The base of all schemes; training from labels, and from a teacher that was trained before.
+"""The base of all schemes.
 
 Shapes: B batch, K classes.
 """
@@ -22,7 +22,7 @@ from kdcourse.outputs import running
 from kdcourse.schemes.edges import Edge, Outcome, outcome
 from kdcourse.taps import Output, clean_copy, describe, evaluating, first_output, predict, unwrapped
 from kdcourse.taps import taps as taps_of
-from kdcourse.teachers import EMA, Teacher, as_teacher
+from kdcourse.teachers import EMA, Teacher
 
 _HELD = weakref.WeakSet()  # frozen parts of students that a scheme, not the user, put in eval mode
 
@@ -107,7 +107,7 @@ class Scheme(nn.Module):
         decay: d, from 0 to below 1. Raises `ValueError` for another one.
 
         >>> from kdcourse import models
-        >>> scheme = Supervised(models.mlp(hidden=(8,))).averaged(decay=0.9)
+        >>> scheme = Scheme(models.mlp(hidden=(8,)), losses.CE()).averaged(decay=0.9)
         >>> scheme.judged is scheme.student
         False
         """
@@ -171,6 +171,11 @@ class Scheme(nn.Module):
         output = taps(**x) if isinstance(x, dict) else taps(x)
         output.index = batch.index
         return output
+
+    def whole_logits(self):
+        """Make a context in which a step computes all logits at once, and each term has a gradient
+        of its own, as the doctor wants it; by default steps always do."""
+        return contextlib.nullcontext()
 
     def with_inputs(self, batch: Batch) -> Batch:
         """Give the batch with the scheme's own `inputs`."""
@@ -345,66 +350,15 @@ def _frozen_norms(module: nn.Module, frozen: bool = False):
         yield from _frozen_norms(child, frozen)
 
 
-class Supervised(Scheme):
-    """Train a student on the labels: the baseline of every distillation.
-
-    >>> from kdcourse import models
-    >>> Supervised(models.convnet(width=8))
-    Supervised(convnet(width=8, channels=1, classes=36, size=28), CE())
-    """
-
-    def __init__(self, student: nn.Module, objective=None):
-        super().__init__(student, losses.CE() if objective is None else objective)
-        if self.objective.needs_teacher:
-            raise ValueError(f"Expected an objective without a teacher, got {self.objective!r}. "
-                             "Use Distiller(student, teacher, objective).")
-        self.tap()
-
-
-class Distiller(Scheme):
-    """Train a student with a frozen teacher: offline distillation.
-
-    student: any `nn.Module` that returns logits [B, K].
-    teacher: a network (it is frozen: eval mode, no gradients), or a teacher: `Live`, `Cached`,
-        `Ensemble`, `EMA`, or a `Teacher` of your own.
-    objective: such as `0.1 * CE() + 0.9 * KD(T=4)`, the default.
-
-    Raises `ValueError` when student and teacher share weights that are trained (a frozen base may
-    be shared, as with LoRA: freeze it first); in `build`, when their classes differ in number and a
-    term compares logits.
-
-    >>> from kdcourse import models
-    >>> Distiller(models.convnet(width=8, seed=0), models.convnet(width=16, seed=1)).objective
-    0.1 * CE() + 0.9 * KD(T=4)
-    """
-
-    def __init__(self, student: nn.Module, teacher, objective=None):
-        super().__init__(student, losses.hinton() if objective is None else objective)
-        theirs = set(teacher.parameters()) if isinstance(teacher, nn.Module) else set()
-        shared = theirs.intersection(student.parameters())
-        trained = {p for p in student.parameters() if p.requires_grad}
-        if shared and (shared & trained or not trained):
-            raise ValueError("Expected a teacher with weights of its own, got one that shares them "
-                             "with the student. Use copy.deepcopy(model) for the teacher, or "
-                             "freeze what the two share first: shared.requires_grad_(False).")
-        self.teacher = as_teacher(teacher)
-        self._teacher_paths = self.objective.teacher_paths
-        self.teacher.tap(self._teacher_paths)
-        self.tap()
-
-    def edges(self, batch: Batch) -> list[Edge]:
-        return [Edge(self.output(batch), self.teacher(batch, self._teacher_paths), self.objective)]
-
-
 def export(scheme: Scheme) -> nn.Module:
     """Copy the trained student, to be used, saved or exported further.
 
     The copy is in eval mode and not compiled, without hooks, teacher or parts of the objective. The
     scheme stays as it is, so its training can go on. Of an `averaged` scheme it is the average.
 
-    >>> from kdcourse.losses import CE, KD
     >>> from kdcourse import models
-    >>> scheme = Distiller(models.convnet(width=8), models.convnet(width=16), CE() + KD())
+    >>> from kdcourse.schemes import Distiller
+    >>> scheme = Distiller(models.convnet(width=8), models.convnet(width=16))
     >>> type(export(scheme)).__name__
     'Sequential'
     """

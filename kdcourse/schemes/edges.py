@@ -66,6 +66,10 @@ class Edge:
         # Labels of which some are none reach a term only by rows, where these are left out.
         return self.objective.losses(student, teacher, None if task.partly else batch.y)
 
+    def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Add up the weighted `losses`."""
+        return self.objective.total(losses)
+
     def check(self, task: Task = ONE_LABEL) -> None:
         """Raise `TypeError` for an objective that is none, and `ValueError` where a term compares
         logits of student and teacher for other classes, or classes where there are none."""
@@ -183,7 +187,7 @@ def outcome(edges, batch: Batch) -> Outcome:
     loss, logits, parts = None, None, {}
     for edge in edges:
         terms = edge.losses(batch)
-        total = edge.objective.total(terms)
+        total = edge.total(terms)
         for term, value in terms.items():
             name = f"{edge.name}.{term}" if edge.name else term
             value = value if edge.weight == 1 else edge.weight * value

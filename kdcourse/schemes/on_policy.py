@@ -11,7 +11,7 @@ from kdcourse import losses
 from kdcourse._random import generator
 from kdcourse.data import Batch, Dataset
 from kdcourse.outputs import logits_of
-from kdcourse.schemes.base import Distiller
+from kdcourse.schemes.offline import Distiller
 from kdcourse.taps import evaluating
 from kdcourse.tasks import Tokens
 from kdcourse.teachers import Cached

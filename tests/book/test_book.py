@@ -53,7 +53,7 @@ def test_front_door_leads_to_the_first_page(book):
 
 
 NO_LOSSES = {"Loss", "FeatureLoss", "Objective", "as_objective", "as_map", "as_tokens",
-             "as_vectors"}
+             "as_vectors", "chunked"}
 
 
 def test_every_loss_has_its_formula_paper_and_example(pages, book):
