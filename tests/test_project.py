@@ -23,8 +23,8 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 # The rooms of the package: its folders and single files. An import points towards the front.
 ORDER = ["_files", "_tensors", "_trees", "_key", "_random", "_feed", "_machine", "_store",
          "_modules", "_labels", "tasks", "data", "layouts", "outputs", "taps", "models", "losses",
-         "teachers", "schemes", "training", "measure", "experiment", "zoo", "league", "plot",
-         "explore", "checks", "doctor"]
+         "teachers", "schemes", "training", "measure", "experiment", "zoo", "league", "distil",
+         "plot", "explore", "checks", "doctor"]
 
 
 def read(name: str) -> str:

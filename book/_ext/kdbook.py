@@ -42,7 +42,7 @@ class Runs(SphinxDirective):
                 len({row["seed"] for row in rows}), _time(sum(row["seconds"] for row in rows)),
                 _time(opened["seconds"]) if opened else "not measured",
                 _words(row["hardware"] for row in rows), _words(row["torch"] for row in rows),
-                " to ".join(dict.fromkeys([days[0], days[-1]])),
+                " to ".join(dict.fromkeys([*days[:1], *days[-1:]])),
             ]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
         return self.parse_text_to_nodes(StringList(lines, source="kdcourse/results"))

@@ -190,7 +190,7 @@ SEARCHES = {
     "distillation token": "07_deit", "born-again": "08_self_distillation",
     "early exits": "08_self_distillation", "virtual teacher": "08_self_distillation",
     "ONNX": "own_model", "Colab": "run", "factorial": "11_answer_apart",
-    "z-scores": "10_logits_beyond_kl",
+    "z-scores": "10_logits_beyond_kl", "CutMix": "12_recipe",
 }
 
 

@@ -79,6 +79,16 @@ def test_markers_of_tests_and_metaphors_are_not_shown(path):
             assert odd is None, odd
 
 
+def test_no_note_to_its_author_is_left(path):
+    """READ marks what is to be said when rows exist: in texts, code, outputs and figures' texts."""
+    for cell in notebook(path):
+        alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+        said = [cell.source, alt, *("".join(output.get("data", {}).get("text/markdown", ""))
+                                    for output in cell.get("outputs", []))]
+        found = re.search(r"\bREAD\b.{,60}", "\n".join(said))
+        assert found is None, found[0]
+
+
 def compares(source: str, answer: ast.expr) -> bool:
     """Whether the answers that hold are a list made by comparing the ends of intervals."""
     made = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign)

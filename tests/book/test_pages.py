@@ -335,7 +335,7 @@ def test_each_of_twelve_weeks_has_something_to_read_and_to_hand_in():
         assert re.search(r"\]\([^)]+\)", text), f"week {number} has no link"
         assert "**Hand in**" in text, number
         for exercises in re.findall(r"\*\*Exercises?\*\* (\d)(?: and (\d))?", text):
-            ((name, _),) = reading(text)
+            name, _ = reading(text)[0]  # of the first chapter, where a week has two
             assert all(any(title.startswith(f"{n}. ") for title in headings(name))
                        for n in exercises if n), f"week {number}: no such exercise"
 
