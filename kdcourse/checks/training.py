@@ -217,8 +217,8 @@ def _in_memory(cached, train, samples: int):
 def _by_id(cached, train, samples: int):
     """Yield, for each view, the first batches of a stream, with the same."""
     require(cached.top is None, (
-        f"Expected all logits of each sample to compare, got the {cached.top} largest. Leave top "
-        "out."))
+        f"Expected all logits of each sample to compare, got {cached.top} of its classes. Leave "
+        "top or draws out."))
     for view in range(cached.params.get("views", 1)):
         left = samples
         for batch in train.batches(None, 0, view):
