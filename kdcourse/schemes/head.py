@@ -70,6 +70,10 @@ class Heads:
                 output.without_logits(f"Expected no reading of the {who}'s logits in a step with "
                                       "head=…, which are never there as a whole.")
             elif output is not None:
+                if output.T is not None:
+                    raise ValueError("Expected a teacher with all of its logits for head=…, got "
+                                     f"the largest ones, stored with T={output.T:g}. Leave out "
+                                     "head=…, or use a live teacher.")
                 sides[who] = Side("teacher_hidden", output.logits, None, None)
         return HeadEdge(student, answers, scheme.objective, sides=sides)
 

@@ -216,6 +216,20 @@ def test_what_does_not_fit_is_refused(data, make, sentence):
         make().build(next(data.train.batches(4)), 0)
 
 
+class Largest8(kd.teachers.Teacher):
+    """The 8 largest logits, at one temperature."""
+
+    def forward(self, batch, paths=()):
+        x = batch.x["input_ids"]
+        return kd.Output(torch.zeros(*x.shape, V), index=batch.index, T=2.0)
+
+
+def test_the_largest_logits_alone_are_refused(data):
+    batch = next(data.train.batches(4))
+    with pytest.raises(ValueError, match="a teacher with all of its logits for head"):
+        pair(lambda: KD(T=2), Largest8())[0](batch)
+
+
 def test_other_tasks_are_refused(data):
     images = kd.data.glyphs(train=36, val=36, test=36, size=12)
     net = kd.models.mlp(hidden=(8,), size=12)
