@@ -70,10 +70,10 @@ class Heads:
                 output.without_logits(f"Expected no reading of the {who}'s logits in a step with "
                                       "head=…, which are never there as a whole.")
             elif output is not None:
-                if output.T is not None:
-                    raise ValueError("Expected a teacher with all of its logits for head=…, got "
-                                     f"the largest ones, stored with T={output.T:g}. Leave out "
-                                     "head=…, or use a live teacher.")
+                if output.kept is not None:
+                    raise ValueError("Expected a teacher with all of the student's logits for "
+                                     "head=…, got stored parts of them or another vocabulary. "
+                                     "Leave out head=…, or use a live teacher with the same one.")
                 sides[who] = Side("teacher_hidden", output.logits, None, None)
         return HeadEdge(student, answers, scheme.objective, sides=sides)
 
@@ -135,6 +135,9 @@ def check_terms(objective: Objective, task) -> None:
     if not isinstance(task, Tokens):
         raise ValueError(f"Expected data of tokens (task=kd.tasks.Tokens()) with head=…, got "
                          f"{task!r}. For other tasks leave it out.")
+    if task.partly:
+        raise ValueError(f"Expected the same positions for all terms with head=…, got {task!r}, in "
+                         "which a term without labels counts more of them. Leave out head=….")
     refused = [term for term in objective.terms.values() if term.on_rows and not cuts(term)]
     if refused or not any(term.on_rows for term in objective.terms.values()):
         got = repr(refused[0]) if refused else repr(objective)

@@ -1,6 +1,7 @@
 """Schemes with head=…: the training of the whole logits, which are nowhere."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -216,18 +217,26 @@ def test_what_does_not_fit_is_refused(data, make, sentence):
         make().build(next(data.train.batches(4)), 0)
 
 
-class Largest8(kd.teachers.Teacher):
-    """The 8 largest logits, at one temperature."""
-
-    def forward(self, batch, paths=()):
-        x = batch.x["input_ids"]
-        return kd.Output(torch.zeros(*x.shape, V), index=batch.index, T=2.0)
-
-
 def test_the_largest_logits_alone_are_refused(data):
-    batch = next(data.train.batches(4))
-    with pytest.raises(ValueError, match="a teacher with all of its logits for head"):
-        pair(lambda: KD(T=2), Largest8())[0](batch)
+    """With or without the rest as one class; they are not those of all rows that the head has."""
+    largest = kd.Cached(Language(1), data, top=8, T=2.0)
+    with pytest.raises(ValueError, match="a teacher with all of the student's logits for head"):
+        pair(lambda: KD(T=2), largest)[0](next(data.train.batches(4)))
+
+
+def test_another_vocabulary_is_refused(data):
+    names = [str(k) for k in range(V)]
+    other = kd.teachers.Vocabulary(Language(1), names, names[:-1])
+    with pytest.raises(ValueError, match="a teacher with all of the student's logits for head"):
+        pair(lambda: KD(T=1), other)[0](next(data.train.batches(4)))
+
+
+def test_terms_that_count_other_positions_are_refused(data):
+    """With `partly` the labels are those of some tokens, and other terms count all real ones."""
+    partly = dataclasses.replace(data, task=kd.tasks.Tokens(partly=True))
+    scheme = kd.Distiller(Language(0), Language(1), head="lm_head")
+    with pytest.raises(ValueError, match="Expected the same positions for all terms with head"):
+        scheme.build(next(partly.train.batches(4)), 0)
 
 
 def test_other_tasks_are_refused(data):
