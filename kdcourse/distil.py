@@ -133,14 +133,7 @@ def lamb(groups, lr):
     """Make the optimiser LAMB (You et al. 2020, arXiv:1904.00962)."""
     from timm.optim import Lamb
 
-    def counting(optimizer, *_):  # a checkpoint brings timm's count of steps back as a number
-        for group in optimizer.param_groups:
-            if isinstance(group.get("step"), float):
-                group["step"] = torch.tensor(group["step"])
-
-    made = Lamb(groups, lr=lr)
-    made.register_step_pre_hook(counting)
-    return made
+    return Lamb(groups, lr=lr)
 
 
 class Best:

@@ -72,9 +72,12 @@ class Checkpoint:
                 value = value.to(p.device)  # the count of steps
             optimizer.state[p][name] = value
         groups = [group for optimizer in optimisers.optimizers for group in optimizer.param_groups]
-        for group, entries in zip(groups, header["groups"], strict=True):
+        for number, (group, entries) in enumerate(zip(groups, header["groups"], strict=True)):
             group.update({key: tuple(value) if isinstance(value, list) else value
                           for key, value in entries.items()})
+            for key, value in _part(tensors, f"group.{number}").items():  # timm's LAMB: its steps
+                here = group.get(key)
+                group[key] = value.to(here.device) if isinstance(here, torch.Tensor) else value
         for schedule, saved in zip(optimisers.schedules, header["schedules"], strict=True):
             schedule.load_state_dict(saved)
         set_global_state(tensors[f"random.{self.team.rank}"], self.device)
@@ -99,9 +102,12 @@ class Checkpoint:
         for number, (optimizer, p) in enumerate(_parameters(optimisers)):
             for name, value in optimizer.state.get(p, {}).items():
                 found[f"optimizer.{number}.{name}"] = value
-        tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
         groups = [{key: value for key, value in group.items() if key != "params"}
                   for optimizer in optimisers.optimizers for group in optimizer.param_groups]
+        for number, group in enumerate(groups):
+            held = [key for key, value in group.items() if isinstance(value, torch.Tensor)]
+            found |= {f"group.{number}.{key}": group.pop(key) for key in held}
+        tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
         _store.save(self.path, KIND, tensors, self.settings, history=history.to_dict(),
                     plain={name: v for name, v in found.items() if name not in tensors},
                     groups=groups,

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import safetensors.torch
+import timm.optim
 import torch
 from conftest import ROOT, network, restless, state
 from helpers.interrupted import stop_after
@@ -27,6 +28,14 @@ def scheme(seed=0):
                         losses.CE() + 0.1 * losses.Hint("2", "2") + losses.KD(T=2))
 
 
+def lamb(groups, lr):
+    return timm.optim.Lamb(groups, lr=lr)
+
+
+def rate_in_a_tensor(groups, lr):
+    return torch.optim.AdamW(groups, lr=torch.tensor(lr))
+
+
 RECIPES = {
     "adamw, one-cycle": kd.Recipe(epochs=4, batch=36, lr=0.01),
     "sgd, cosine": kd.Recipe(epochs=4, batch=36, lr=0.01, optimizer="sgd", schedule="cosine"),
@@ -34,6 +43,8 @@ RECIPES = {
     "channels first, clip": kd.Recipe(epochs=4, batch=36, channels_last=False, clip=1.0),
     "accumulated": kd.Recipe(epochs=4, batch=36, accumulate=3),
     "patient": kd.Recipe(epochs=4, batch=36, lr=0.1, patience=2),
+    "steps counted in a tensor": kd.Recipe(epochs=4, batch=36, lr=0.01, optimizer=lamb),
+    "rate in a tensor": kd.Recipe(epochs=4, batch=36, lr=0.01, optimizer=rate_in_a_tensor),
 }
 
 
