@@ -17,7 +17,7 @@
 #
 # A public recipe distils BEiT-B, a vision transformer, into a ResNet-50 that reaches [81.91 % on ImageNet](https://github.com/Deci-AI/super-gradients/blob/00bb65a5e1faa137a268f6cb9cfe35223c1fa312/src/super_gradients/recipes/imagenet_resnet50_kd.yaml). Beside the teacher it has mixed images, RandAugment, LAMB, warm-up, averaged weights and more. That number belongs to all the parts together. Which of them matter?
 #
-# Here the recipe is made small. Each part is added to a plain training, and removed from the full one. Then the same is done without the teacher.
+# Here the recipe is made small. Each part is added to a plain training, and removed from the full one. Both ends, and mixing, are also measured without the teacher.
 #
 # ```{admonition} In this chapter
 # :class: note
@@ -86,7 +86,7 @@ teacher_bet
 # %% [markdown]
 # ## See it first
 #
-# **MixUp** {cite:p}`zhang2018mixup` blends two images, **CutMix** {cite:p}`yun2019` pastes a rectangle of one into another. The label is mixed by the same share. **RandAugment** {cite:p}`cubuk2020` applies operations that are drawn for each image. Our **stronger views** are a small version: two of brightness, contrast, sharpness and fewer grey levels, and shifts, turns and scales half as large again.
+# **MixUp** {cite:p}`zhang2018mixup` blends two images, **CutMix** {cite:p}`yun2019` pastes a rectangle of one into another. The label is mixed by the same share. **RandAugment** {cite:p}`cubuk2020` applies operations that are drawn for each image. Our **stronger views** are a small version: two draws of brightness, contrast, sharpness or fewer grey levels, and shifts, turns and scales half as large again.
 #
 # All this is drawn for each image and each of 20 views, so that a teacher's outputs can be stored. Epoch $e$, counted from 0, has view $1 + e \bmod 20$. Odd views are for MixUp, even ones for CutMix.
 
@@ -224,7 +224,7 @@ def images(strong, mix, smooth=0.0, views=20, of="student"):
 # %% [markdown]
 # The recipe's teacher was trained on mixed and distorted images, too. So ours, a vision transformer, learns from the labels of 40,000 other images in the same strong and mixed views:
 
-# %%
+# %% tags=["hide-cell"]
 @functools.cache
 def teacher():
     model = kd.models.vit(dim=64, depth=4, patch=8, stem="conv", seed=0)
@@ -240,8 +240,12 @@ TEACHER_EPOCHS = 12
 
 @functools.cache
 def without_augmentation():
-    """A teacher of the same kind, trained on plain images."""
-    return kd.teacher("glyphs-vit")
+    """The same training on the images as they are."""
+    model = kd.models.vit(dim=64, depth=4, patch=8, stem="conv", seed=0)
+    scheme = kd.Supervised(model)
+    kd.fit(scheme, source("teacher"), kd.Recipe(epochs=TEACHER_EPOCHS, lr=4e-3,
+                                                validate_every=TEACHER_EPOCHS), seed=0)
+    return kd.export(scheme)
 
 
 @functools.cache
@@ -376,7 +380,6 @@ for row, view in zip(axes, (3, 2)):  # odd: MixUp, even: CutMix
     kd.plot.probabilities(
         x, {"mixed label": label[k], "teacher": p[k]},
         [data.classes[place] for place in k], 4, row)
-figure.tight_layout()
 
 # %% [markdown]
 # The mixed label follows the shares. The teacher's probabilities are computed from the mixed image, and may have another order and other classes. {cite:t}`beyer2022` call this **function matching**: both networks get the same input, and the student learns the teacher's output for it.
@@ -465,7 +468,7 @@ batch = next(images(True, True).train.batches(64, seed=0, epoch=1))
 view = 1 + 1 % 20  # that of epoch 1
 i, other = batch.index, partner(view)[batch.index]
 student = kd.models.convnet(width=16, classes=36, seed=0)
-network = of_the_4000()  # any teacher
+network = kd.models.resnet(depth=8, width=16, stem_stride=2, seed=1).eval()
 above = recipe_loss(student, network, lambda x: x, alone(True, view, i),
                     alone(True, view, other), y[i], y[other], mask(i, view))
 package = kd.Distiller(student, network, 0.2 * CE() + 0.8 * KD(T=1))
@@ -488,7 +491,7 @@ print(f"above {above:.4f}   package {package(batch).loss:.4f}")
 #
 # **Warm-up**: the rate rises during the first steps, in which gradients are large. **Decay** pulls weights towards 0, which the scales of batch normalisation do not need {cite:p}`he2019`. **LAMB** makes the step of a layer proportional to the size of its weights; it was made for very large batches. The **moving average** $\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta$ takes the noise of single steps out of the weights; the **mean of the best epochs** averages weights that lie further apart. The adapter is not measured: without it the teacher would get wrong inputs.
 #
-# Shared by all arms: the standard views of this course, cosine, batch 128, $T = 1$ as in the recipe, and gradients clipped at norm 1, as the recipe's LAMB does. Our LAMB also adapts the steps of biases and norms; the recipe's does so only for weights with decay, so there two parts would change at once. The recipe has CutMix with Beta(1, 1), as we do, α 0.8 where the library's default is 0.5, and 5 of 610 epochs warm-up. Its EMA is over 10,000 steps, twelve of its epochs; ours over 50, one and a half.
+# Shared by all arms: the standard views of this course, cosine, batch 128, $T = 1$ as in the recipe, and gradients clipped at norm 1, as the recipe's LAMB does. LAMB adapts the steps only of weights that have decay. So beside LAMB, decay on biases and norms changes two things at once. The recipe has CutMix with Beta(1, 1), as we do, α 0.8 where the library's default is 0.5, and 5 of 610 epochs warm-up. Its EMA is over 10,000 steps, twelve of its epochs; ours over 50, one and a half.
 
 # %%
 @dataclasses.dataclass(frozen=True)
@@ -625,8 +628,10 @@ def adamw(groups, lr):
     return torch.optim.AdamW(groups, lr)
 
 def lamb(groups, lr):
-    return Lamb(groups, lr, always_adapt=True)  # also without decay
+    return Lamb(groups, lr)
 
+
+# %%
 def for_all(groups):
     decay = groups[0]["weight_decay"]
     return [group | {"weight_decay": decay} for group in groups]
@@ -840,7 +845,6 @@ for ax, title in zip(axes, ("added to plain", "in full: full − without it")):
     ax.set(title=title, xlabel="points; above 0 it helps")
 axes[0].set_yticks(range(len(brings)), brings), axes[0].set_ylim(len(brings) - 0.5, -0.8)
 figure.suptitle("READ: which parts carry the student", x=0.02, ha="left", fontweight="bold")
-figure.tight_layout()
 
 # %% tags=["hide-input"]
 in_sum = list(sum(by_seed(pairs[0]) for pairs in brings.values()))
@@ -951,9 +955,9 @@ The teacher of the 4,000 minus full with labels only: {same_data}.
 """)
 
 # %% [markdown]
-# - *Not augmented*: a teacher of the same kind that was trained on plain images. READ: does the teacher have to be trained on the views that it is asked about? With mixing and without?
+# - *Not augmented*: a teacher of the same kind that was trained as long on plain images. READ: does the teacher have to be trained on the views that it is asked about? With mixing and without?
 # - *Outputs mixed*: the teacher gets the two images one by one, and its two outputs are mixed by the share. READ: does the teacher have to get the mixed image itself?
-# - *Teacher of the 4,000*: it has seen no other image than the student. READ: how much of what the teacher adds to full remains? (Chapter 1 has such a teacher in a plain training.)
+# - *Teacher of the 4,000*: it has seen no other image than the student, in the standard views. READ: how much of what the teacher adds to full remains? (Chapter 1 has such a teacher in a plain training.)
 # - *Fixed view*: the student gets stronger views, and the teacher's output for the plain image. READ: does the teacher have to get the same view?
 #
 # ## Why
@@ -1040,6 +1044,8 @@ def parameters_only(average, student, d=0.98):
     for mean, new in zip(average.parameters(), student.parameters()):
         mean.data.lerp_(new.data, 1 - d)
 
+
+# %%
 def short_run(update, epochs=8):
     student = kd.models.convnet(width=16, classes=36, seed=0)
     average, rows = copy.deepcopy(student), []
