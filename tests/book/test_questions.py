@@ -655,7 +655,7 @@ MISSING = [missing_labels, segmenters,
            "tests/test_tasks.py::test_tokens_are_cross_entropy_with_an_ignored_label"]
 LARGEST = ["tests/teachers/test_cached_streams.py::test_" + name for name in (
     "what_was_computed_before_a_stop_is_not_computed_again",
-    "a_student_is_trained_with_the_smoothed_target", "a_loader_that_augments_is_refused",
+    "the_rest_is_one_more_class", "a_loader_that_augments_is_refused",
     "losses_for_which_the_largest_logits_are_not_enough_are_refused")]
 LOADERS = [data_from_loaders, *LARGEST, *(f"tests/data/test_streams.py::test_{name}" for name in (
     "the_doctor_finds_in_a_stream_what_it_finds_in_memory",
